@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoint_files import CONFIGS, WriteCheckpoint, arrays_of, safetensors_bytes, write_index
+
+from r1trt.checkpoint import checkpoint_from_dir, expected_tensors, read_tensor
+from r1trt.config import model_config_from_dict
+from r1trt.errors import CheckpointError, ConfigError
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_opens_and_reads(write_checkpoint: WriteCheckpoint, family: str, shards: int) -> None:
+    arrays = arrays_of(CONFIGS[family])
+    checkpoint = checkpoint_from_dir(write_checkpoint(CONFIGS[family], arrays, shards))
+    assert checkpoint.config.family == family
+    assert checkpoint.tensors.keys() == arrays.keys()
+    assert len(checkpoint.files) == shards
+    assert not checkpoint.has_links
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read_tensor(checkpoint, name), array)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "extra"),
+    [
+        ("LlamaForCausalLM", {}),
+        ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True, "head_dim": 6}),
+        ("LlamaForCausalLM", {"tie_word_embeddings": True}),
+        ("Qwen2ForCausalLM", {}),
+    ],
+)
+def test_table_is_what_transformers_names(architecture: str, extra: dict[str, Any]) -> None:
+    transformers = pytest.importorskip("transformers")
+    family = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}[architecture]
+    raw = {**CONFIGS[family], "eos_token_id": 3, **extra}
+    config_class = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
+    model = getattr(transformers, architecture)(config_class(**raw))
+    state = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if extra.get("tie_word_embeddings"):
+        del state["lm_head.weight"]
+    assert expected_tensors(model_config_from_dict(raw, where=Path("config.json"))) == state
+
+
+def test_r1_asa_table() -> None:
+    tensors = expected_tensors(model_config_from_dict(CONFIGS["r1_asa"], where=Path("config.json")))
+    assert tensors["model.layers.0.mlp.gate_proj.weight"] == (12, 8)
+    assert tensors["model.layers.1.self_attn.q_proj.weight"] == (16, 8)
+    assert tensors["model.layers.1.self_attn.lam_gate.weight"] == (4, 8)
+    assert tensors["model.layers.1.self_attn.lam_gate.bias"] == (4,)
+    assert tensors["model.layers.1.mlp.router.weight"] == (4, 8)
+    assert tensors["model.layers.1.mlp.router.e_score_correction_bias"] == (4,)
+    assert tensors["model.layers.1.mlp.experts.3.down_proj.weight"] == (8, 6)
+    assert tensors["model.layers.1.mlp.shared_expert.up_proj.weight"] == (5, 8)
+    assert len(tensors) == 3 + 2 * (6 + 2) + 3 + (2 + 4 * 3 + 3)
+    plain = {**CONFIGS["r1_asa"], "hla_gate": False, "scoring": "softmax", "num_shared_experts": 0}
+    names = expected_tensors(model_config_from_dict(plain, where=Path("config.json")))
+    assert not [n for n in names if "lam_gate" in n or "correction" in n or "shared" in n]
+
+
+def test_all_findings_are_in_one_error(write_checkpoint: WriteCheckpoint) -> None:
+    arrays = arrays_of(CONFIGS["qwen2"])
+    del arrays["model.layers.0.self_attn.q_proj.bias"], arrays["model.norm.weight"]
+    arrays["model.layers.7.extra"] = np.zeros(2, "<f4")
+    arrays["lm_head.weight"] = np.zeros((12, 8), "<f4")
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint_from_dir(write_checkpoint(CONFIGS["qwen2"], arrays))
+    text = str(caught.value)
+    assert "missing (2):" in text and "model.layers.0.self_attn.q_proj.bias [8]" in text
+    assert "superfluous (1):" in text and "model.layers.7.extra [2]" in text
+    assert "wrong shape (1):" in text and "lm_head.weight: [12, 8] instead of [11, 8]" in text
+
+
+def test_long_lists_are_cut(write_checkpoint: WriteCheckpoint) -> None:
+    config = {**CONFIGS["llama"], "num_hidden_layers": 200}
+    with pytest.raises(CheckpointError, match=r"missing \(1782\)") as caught:
+        checkpoint_from_dir(write_checkpoint(config, arrays_of(CONFIGS["llama"])))
+    assert "and 1762 more" in str(caught.value)
+    assert len(str(caught.value).splitlines()) < 30
+
+
+def test_config_at_odds_with_shapes(write_checkpoint: WriteCheckpoint) -> None:
+    config = {**CONFIGS["llama"], "num_key_value_heads": 4}
+    with pytest.raises(CheckpointError, match=r"k_proj.weight: \[4, 8\] instead of \[8, 8\]"):
+        checkpoint_from_dir(write_checkpoint(config, arrays_of(CONFIGS["llama"])))
+
+
+def test_wrong_dtype(write_checkpoint: WriteCheckpoint) -> None:
+    arrays = arrays_of(CONFIGS["llama"])
+    directory = write_checkpoint(CONFIGS["llama"], arrays)
+    integers = {name: array.astype("<i4") for name, array in arrays.items()}
+    (directory / "model.safetensors").write_bytes(safetensors_bytes(integers, "I32"))
+    with pytest.raises(CheckpointError, match=r"wrong dtype \(21\)"):
+        checkpoint_from_dir(directory)
+
+
+def test_known_extras_are_ignored(write_checkpoint: WriteCheckpoint) -> None:
+    arrays = arrays_of(CONFIGS["llama"])
+    arrays["model.layers.1.self_attn.rotary_emb.inv_freq"] = np.zeros(1, "<f4")
+    checkpoint = checkpoint_from_dir(write_checkpoint(CONFIGS["llama"], arrays))
+    assert "model.layers.1.self_attn.rotary_emb.inv_freq" not in checkpoint.tensors
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_head_beside_a_tied_embedding(write_checkpoint: WriteCheckpoint, equal: bool) -> None:
+    config = {**CONFIGS["llama"], "tie_word_embeddings": True}
+    arrays = arrays_of(config)
+    arrays["lm_head.weight"] = arrays["model.embed_tokens.weight"] + np.float32(not equal)
+    directory = write_checkpoint(config, arrays)
+    if equal:
+        assert "lm_head.weight" not in checkpoint_from_dir(directory).tensors
+    else:
+        with pytest.raises(CheckpointError, match="different head"):
+            checkpoint_from_dir(directory)
+
+
+def test_untied_head_is_required(write_checkpoint: WriteCheckpoint) -> None:
+    arrays = arrays_of(CONFIGS["llama"])
+    del arrays["lm_head.weight"]
+    with pytest.raises(CheckpointError, match=r"lm_head.weight \[11, 8\]"):
+        checkpoint_from_dir(write_checkpoint(CONFIGS["llama"], arrays))
+
+
+def test_missing_shards_are_listed_at_once(write_checkpoint: WriteCheckpoint) -> None:
+    directory = write_checkpoint(CONFIGS["llama"], shards=4)
+    for shard in (2, 4):
+        (directory / f"model-0000{shard}-of-00004.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"missing shards \(2\)") as caught:
+        checkpoint_from_dir(directory)
+    assert "model-00002-of-00004" in str(caught.value) and "model-00004-of-00004" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../model.safetensors",
+        "sub/../../model.safetensors",
+        "/etc/model.safetensors",
+        "./model-1.safetensors",
+        "C:\\model.safetensors",
+        "model\n.safetensors",
+        "model.bin",
+        "",
+        "a\0.safetensors",
+    ],
+)
+def test_unsafe_shard_names(write_checkpoint: WriteCheckpoint, file: str) -> None:
+    directory = write_checkpoint(CONFIGS["llama"], shards=2)
+    outside = directory.parent / "model.safetensors"
+    outside.write_bytes(safetensors_bytes(arrays_of(CONFIGS["llama"])))
+    write_index(directory, dict.fromkeys(arrays_of(CONFIGS["llama"]), file))
+    with pytest.raises(CheckpointError, match="not safe to open"):
+        checkpoint_from_dir(directory)
+
+
+def test_folder_link_that_leaves_the_checkpoint(write_checkpoint: WriteCheckpoint, tmp_path: Path) -> None:
+    arrays = arrays_of(CONFIGS["llama"])
+    directory = write_checkpoint(CONFIGS["llama"], arrays, shards=2)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "m.safetensors").write_bytes(safetensors_bytes(arrays))
+    (directory / "sub").symlink_to(tmp_path / "elsewhere")
+    write_index(directory, dict.fromkeys(arrays, "sub/m.safetensors"))
+    with pytest.raises(CheckpointError, match="leaves the checkpoint"):
+        checkpoint_from_dir(directory)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_cache_layout_has_links(write_checkpoint: WriteCheckpoint, tmp_path: Path, shards: int) -> None:
+    arrays = arrays_of(CONFIGS["llama"])
+    directory = write_checkpoint(CONFIGS["llama"], arrays, shards)
+    (tmp_path / "blobs").mkdir()
+    for number, file in enumerate(sorted(directory.glob("*.safetensors"))):
+        file.rename(tmp_path / "blobs" / str(number))
+        file.symlink_to(Path("..", "blobs", str(number)))
+    checkpoint = checkpoint_from_dir(directory)
+    assert checkpoint.has_links
+    np.testing.assert_array_equal(read_tensor(checkpoint, "model.norm.weight"), arrays["model.norm.weight"])
+    os.unlink(tmp_path / "blobs" / "0")
+    with pytest.raises(CheckpointError):
+        checkpoint_from_dir(directory)
+
+
+def test_index_at_odds_with_shards(write_checkpoint: WriteCheckpoint) -> None:
+    directory = write_checkpoint(CONFIGS["llama"], shards=2)
+    weight_map = json.loads((directory / INDEX).read_text())["weight_map"]
+    first = weight_map["model.norm.weight"]
+    other = next(file for file in weight_map.values() if file != first)
+    write_index(directory, {**weight_map, "model.norm.weight": other, "ghost": first})
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint_from_dir(directory)
+    text = str(caught.value)
+    assert "in the index, not in its shard (2)" in text and "ghost" in text
+    assert f"model.norm.weight ({first})" in text
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {}, {"a": 1}, "x"])
+def test_malformed_index(write_checkpoint: WriteCheckpoint, weight_map: Any) -> None:
+    directory = write_checkpoint(CONFIGS["llama"], shards=2)
+    write_index(directory, weight_map)
+    with pytest.raises(CheckpointError, match="index is malformed"):
+        checkpoint_from_dir(directory)
+
+
+def test_pickled_weights_are_not_opened(write_checkpoint: WriteCheckpoint) -> None:
+    directory = write_checkpoint(CONFIGS["llama"])
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="never opened") as caught:
+        checkpoint_from_dir(directory)
+    assert "convert to safetensors" in caught.value.details["fix"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[1]", b'"x"', b"\xff", b'{"a":1,"a":1}', b'{"rms_norm_eps": NaN}']
+)
+def test_bad_config_json(write_checkpoint: WriteCheckpoint, content: bytes) -> None:
+    directory = write_checkpoint(CONFIGS["llama"])
+    (directory / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match="invalid JSON"):
+        checkpoint_from_dir(directory)
+
+
+def test_absent_things(write_checkpoint: WriteCheckpoint, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a directory"):
+        checkpoint_from_dir(tmp_path / "nowhere")
+    directory = write_checkpoint(CONFIGS["llama"])
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no weights"):
+        checkpoint_from_dir(directory)
+    (directory / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint_from_dir(directory)
+
+
+def test_config_error_names_the_file(write_checkpoint: WriteCheckpoint) -> None:
+    directory = write_checkpoint(CONFIGS["llama"])
+    (directory / "config.json").write_text(
+        json.dumps({**CONFIGS["llama"], "architectures": ["GPT2LMHeadModel"]})
+    )
+    with pytest.raises(ConfigError, match="GPT2LMHeadModel") as caught:
+        checkpoint_from_dir(directory)
+    assert caught.value.details["where"] == str(directory / "config.json")
