@@ -1,0 +1,137 @@
+"""`r1trt export`: a checkpoint directory becomes an export directory."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from r1trt import __version__
+from r1trt.artifacts import atomic_directory, sha256_of_file, write_manifest
+from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
+from r1trt.errors import ConfigError
+from r1trt.export.model import check_model, onnx_from_checkpoint
+from r1trt.export.weights import Progress, WeightLayout, copied_weights, copy_weights, weights_in_place
+
+DEFAULT_CAPACITY = 4096
+
+# What generation and serving need beside the graph; copied where the checkpoint has it.
+COMPANION_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Options of an export.
+
+    Attributes:
+        checkpoint: Hugging Face directory.
+        output: Export directory to write.
+        max_seq_len: Rows of the KV cache in tokens; None means the model's own limit, at most 4096.
+        copy: Put the weights beside the graph, so that the export can travel.
+        last_token_logits: Compute the logits of each sequence's last token only.
+    """
+
+    checkpoint: Path
+    output: Path
+    max_seq_len: int | None = None
+    copy: bool = False
+    last_token_logits: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a capacity below one token."""
+        if self.max_seq_len is not None and self.max_seq_len < 1:
+            raise ConfigError("--max-seq-len is too small.", found=self.max_seq_len, expected="at least 1")
+
+
+def export_checkpoint(config: ExportConfig, progress: Progress | None = None) -> Path:
+    """Export a checkpoint.
+
+    Args:
+        config: What to export, and where to.
+        progress: Called with (phase, done, total); bytes for the copy, steps elsewhere.
+
+    Returns:
+        The export directory: `model.onnx`, `manifest.json`, the tokenizer's files, and with `copy` the
+        weights.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or incomplete.
+        ConfigError: Its configuration is not one that is implemented.
+        ExportError: The graph does not pass ONNX's checker.
+    """
+    report = progress or (lambda phase, done, total: None)
+    report("reading headers", 0, 1)
+    checkpoint = checkpoint_from_dir(config.checkpoint)
+    capacity = _capacity(config, checkpoint)
+    report("building the graph", 0, 1)
+    weights = copied_weights(checkpoint) if config.copy else weights_in_place(checkpoint)
+    model = onnx_from_checkpoint(
+        checkpoint, capacity, last_token_logits=config.last_token_logits, locations=weights.locations
+    )
+    check_model(model)
+    with atomic_directory(config.output) as directory:
+        if config.copy:
+            copy_weights(checkpoint, directory, report)
+        report("writing", 0, 1)
+        ir.save(model, directory / "model.onnx")
+        for name in COMPANION_FILES:
+            if (checkpoint.path / name).is_file():
+                shutil.copyfile(checkpoint.path / name, directory / name)
+        write_manifest(directory, _manifest(config, checkpoint, capacity, weights, model))
+        report("writing", 1, 1)
+    return config.output
+
+
+def _capacity(config: ExportConfig, checkpoint: Checkpoint) -> int:
+    limit = checkpoint.config.max_position_embeddings
+    if config.max_seq_len is None:
+        return min(limit, DEFAULT_CAPACITY)
+    if config.max_seq_len > limit and not checkpoint.config.rope.temperature_alpha:
+        raise ConfigError(
+            "--max-seq-len is beyond the positions that the model was made for.",
+            where=checkpoint.path / "config.json",
+            found=config.max_seq_len,
+            expected=f"at most max_position_embeddings = {limit}",
+            fix=f"pass --max-seq-len {limit} or less",
+        )
+    return config.max_seq_len
+
+
+def _manifest(
+    config: ExportConfig, checkpoint: Checkpoint, capacity: int, weights: WeightLayout, model: ir.Model
+) -> dict[str, Any]:
+    return {
+        "kind": "export",
+        "model_name": config.output.resolve().name,
+        "r1trt": __version__,
+        "family": checkpoint.config.family,
+        "checkpoint": str(checkpoint.path.resolve()),
+        "capacity": capacity,
+        "last_token_logits": config.last_token_logits,
+        "weights": {
+            "base_directory": weights.base_directory,
+            "files": [
+                {
+                    "name": weights.locations[header.file],
+                    "bytes": header.file_bytes,
+                    "header_sha256": header.header_sha256,
+                }
+                for header in checkpoint.files
+            ],
+        },
+        "config": dict(checkpoint.raw_config),
+        "config_sha256": sha256_of_file(checkpoint.path / "config.json"),
+        "nodes": len(model.graph),
+        "parameters": sum(math.prod(ref.shape) for ref in checkpoint.tensors.values()),
+    }

@@ -1,0 +1,107 @@
+"""A thin emitter for the main graph, where every size is known: values get types and shapes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from r1trt.checkpoint import TensorRef
+from r1trt.operators import DOMAIN, DOMAIN_VERSION, OPSET
+
+Dims = tuple[int | str, ...]
+Attributes = Mapping[str, int | float]
+
+DTYPE_OF_SAFETENSORS = {
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
+}
+
+
+def dims(*sizes: int | str) -> Dims:
+    """Sizes of a value's axes: numbers, and names of dynamic axes."""
+    return sizes
+
+
+class GraphEmitter:
+    """Appends named nodes and registers weights; the one place that makes values of the exported graph."""
+
+    def __init__(self, name: str, weights: Mapping[str, TensorRef], locations: Mapping[str, str]) -> None:
+        """Start an empty graph; `locations` are the weight files' names below the weight base directory."""
+        self._weights = weights
+        self._locations = locations
+        self.graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": OPSET, DOMAIN: DOMAIN_VERSION})
+
+    def input(self, name: str, dtype: ir.DataType, shape: Dims) -> ir.Value:
+        """Add a graph input."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.graph.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str) -> None:
+        """Make `value` a graph output called `name`."""
+        value.name = name
+        self.graph.outputs.append(value)
+
+    def weight(self, name: str) -> ir.Value:
+        """The checkpoint's tensor as an initializer that points into its file; no byte is read."""
+        existing = self.graph.initializers.get(name)
+        if existing is not None:
+            return existing
+        ref = self._weights[name]
+        tensor = ir.ExternalTensor(
+            self._locations[ref.file],
+            ref.offset,
+            ref.length,
+            DTYPE_OF_SAFETENSORS[ref.dtype],
+            shape=ir.Shape(ref.shape),
+            name=name,
+        )
+        return self._register(name, tensor)
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """A small initializer inside the graph file; made once a name."""
+        existing = self.graph.initializers.get(name)
+        return existing if existing is not None else self._register(name, ir.tensor(array, name=name))
+
+    def node(
+        self,
+        op_type: str,
+        name: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[tuple[ir.DataType, Dims]],
+        attributes: Attributes | None = None,
+        *,
+        domain: str = "",
+        output_names: Sequence[str] | None = None,
+    ) -> tuple[ir.Value, ...]:
+        """Append one node; `outputs` are (dtype, shape) of each output, named after the node."""
+        names = output_names or [name if i == 0 else f"{name}.{i}" for i in range(len(outputs))]
+        values = [
+            ir.Value(name=f"{label}/out", type=ir.TensorType(dtype), shape=ir.Shape(shape))
+            for label, (dtype, shape) in zip(names, outputs, strict=True)
+        ]
+        made = ir.node(op_type, inputs, dict(attributes or {}), domain=domain, outputs=values, name=name)
+        self.graph.append(made)
+        return tuple(values)
+
+    def call(
+        self,
+        op_type: str,
+        name: str,
+        inputs: Sequence[ir.Value | None],
+        shape: Dims,
+        attributes: Attributes | None = None,
+    ) -> ir.Value:
+        """Append one r1trt node with a single FLOAT output."""
+        return self.node(op_type, name, inputs, [(ir.DataType.FLOAT, shape)], attributes, domain=DOMAIN)[0]
+
+    def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        shape = ir.Shape(int(size) for size in tensor.shape if isinstance(size, int))
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+        self.graph.register_initializer(value)
+        return value

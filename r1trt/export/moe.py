@@ -1,0 +1,101 @@
+"""The MoE half of an R1-ASA layer: expert weights stacked by reference, then one R1DynamicMoE node."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from r1trt.config import ModelConfig, MoeConfig
+from r1trt.export.graph import Dims, GraphEmitter, dims
+from r1trt.lowerings.specs import SCORINGS, TOPK_METHODS
+from r1trt.operators import DYNAMIC_MOE
+
+FLOAT = ir.DataType.FLOAT
+
+
+def _concat(emit: GraphEmitter, name: str, parts: list[ir.Value]) -> ir.Value:
+    """Join weights along their rows. A graph node, so that a sharded checkpoint's experts are not copied."""
+    shapes = [tuple(part.shape or ()) for part in parts]
+    rows = sum(int(shape[0]) for shape in shapes if isinstance(shape[0], int))
+    dtype = parts[0].dtype
+    assert dtype is not None
+    joined = dims(rows, *(int(size) for size in shapes[0][1:] if isinstance(size, int)))
+    return emit.node("Concat", name, parts, [(dtype, joined)], {"axis": 0})[0]
+
+
+def _stacked(emit: GraphEmitter, name: str, parts: list[ir.Value], shape: Dims) -> ir.Value:
+    joined = _concat(emit, f"{name}.concat", parts)
+    target = emit.constant("shape." + "_".join(map(str, shape)), np.array(shape, np.int64))
+    assert joined.dtype is not None
+    return emit.node("Reshape", f"{name}.stack", [joined, target], [(joined.dtype, shape)])[0]
+
+
+def _router_weight(emit: GraphEmitter, name: str) -> ir.Value:
+    weight = emit.weight(f"{name}.weight")
+    if weight.dtype == FLOAT:
+        return weight
+    shape = dims(*(int(size) for size in weight.shape or () if isinstance(size, int)))
+    return emit.node("Cast", f"{name}.cast", [weight], [(FLOAT, shape)], {"to": int(FLOAT)})[0]
+
+
+def _router_bias(emit: GraphEmitter, moe: MoeConfig, name: str) -> ir.Value | None:
+    if moe.scoring != "sigmoid":
+        return None
+    bias = emit.weight(f"{name}.e_score_correction_bias")
+    if bias.dtype == FLOAT:
+        return bias
+    shape = dims(moe.num_experts)
+    return emit.node("Cast", f"{name}.bias_cast", [bias], [(FLOAT, shape)], {"to": int(FLOAT)})[0]
+
+
+def _experts(emit: GraphEmitter, config: ModelConfig, moe: MoeConfig, prefix: str) -> list[ir.Value]:
+    def each(*projections: str) -> list[ir.Value]:
+        return [
+            emit.weight(f"{prefix}.experts.{expert}.{projection}.weight")
+            for expert in range(moe.num_experts)
+            for projection in projections
+        ]
+
+    experts, width, hidden = moe.num_experts, moe.expert_width, config.hidden_size
+    gate_up = each("gate_proj", "up_proj")
+    return [
+        _stacked(emit, f"{prefix}.experts.gate_up", gate_up, dims(experts, 2 * width, hidden)),
+        _stacked(emit, f"{prefix}.experts.down", each("down_proj"), dims(experts, hidden, width)),
+    ]
+
+
+def _shared_expert(emit: GraphEmitter, moe: MoeConfig, prefix: str) -> list[ir.Value | None]:
+    if not moe.shared_width:
+        return [None, None]
+    parts = [emit.weight(f"{prefix}.shared_expert.{part}_proj.weight") for part in ("gate", "up")]
+    down = emit.weight(f"{prefix}.shared_expert.down_proj.weight")
+    return [_concat(emit, f"{prefix}.shared_expert.gate_up.concat", parts), down]
+
+
+def moe_layer(
+    emit: GraphEmitter, config: ModelConfig, prefix: str, x: ir.Value, seq_len: ir.Value
+) -> ir.Value:
+    """Emit `prefix`'s MoE for x [B,S,D]; every expert of the checkpoint is an input of the node."""
+    moe = config.moe
+    assert moe is not None
+    inputs: list[ir.Value | None] = [
+        x,
+        seq_len,
+        _router_weight(emit, f"{prefix}.router"),
+        _router_bias(emit, moe, f"{prefix}.router"),
+        *_experts(emit, config, moe, prefix),
+        *_shared_expert(emit, moe, prefix),
+    ]
+    attributes = {
+        "scoring": SCORINGS.index(moe.scoring),
+        "topk_method": TOPK_METHODS.index(moe.topk_method),
+        "top_k": moe.top_k,
+        "top_k_min": moe.top_k_min,
+        "adaptive_threshold": moe.adaptive_threshold,
+        "norm_topk_prob": int(moe.norm_topk_prob),
+        "routed_scaling_factor": moe.routed_scaling_factor,
+        "n_group": moe.n_group,
+        "topk_group": moe.topk_group,
+    }
+    shape = dims("B", "S", config.hidden_size)
+    return emit.call(DYNAMIC_MOE.name, f"{prefix}.moe", inputs, shape, attributes)

@@ -1,0 +1,126 @@
+"""R1HLAAttention for ONNX Runtime: cached keys up to the longest sequence, and only the branches that count.
+
+Inside: q [B,H,S,d], keys [B,Hkv,L,d], values [B,Hkv,L,dv], L = the longest sequence after this call. G = H
+/ Hkv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+from onnxscript._internal.builder import OpBuilder
+
+from r1trt.lowerings.builder import FLOAT, arange, dim, dims, operator_function, subgraph
+from r1trt.lowerings.onnxruntime.block import block_attention
+from r1trt.lowerings.specs import AttentionSpec
+from r1trt.operators import HLA_ATTENTION
+
+
+def _full_attention(
+    op: OpBuilder, spec: AttentionSpec, q: ir.Value, keys: ir.Value, values: ir.Value, position_BS: ir.Value
+) -> ir.Value:
+    """Causal softmax attention over all keys; [B,H,S,dv]."""
+    key_index = arange(op, dim(op, keys, 2))
+    visible = op.LessOrEqual(key_index, op.Unsqueeze(position_BS, [1, 3]))
+    out: ir.Value = op.Attention(q, keys, values, visible, scale=spec.scale)
+    return out
+
+
+def _effective_lam(op: OpBuilder, spec: AttentionSpec, lam_BSH: ir.Value) -> ir.Value:
+    """Lam with the skipped ranges set to 0 and 1, as [B,H,S,1]."""
+    lam = op.Unsqueeze(op.Transpose(lam_BSH, perm=[0, 2, 1]), [3])
+    if spec.lam_skip > 0:
+        lam = op.Where(op.Less(lam, spec.lam_skip), 0.0, lam)
+        lam = op.Where(op.Greater(lam, 1.0 - spec.lam_skip), 1.0, lam)
+    result: ir.Value = lam
+    return result
+
+
+def _if_any(
+    op: OpBuilder, name: str, needed: ir.Value, branch: Callable[[OpBuilder], ir.Value], zeros: ir.Value
+) -> ir.Value:
+    """The branch's result where `needed` (bool scalar), else zeros."""
+
+    def output(suffix: str) -> list[ir.Value]:
+        return [ir.Value(name=f"R1HLAAttention_{name}_{suffix}", type=ir.TensorType(FLOAT))]
+
+    then_branch = subgraph(op, f"{name}_branch", lambda inner: branch(inner), [], output("then"))
+    else_branch = subgraph(op, f"{name}_skipped", lambda inner: inner.Identity(zeros), [], output("else"))
+    result: ir.Value = op.If(needed, then_branch=then_branch, else_branch=else_branch)
+    return result
+
+
+def _mix(
+    op: OpBuilder,
+    spec: AttentionSpec,
+    q: ir.Value,
+    keys: ir.Value,
+    values: ir.Value,
+    lam_BSH: ir.Value,
+    past_len: ir.Value,
+    position_BS: ir.Value,
+    real_BS: ir.Value,
+) -> ir.Value:
+    """Mix lam * full + (1 - lam) * block; a branch that no real token and head weighs is not computed."""
+    lam = _effective_lam(op, spec, lam_BSH)
+    real = op.Unsqueeze(real_BS, [1, 3])
+    wants_full = op.Cast(op.ReduceMax(op.Where(real, lam, 0.0), keepdims=0), to=ir.DataType.BOOL)
+    wants_block = op.Less(op.ReduceMin(op.Where(real, lam, 1.0), keepdims=0), 1.0)
+    zeros = op.Expand(0.0, dims(op, dim(op, q, 0), spec.num_heads, dim(op, q, 2), spec.v_head_dim))
+    full = _if_any(
+        op,
+        "full",
+        wants_full,
+        lambda inner: _full_attention(inner, spec, q, keys, values, position_BS),
+        zeros,
+    )
+    block = _if_any(
+        op, "block", wants_block, lambda inner: block_attention(inner, spec, q, keys, values, past_len), zeros
+    )
+    mixed: ir.Value = op.Add(op.Mul(lam, full), op.Mul(op.Sub(1.0, lam), block))
+    return mixed
+
+
+def attention_function(spec: AttentionSpec) -> ir.Function:
+    """Write this call's keys and values to the cache and attend over it (spec section 2).
+
+    Rows behind a sequence's real tokens hold rubbish that causality hides and the next call overwrites.
+    """
+
+    def cached(
+        op: OpBuilder, cache: ir.Value, new: ir.Value, past_len: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """The whole cache after the update, and its rows up to the longest sequence."""
+        updated = op.TensorScatter(cache, new, past_len, axis=2)
+        longest = op.Reshape(op.ReduceMax(past_len, keepdims=0), [1])
+        end = op.Add(longest, dim(op, new, 2))
+        return updated, op.Slice(updated, [0], end, [2])
+
+    def body(
+        op: OpBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        key_cache: ir.Value,
+        value_cache: ir.Value,
+        lam: ir.Value,
+        past_len: ir.Value,
+        seq_len: ir.Value,
+    ) -> list[ir.Value]:
+        token_S = arange(op, dim(op, q, 1))
+        position_BS = op.Add(op.Unsqueeze(past_len, [1]), token_S)
+        q, keys, values = (op.Transpose(x, perm=[0, 2, 1, 3]) for x in (q, k, v))
+        caches: list[ir.Value] = []
+        if spec.capacity is not None:
+            key_all, keys = cached(op, key_cache, keys, past_len)
+            value_all, values = cached(op, value_cache, values, past_len)
+            caches = [key_all, value_all]
+        if spec.has_lam:
+            real_BS = op.Less(op.Unsqueeze(token_S, [0]), op.Unsqueeze(seq_len, [1]))
+            y = _mix(op, spec, q, keys, values, lam, past_len, position_BS, real_BS)
+        else:
+            y = _full_attention(op, spec, q, keys, values, position_BS)
+        return [op.Transpose(y, perm=[0, 2, 1, 3]), *caches]
+
+    return operator_function(HLA_ATTENTION, body)
