@@ -124,7 +124,7 @@ def _manifest(
             "files": [
                 {
                     "name": weights.locations[header.file],
-                    "bytes": header.file_bytes,
+                    "size": header.file_bytes,
                     "header_sha256": header.header_sha256,
                 }
                 for header in checkpoint.files
