@@ -56,7 +56,9 @@ class DecoderEmitter:
             self.emit.output(value, name)
 
     def _call_inputs(self) -> CallInputs:
-        inv_freq, attention_factor = rope_frequencies(self.config.rope, self.capacity)
+        inv_freq, attention_factor = rope_frequencies(
+            self.config.rope, self.capacity, max_position_embeddings=self.config.max_position_embeddings
+        )
         return CallInputs(
             seq_len=self.emit.input("seq_len", INT64, dims("B")),
             past_len=self.emit.input("past_len", INT64, dims("B")),

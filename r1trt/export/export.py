@@ -16,6 +16,7 @@ from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
 from r1trt.errors import ConfigError
 from r1trt.export.model import check_model, onnx_from_checkpoint
 from r1trt.export.weights import Progress, WeightLayout, copied_weights, copy_weights, weights_in_place
+from r1trt.rope import LENGTH_DEPENDENT_KINDS
 
 DEFAULT_CAPACITY = 4096
 
@@ -124,7 +125,7 @@ def _manifest(
             "files": [
                 {
                     "name": weights.locations[header.file],
-                    "size": header.file_bytes,
+                    "bytes": header.file_bytes,
                     "header_sha256": header.header_sha256,
                 }
                 for header in checkpoint.files
@@ -133,5 +134,17 @@ def _manifest(
         "config": dict(checkpoint.raw_config),
         "config_sha256": sha256_of_file(checkpoint.path / "config.json"),
         "nodes": len(model.graph),
+        "notes": _notes(checkpoint, capacity),
         "parameters": sum(math.prod(ref.shape) for ref in checkpoint.tensors.values()),
     }
+
+
+def _notes(checkpoint: Checkpoint, capacity: int) -> list[str]:
+    """What a user has to know of this export: where it deviates from what the checkpoint says."""
+    kind = checkpoint.config.rope.kind
+    if kind not in LENGTH_DEPENDENT_KINDS:
+        return []
+    return [
+        f"RoPE of type '{kind}' follows the current length in transformers; here its frequencies are frozen "
+        f"at {capacity} tokens (--max-seq-len), so that cached keys stay valid."
+    ]

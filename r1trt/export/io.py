@@ -55,7 +55,7 @@ def _check_weight_file(base: Path, entry: dict[str, Any], directory: Path) -> No
     if not path.resolve().is_file():
         raise ExportError("A weight file of this export is gone.", where=path, fix=fix)
     size = path.stat().st_size
-    if size != entry["size"]:
+    if size != entry["bytes"]:
         raise ExportError(
             "A weight file changed since the export.",
             where=path,

@@ -35,7 +35,7 @@ def function_for_node(node: ir.Node, backend: LoweringBackend, activation: ir.Da
     if node.op_type == DYNAMIC_ROPE.name:
         return tensorrt_rtx.rope_function(rope_spec_from_node(node))
     if node.op_type == HLA_ATTENTION.name:
-        return tensorrt_rtx.attention_function(attention_spec_from_node(node))
+        return tensorrt_rtx.attention_function(attention_spec_from_node(node), activation)
     return tensorrt_rtx.moe_function(moe_spec_from_node(node), activation)
 
 

@@ -26,6 +26,7 @@ CASES: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
         write_llama,
         {"rope": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
     ),
+    "llama-linear": (write_llama, {"rope": {"rope_type": "linear", "factor": 2.0}}),
     "qwen2": (write_qwen2, {}),
     "qwen2-old-rope-spelling": (write_qwen2, {"old_rope_spelling": True}),
 }

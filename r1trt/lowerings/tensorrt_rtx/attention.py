@@ -1,0 +1,117 @@
+"""R1HLAAttention for TensorRT-RTX: the full branch always, the block branch over gathered blocks.
+
+Inside: q [B,H,S,d], keys and values [B,Hkv,L,d]; L is the capacity, or this call's tokens without a cache.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnxscript._internal.builder import OpBuilder
+
+from r1trt.errors import ExportError
+from r1trt.lowerings.builder import FLOAT, arange, dim, dims, operator_function, to_float
+from r1trt.lowerings.specs import AttentionSpec
+from r1trt.lowerings.tensorrt_rtx.block import block_attention
+from r1trt.operators import HLA_ATTENTION
+
+HEADS_FIRST = [0, 2, 1, 3]
+
+
+def _check(spec: AttentionSpec) -> None:
+    if spec.v_head_dim != spec.head_dim:
+        raise ExportError(
+            "TensorRT-RTX's Attention needs equal head sizes of keys and values.",
+            found=f"head_dim {spec.head_dim}, v_head_dim {spec.v_head_dim}",
+            fix="build for a backend that has the R1HLAAttention plugin",
+        )
+    if spec.has_lam and spec.capacity is not None and spec.capacity % spec.block_size:
+        raise ExportError(
+            "The block branch cuts the cache into whole blocks.",
+            found=f"capacity {spec.capacity}, block size {spec.block_size}",
+            expected="a capacity that the block size divides",
+            fix=f"use --max-seq-len {-(-spec.capacity // spec.block_size) * spec.block_size}",
+        )
+
+
+def _visible(op: OpBuilder, spec: AttentionSpec, keys: ir.Value, position_BS: ir.Value) -> ir.Value:
+    """Causality as bool [B,1,S,L]."""
+    size = dim(op, keys, 2) if spec.capacity is None else op.Constant(value_ints=[spec.capacity])
+    mask: ir.Value = op.LessOrEqual(arange(op, size), op.Unsqueeze(position_BS, [1, 3]))
+    return mask
+
+
+def _fused(
+    op: OpBuilder, spec: AttentionSpec, q: ir.Value, keys: ir.Value, values: ir.Value, visible: ir.Value
+) -> ir.Value:
+    out: ir.Value = op.Attention(q, keys, values, visible, scale=spec.scale)
+    return out
+
+
+def _primitive(
+    op: OpBuilder, spec: AttentionSpec, q: ir.Value, keys: ir.Value, values: ir.Value, visible: ir.Value
+) -> ir.Value:
+    """For FP32, which no fused kernel takes: a key head's G query heads become rows of one product."""
+    grouped = dims(op, 0, spec.num_kv_heads, spec.group, -1, spec.head_dim)
+    rows = op.Reshape(op.Reshape(q, grouped), dims(op, 0, spec.num_kv_heads, -1, spec.head_dim))
+    scores = op.Mul(op.MatMul(rows, op.Transpose(keys, perm=[0, 1, 3, 2])), spec.scale)
+    scores = op.Reshape(scores, dims(op, 0, spec.num_kv_heads, spec.group, dim(op, q, 2), dim(op, keys, 2)))
+    probability = op.Softmax(op.Where(op.Unsqueeze(visible, [1]), scores, float("-inf")), axis=-1)
+    probability = op.Reshape(probability, dims(op, 0, spec.num_kv_heads, -1, dim(op, keys, 2)))
+    out: ir.Value = op.Reshape(op.MatMul(probability, values), dims(op, 0, spec.num_heads, -1, spec.head_dim))
+    return out
+
+
+def _mix(op: OpBuilder, spec: AttentionSpec, lam_BSH: ir.Value, full: ir.Value, block: ir.Value) -> ir.Value:
+    """Lam * full + (1 - lam) * block in FP32, for full and block [B,S,H,d]."""
+    if spec.lam_skip > 0:
+        lam_BSH = op.Where(op.Less(lam_BSH, spec.lam_skip), 0.0, lam_BSH)
+        lam_BSH = op.Where(op.Greater(lam_BSH, 1.0 - spec.lam_skip), 1.0, lam_BSH)
+    lam = op.Unsqueeze(lam_BSH, [3])
+    near = to_float(op, block)
+    # A difference would lose the last bits at lam = 1, where the result must be the full branch alone.
+    mixed = op.Add(op.Mul(lam, to_float(op, full)), op.Mul(op.Sub(1.0, lam), near))
+    y: ir.Value = op.CastLike(mixed, full)
+    return y
+
+
+def attention_function(spec: AttentionSpec, activation: ir.DataType = ir.DataType.BFLOAT16) -> ir.Function:
+    """Write this call's keys and values to the cache and attend over it (spec section 2).
+
+    Rows behind a sequence's real tokens hold rubbish that causality hides and the next call overwrites.
+
+    Args:
+        spec: Shapes and attributes.
+        activation: Type of q, k, v and the caches; FLOAT attends by primitives, the others in one kernel.
+
+    Raises:
+        ExportError: Keys and values differ in head size, or the block size does not divide the capacity.
+    """
+    _check(spec)
+    attend = _primitive if activation == FLOAT else _fused
+
+    def body(
+        op: OpBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        key_cache: ir.Value,
+        value_cache: ir.Value,
+        lam: ir.Value,
+        past_len: ir.Value,
+        seq_len: ir.Value,
+    ) -> list[ir.Value]:
+        position_BS = op.Add(op.Unsqueeze(past_len, [1]), arange(op, dim(op, q, 1)))
+        q, keys, values = (op.Transpose(x, perm=HEADS_FIRST) for x in (q, k, v))
+        caches: list[ir.Value] = []
+        if spec.capacity is not None:
+            keys = op.TensorScatter(key_cache, keys, past_len, axis=2)
+            values = op.TensorScatter(value_cache, values, past_len, axis=2)
+            caches = [keys, values]
+        full = attend(op, spec, q, keys, values, _visible(op, spec, keys, position_BS))
+        y = op.Transpose(full, perm=HEADS_FIRST)
+        if spec.has_lam:
+            block = block_attention(op, spec, q, keys, values, past_len)
+            y = _mix(op, spec, lam, y, op.Transpose(block, perm=HEADS_FIRST))
+        return [y, *caches]
+
+    return operator_function(HLA_ATTENTION, body)
