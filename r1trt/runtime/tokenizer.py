@@ -1,0 +1,170 @@
+"""Text to token ids and back, from the files of a Hugging Face checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from r1trt.errors import CheckpointError, ConfigError
+from r1trt.runtime.chat_template import ChatTemplate, Message, chat_template_from_dir
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+# The stream decodes this many of the last tokens again at every step: enough that leading-space rules and
+# byte fallback see their context, few enough that a long text costs no more per token than a short one.
+_CONTEXT_TOKENS = 8
+
+
+class TextTokenizer:
+    """A tokenizer with its chat template and end-of-sequence ids.
+
+    Args:
+        tokenizer: The tokenizer.
+        special_tokens: Special tokens by the names of `tokenizer_config.json`.
+        chat_template: None where the model has none.
+        eos_ids: Tokens that end generation.
+    """
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        *,
+        special_tokens: Mapping[str, str],
+        chat_template: ChatTemplate | None,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self._tokenizer = tokenizer
+        self.special_tokens = dict(special_tokens)
+        self.chat_template = chat_template
+        self.eos_ids = eos_ids
+        # Not the number of tokens: ids may have gaps. A model's vocabulary is often padded beyond.
+        self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Returns token ids; by default with what the tokenizer puts around a text, for instance BOS."""
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Renders messages and opens the assistant's turn.
+
+        Raises:
+            ConfigError: The model has no chat template, or the template refuses the messages.
+        """
+        if self.chat_template is None:
+            raise ConfigError(
+                "The model has no chat template.",
+                expected="chat_template.jinja, or chat_template in tokenizer_config.json",
+                fix="pass the prompt as raw text",
+            )
+        # The template writes the special tokens itself.
+        text = self.chat_template.render(messages, special_tokens=self.special_tokens)
+        return self.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Returns the text of token ids."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def stream(self) -> DecodeStream:
+        """Starts to decode tokens one at a time."""
+        return DecodeStream(self)
+
+
+class DecodeStream:
+    """Decodes one token at a time, and never gives out half a UTF-8 character.
+
+    Args:
+        tokenizer: Whose tokens.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._given = 0
+
+    def push(self, token: int) -> str:
+        """Takes a token and returns the text that is certain by now; empty inside a character.
+
+        Bytes at the very end that never became a character are never returned.
+        """
+        self._window.append(token)
+        text = self._tokenizer.decode(self._window)
+        # An incomplete character decodes to replacement characters at the end; more bytes may complete it.
+        certain = text.rstrip(_REPLACEMENT)
+        piece = certain[self._given :]
+        self._given = max(self._given, len(certain))
+        if certain == text and len(self._window) >= 2 * _CONTEXT_TOKENS:
+            self._window = self._window[-_CONTEXT_TOKENS:]
+            self._given = len(self._tokenizer.decode(self._window))
+        return piece
+
+
+def tokenizer_from_dir(directory: Path) -> TextTokenizer:
+    """Load the tokenizer of a checkpoint, export or build directory.
+
+    Raises:
+        CheckpointError: `tokenizer.json` is missing, or one of the files is damaged.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(
+            "The directory has no tokenizer.",
+            where=path,
+            fix="put the model's tokenizer.json there; `r1trt export` copies it where the checkpoint has one",
+        )
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError("The tokenizer cannot be read.", where=path, found=error) from error
+    # A file may carry padding or truncation from training, which would change prompts silently.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer_config = _json_object(directory / "tokenizer_config.json")
+    special_tokens = _special_tokens(tokenizer_config, _json_object(directory / "special_tokens_map.json"))
+    return TextTokenizer(
+        tokenizer,
+        special_tokens=special_tokens,
+        chat_template=chat_template_from_dir(directory, tokenizer_config),
+        eos_ids=_eos_ids(directory, tokenizer, special_tokens),
+    )
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError("The file is not JSON.", where=path, found=error) from error
+    if not isinstance(content, dict):
+        raise CheckpointError("The file holds no JSON object.", where=path, found=type(content).__name__)
+    return content
+
+
+def _special_tokens(tokenizer_config: Mapping[str, Any], tokens_map: Mapping[str, Any]) -> dict[str, str]:
+    """Names to texts; `tokenizer_config.json` wins. A token is a string or an AddedToken's dictionary."""
+    tokens = {}
+    for name in _SPECIAL_TOKENS:
+        value = tokenizer_config.get(name) or tokens_map.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            tokens[name] = text
+    return tokens
+
+
+def _eos_ids(
+    directory: Path, tokenizer: tokenizers.Tokenizer, special_tokens: Mapping[str, str]
+) -> frozenset[int]:
+    """The ids that end generation: the generation config's, else the model config's, else the tokenizer's."""
+    for name in ("generation_config.json", "config.json"):
+        value = _json_object(directory / name).get("eos_token_id")
+        if isinstance(value, int):
+            return frozenset({value})
+        if isinstance(value, list) and value:
+            return frozenset(value)
+    token = tokenizer.token_to_id(special_tokens.get("eos_token", ""))
+    return frozenset() if token is None else frozenset({token})

@@ -1,0 +1,1 @@
+"""Comparing every stage of the pipeline with the checkpoint, on real text."""

@@ -1,0 +1,193 @@
+"""How far two models' outputs are apart, gathered piece by piece so that no text's logits are held at once.
+
+Legend: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.int64]
+
+# Rows converted to FP64 at a time: 32 rows of a 150k vocabulary are 40 MB.
+_ROWS = 32
+
+# Upper ends of the histogram's bins, in nats; one more bin holds what is above.
+KL_BIN_EDGES: tuple[float, ...] = tuple(10.0**exponent for exponent in np.arange(-9.0, 1.25, 0.25).tolist())
+
+
+@dataclass
+class TensorError:
+    """Error of one tensor against its reference, gathered over pieces.
+
+    Attributes:
+        max_absolute: Largest |tested - reference|.
+        max_reference: Largest |reference|.
+        square_error: Sum of (tested - reference)^2.
+        square_reference: Sum of reference^2.
+        not_finite: Elements of the tested tensor that are NaN or infinite; they count nowhere else.
+    """
+
+    max_absolute: float = 0.0
+    max_reference: float = 0.0
+    square_error: float = 0.0
+    square_reference: float = 0.0
+    not_finite: int = 0
+
+    def update(self, reference: FloatArray, tested: FloatArray) -> None:
+        """Takes one more piece; both of one shape."""
+        for start in range(0, len(reference), _ROWS):
+            want = reference[start : start + _ROWS].astype(np.float64)
+            got = tested[start : start + _ROWS].astype(np.float64)
+            finite = np.isfinite(got)
+            self.not_finite += int(finite.size - np.count_nonzero(finite))
+            difference = np.where(finite, got - want, 0.0)
+            self.max_absolute = max(self.max_absolute, float(np.abs(difference).max(initial=0.0)))
+            self.max_reference = max(self.max_reference, float(np.abs(want).max(initial=0.0)))
+            self.square_error += float(np.square(difference).sum())
+            self.square_reference += float(np.square(want).sum())
+
+    @property
+    def max_relative(self) -> float:
+        """Largest error by the largest reference."""
+        return _ratio(self.max_absolute, self.max_reference)
+
+    @property
+    def relative_rms(self) -> float:
+        """Root of the mean square error by that of the reference."""
+        return _ratio(math.sqrt(self.square_error), math.sqrt(self.square_reference))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the figures that a report shows."""
+        return {
+            "max_absolute": self.max_absolute,
+            "max_relative": self.max_relative,
+            "relative_rms": self.relative_rms,
+            "not_finite": self.not_finite,
+        }
+
+
+def _ratio(error: float, reference: float) -> float:
+    if reference > 0:
+        return error / reference
+    return 0.0 if error == 0 else math.inf
+
+
+class LogitsComparison:
+    """What a user notices of a model's error: its predictions.
+
+    A token whose tested logits are not all finite counts as a disagreement, and is left out of the means; a
+    model with such tokens fails whatever its means are.
+    """
+
+    def __init__(self) -> None:
+        self.error = TensorError()
+        self.tokens = 0
+        self.broken_tokens = 0
+        self._agreeing = 0
+        self._predicted = 0
+        self._nll_reference = 0.0
+        self._nll_tested = 0.0
+        self._kl_pieces: list[npt.NDArray[np.float64]] = []
+
+    def update(self, reference_TV: FloatArray, tested_TV: FloatArray, target_T: IntArray) -> None:
+        """Takes logits of some tokens, and which token really came next (-1: unknown, at a text's end)."""
+        self.error.update(reference_TV, tested_TV)
+        for start in range(0, len(target_T), _ROWS):
+            rows = slice(start, start + _ROWS)
+            self._update_rows(reference_TV[rows], tested_TV[rows], target_T[rows])
+
+    def _update_rows(self, reference_TV: FloatArray, tested_TV: FloatArray, target_T: IntArray) -> None:
+        finite_T = np.isfinite(tested_TV).all(axis=1)
+        self.tokens += len(target_T)
+        self.broken_tokens += int(np.count_nonzero(~finite_T))
+        reference_TV, tested_TV, target_T = reference_TV[finite_T], tested_TV[finite_T], target_T[finite_T]
+        self._agreeing += int(np.count_nonzero(reference_TV.argmax(axis=1) == tested_TV.argmax(axis=1)))
+        log_p_TV, log_q_TV = log_softmax(reference_TV), log_softmax(tested_TV)
+        # p log(p/q) is 0 where p is 0, also where both logarithms are -inf.
+        with np.errstate(invalid="ignore"):
+            terms_TV = np.where(np.isneginf(log_p_TV), 0.0, np.exp(log_p_TV) * (log_p_TV - log_q_TV))
+        # Rounding can leave a KL of equal distributions a hair below zero.
+        self._kl_pieces.append(np.maximum(terms_TV.sum(axis=1), 0.0))
+        known = np.flatnonzero(target_T >= 0)
+        self._predicted += len(known)
+        self._nll_reference -= float(log_p_TV[known, target_T[known]].sum())
+        self._nll_tested -= float(log_q_TV[known, target_T[known]].sum())
+
+    @property
+    def kl_T(self) -> npt.NDArray[np.float64]:
+        """KL(reference || tested) of each token's next-token distributions, in nats."""
+        return np.concatenate([np.empty(0), *self._kl_pieces])
+
+    @property
+    def kl_mean(self) -> float:
+        """Mean KL divergence, in nats."""
+        return float(self.kl_T.mean()) if self.kl_T.size else math.inf
+
+    @property
+    def agreement(self) -> float:
+        """Share of tokens after which both find the same next token the most likely."""
+        return self._agreeing / self.tokens if self.tokens else 0.0
+
+    @property
+    def perplexity_reference(self) -> float:
+        """The reference's perplexity on the text."""
+        return _perplexity(self._nll_reference, self._predicted)
+
+    @property
+    def perplexity_tested(self) -> float:
+        """The tested model's perplexity on the text."""
+        return _perplexity(self._nll_tested, self._predicted)
+
+    @property
+    def perplexity_increase(self) -> float:
+        """Relative increase of perplexity; below 0 where the tested model predicts better."""
+        if not self._predicted:
+            return math.inf
+        return math.expm1((self._nll_tested - self._nll_reference) / self._predicted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the figures that a report shows."""
+        kl_T = self.kl_T
+        return {
+            "tokens": self.tokens,
+            "broken_tokens": self.broken_tokens,
+            "kl_mean": self.kl_mean,
+            "kl_median": float(np.median(kl_T)) if kl_T.size else math.inf,
+            "kl_p99": float(np.quantile(kl_T, 0.99)) if kl_T.size else math.inf,
+            "kl_max": float(kl_T.max(initial=0.0)),
+            "agreement": self.agreement,
+            "perplexity_reference": self.perplexity_reference,
+            "perplexity_tested": self.perplexity_tested,
+            "perplexity_increase": self.perplexity_increase,
+            "logits": self.error.to_dict(),
+            "kl_histogram": kl_histogram(kl_T),
+        }
+
+
+def _perplexity(negative_log_likelihood: float, tokens: int) -> float:
+    if not tokens:
+        return math.inf
+    mean = negative_log_likelihood / tokens
+    return math.exp(mean) if mean < 700 else math.inf
+
+
+def log_softmax(logits_TV: FloatArray) -> npt.NDArray[np.float64]:
+    """Log-probabilities over the last axis, in FP64."""
+    shifted_TV = logits_TV.astype(np.float64)
+    shifted_TV -= shifted_TV.max(axis=-1, keepdims=True)
+    shifted_TV -= np.log(np.exp(shifted_TV).sum(axis=-1, keepdims=True))
+    return shifted_TV
+
+
+def kl_histogram(kl_T: npt.NDArray[np.float64]) -> list[int]:
+    """Tokens in each bin of `KL_BIN_EDGES`, and one more for what is above the last edge."""
+    bins_T = np.searchsorted(np.asarray(KL_BIN_EDGES), kl_T, side="left")
+    counts: list[int] = np.bincount(bins_T, minlength=len(KL_BIN_EDGES) + 1).tolist()
+    return counts

@@ -1,0 +1,125 @@
+"""The report's plots, as SVG to stand inside the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from r1trt.validate.metrics import KL_BIN_EDGES, kl_histogram
+
+if TYPE_CHECKING:
+    from r1trt.validate.report import Comparison, ValidationReport
+
+_COLORS = ("#2f6fb5", "#d9822b", "#3a8f5c", "#8a5fb0", "#b5433f")
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "r1trt",
+    "font.family": "sans-serif",
+    "font.size": 9,
+}
+
+
+def plots_from_report(report: ValidationReport) -> Mapping[str, Markup]:
+    """Draw what a report holds: title -> SVG element; no plot of layers where none was compared.
+
+    The numbers and names in it are our own, hence safe to stand in the page as they are.
+    """
+    comparisons = report.comparisons
+    plots = {"KL divergence of each token": _kl_plot(comparisons)}
+    with_layers = [comparison for comparison in comparisons if comparison.figures.layers]
+    if with_layers:
+        plots["Error of each layer's result"] = _layer_plot(with_layers)
+    plots["Next-token agreement"] = _agreement_plot(comparisons)
+    return plots
+
+
+def _label(comparison: Comparison) -> str:
+    return f"{comparison.tested} against {comparison.reference}"
+
+
+def _line_style(comparison: Comparison, first: Comparison) -> str:
+    """Dashed where the reference is not the earliest stage: such a line often lies upon another."""
+    return "-" if comparison.reference == first.reference else "--"
+
+
+def _figure(height: float = 2.9) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    return figure, axes
+
+
+def _kl_plot(comparisons: tuple[Comparison, ...]) -> Markup:
+    figure, axes = _figure()
+    # The first and last bins are open; they are drawn as wide as the others.
+    width = KL_BIN_EDGES[1] / KL_BIN_EDGES[0]
+    edges = [KL_BIN_EDGES[0] / width, *KL_BIN_EDGES, KL_BIN_EDGES[-1] * width]
+    for comparison, color in zip(comparisons, _COLORS * len(comparisons), strict=False):
+        kl_T = comparison.figures.logits.kl_T
+        shares = [count / max(len(kl_T), 1) for count in kl_histogram(kl_T)]
+        style = _line_style(comparison, comparisons[0])
+        axes.stairs(shares, edges, label=_label(comparison), color=color, linewidth=1.4, linestyle=style)
+        axes.stairs(shares, edges, color=color, alpha=0.12, fill=True)
+    axes.set_xscale("log")
+    axes.set_xlabel("KL divergence, nats (the leftmost step holds everything below 1e-9)")
+    axes.set_ylabel("share of tokens")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _layer_plot(comparisons: list[Comparison]) -> Markup:
+    figure, axes = _figure()
+    for comparison, color in zip(comparisons, _COLORS * len(comparisons), strict=False):
+        errors = sorted(
+            (int(match.group()), error.relative_rms)
+            for name, error in comparison.figures.layers.items()
+            if (match := re.search(r"\d+", name))
+        )
+        # A logarithmic axis cannot show an exact match.
+        visible = [(layer, error) for layer, error in errors if error > 0]
+        axes.plot(
+            *zip(*visible, strict=True) if visible else ([], []),
+            f"o{_line_style(comparison, comparisons[0])}",
+            ms=3,
+            color=color,
+            label=_label(comparison),
+        )
+    axes.set_yscale("log")
+    axes.set_xlabel("layer")
+    axes.set_ylabel("relative error (RMS)")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _agreement_plot(comparisons: tuple[Comparison, ...]) -> Markup:
+    figure, axes = _figure(height=0.9 + 0.35 * len(comparisons))
+    labels = [_label(comparison) for comparison in comparisons]
+    shares = [100 * comparison.figures.logits.agreement for comparison in comparisons]
+    bars = axes.barh(
+        labels, shares, color=[_COLORS[i % len(_COLORS)] for i in range(len(labels))], height=0.6
+    )
+    axes.bar_label(bars, fmt=" %.2f %%")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 115)
+    axes.set_xticks([0, 25, 50, 75, 100])
+    axes.grid(visible=False)
+    axes.set_xlabel("% of tokens")
+    return _svg(figure)
+
+
+def _svg(figure: Any) -> Markup:
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    # Without the XML declaration and document type, which cannot stand inside a page.
+    return Markup(text[text.index("<svg") :])

@@ -1,0 +1,189 @@
+"""`r1trt validate`: every stage of an artifact against the checkpoint, on real text."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r1trt import __version__
+from r1trt.errors import ConfigError, UnavailableError, ValidationError
+from r1trt.precision.plan import Thresholds
+from r1trt.precision.plan_file import load_plan
+from r1trt.precision.rules import THRESHOLDS
+from r1trt.runtime.tokenizer import tokenizer_from_dir
+from r1trt.validate.text import Window, default_documents, documents_from_file, windows_from_documents
+
+if TYPE_CHECKING:
+    from r1trt.validate.compare import Pair, PairFigures, StageName
+    from r1trt.validate.report import Comparison, ValidationReport
+    from r1trt.validate.stages import Sources
+
+Progress = Callable[[str, int, int], None]
+
+DEFAULT_WINDOW = 512
+DEFAULT_TOKENS = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateConfig:
+    """Options of a validation.
+
+    Attributes:
+        engine: Build directory, or an export directory.
+        reference: Checkpoint to compare with; None means the one that it was made from.
+        prompts: Text to compare on, `.txt` or `.jsonl`; None means held-out text that comes with the package.
+        max_tokens: Tokens to compare on.
+        window: Most tokens that are read in one go, from an empty cache.
+        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+    """
+
+    engine: Path
+    reference: Path | None = None
+    prompts: Path | None = None
+    max_tokens: int = DEFAULT_TOKENS
+    window: int = DEFAULT_WINDOW
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value out of range."""
+        for name, value in (("max_tokens", self.max_tokens), ("window", self.window)):
+            if value < 2:
+                raise ConfigError(f"{name} is too small.", found=value, expected="2 or more")
+
+
+def validate_engine(config: ValidateConfig, progress: Progress | None = None) -> ValidationReport:
+    """Compare every stage that can be run here, and write the report into the artifact.
+
+    Args:
+        config: What to validate, and on what.
+        progress: Called with (phase, done, total).
+
+    Returns:
+        The report; every check of it passed.
+
+    Raises:
+        ValidationError: A figure is beyond its threshold. The report is written all the same.
+        UnavailableError: A library is missing, or nothing of the artifact can be run here.
+        R1TrtError: The artifact, the reference or the prompts cannot be used.
+    """
+    _require_libraries()
+    from r1trt.validate.report import save_report
+    from r1trt.validate.stages import sources_from_directory
+
+    sources = sources_from_directory(config.engine, config.reference)
+    report = _validated(config, sources, progress or (lambda phase, done, total: None))
+    path = save_report(report, sources.manifest)
+    if not report.passed:
+        raise ValidationError(
+            "The engine is further from its reference than its precision plan allows.",
+            where=path,
+            found="; ".join(report.failures),
+            fix="see the report; raise the worst layers' precision in precision.yaml, and build with --plan",
+        )
+    return report
+
+
+def _require_libraries() -> None:
+    needed = ("matplotlib", "onnxruntime", "polygraphy", "torch", "transformers")
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise UnavailableError(
+            "Validation needs libraries that are not installed.",
+            found=f"missing: {', '.join(missing)}",
+            fix="pip install 'r1trt[cpu,torch]', then run the command again",
+        )
+
+
+def _validated(config: ValidateConfig, sources: Sources, progress: Progress) -> ValidationReport:
+    from r1trt.validate.compare import compare_stages
+    from r1trt.validate.report import ValidationReport
+    from r1trt.validate.stages import stages_from_sources
+    from r1trt.validate.verdict import pairs_to_compare
+
+    started, created = time.perf_counter(), datetime.now(UTC)
+    progress("loading", 0, 1)
+    stages = stages_from_sources(sources, threads=config.threads)
+    windows = _windows(config, sources)
+    executed = [stage.name for stage in stages if stage.runner is not None]
+    pairs = pairs_to_compare(executed)
+    if not pairs:
+        raise UnavailableError(
+            "Only one stage can be run here, so that there is nothing to compare it with.",
+            where=config.engine,
+            found="; ".join(f"{stage.name}: {stage.reason}" for stage in stages if stage.reason),
+            fix="pass the checkpoint with --reference",
+        )
+    runners = [stage.runner for stage in stages if stage.runner is not None]
+    compared = compare_stages(runners, windows, pairs, progress)
+    return ValidationReport(
+        directory=config.engine,
+        model_name=sources.model_name,
+        facts=_facts(config, sources, windows),
+        stages=tuple(stages),
+        comparisons=tuple(_comparison(pair, compared.figures[pair], executed[0], sources) for pair in pairs),
+        created=created.isoformat(timespec="seconds"),
+        seconds=round(time.perf_counter() - started, 1),
+    )
+
+
+def _comparison(pair: Pair, figures: PairFigures, base: StageName, sources: Sources) -> Comparison:
+    from r1trt.validate.report import Comparison
+    from r1trt.validate.verdict import checks_of_pair
+
+    checks = checks_of_pair(
+        pair,
+        figures.logits,
+        base=base,
+        plan=_thresholds(sources),
+        exact=THRESHOLDS["fp32"],
+        continuous=sources.config.moe is None and not sources.config.hla.gate,
+    )
+    return Comparison(reference=pair[0], tested=pair[1], figures=figures, checks=tuple(checks))
+
+
+def _thresholds(sources: Sources) -> Thresholds:
+    """The precision plan's; without a plan everything is FP32."""
+    path = sources.directory / "precision.yaml"
+    return load_plan(path).thresholds if path.is_file() else THRESHOLDS["fp32"]
+
+
+def _windows(config: ValidateConfig, sources: Sources) -> list[Window]:
+    documents = documents_from_file(config.prompts) if config.prompts else default_documents()
+    size = min(config.window, sources.room or config.window)
+    tokenizer = tokenizer_from_dir(config.engine)
+    return windows_from_documents(documents, tokenizer, size=size, max_tokens=config.max_tokens)
+
+
+def _facts(config: ValidateConfig, sources: Sources, windows: list[Window]) -> dict[str, str]:
+    tokens = sum(len(window.input_ids) for window in windows)
+    longest = max(len(window.input_ids) for window in windows)
+    text = str(config.prompts) if config.prompts else "held-out text of the package"
+    manifest = sources.manifest
+    facts = {
+        "architecture": str(manifest.get("arch", "export, FP32")),
+        "precision": str(manifest.get("precision", "")),
+        "builder": str(manifest.get("backend", "")),
+        "text": f"{text}: {tokens} tokens in {len(windows)} windows of at most {longest}",
+        "checkpoint": str(sources.checkpoint or ""),
+        "versions": ", ".join(
+            f"{name} {_version(name)}" for name in ("onnxruntime", "torch", "transformers")
+        ),
+        "r1trt": __version__,
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        # For instance onnxruntime-gpu, which is imported as onnxruntime.
+        return "of another distribution"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime import small_graph
+
+from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
+from r1trt.runtime.session import SessionError, prefill, prefill_chunks
+
+CAPACITY = 16
+TOLERANCE = 1e-5
+
+
+def session_of(tmp_path: Path, capacity: int | None = CAPACITY, **options: int) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession(small_graph.write_graph(tmp_path / "model.onnx", capacity=capacity), **options)
+
+
+def random_prompts(*lengths: int) -> list[list[int]]:
+    generator = np.random.default_rng(3)
+    return [generator.integers(0, small_graph.VOCAB_SIZE, length).tolist() for length in lengths]
+
+
+def assert_close(got: np.ndarray, want: np.ndarray, case: object) -> None:
+    error = np.abs(got - want).max() / np.abs(want).max()
+    assert error < TOLERANCE, f"relative error {error} for {case}"
+
+
+def step(session: OnnxRuntimeSession, ids: Sequence[Sequence[int]], past: Sequence[int]) -> np.ndarray:
+    ids_BS = np.array(ids, np.int64)
+    return session.step(ids_BS, np.full(len(ids), ids_BS.shape[1], np.int64), np.array(past, np.int64))
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 5, 16])
+def test_chunked_prefill_equals_the_reference(tmp_path: Path, chunk: int | None) -> None:
+    session = session_of(tmp_path)
+    prompts = random_prompts(13, 7, 16)
+    parts: list[list[np.ndarray]] = [[] for _ in prompts]
+    for _, seq_len_B, logits_BSV in prefill_chunks(session, prompts, chunk):
+        for row, count in enumerate(seq_len_B):
+            parts[row].append(logits_BSV[row, :count].copy())
+    for row, prompt in enumerate(prompts):
+        assert_close(np.concatenate(parts[row]), small_graph.reference_logits(prompt), (chunk, row))
+
+
+def test_decode_after_prefill_equals_the_reference(tmp_path: Path) -> None:
+    session = session_of(tmp_path)
+    whole = random_prompts(10, 12)
+    last_BV = prefill(session, [whole[0][:4], whole[1][:6]], chunk=4)
+    assert_close(last_BV[1], small_graph.reference_logits(whole[1])[5], "prefill")
+    for new in range(6):
+        logits_BSV = step(session, [[whole[0][4 + new]], [whole[1][6 + new]]], [4 + new, 6 + new])
+        for row, position in ((0, 4 + new), (1, 6 + new)):
+            want = small_graph.reference_logits(whole[row])[position]
+            assert_close(logits_BSV[row, 0], want, (new, row))
+
+
+def test_caches_are_updated_in_place(tmp_path: Path) -> None:
+    session = session_of(tmp_path)
+    session.reset(2)
+    before = {name: cache.data_ptr() for name, cache in session._caches.items()}
+    step(session, [[5, 6, 7], [8, 9, 10]], [0, 0])
+    embedding, _ = small_graph.weights()
+    assert {name: cache.data_ptr() for name, cache in session._caches.items()} == before
+    np.testing.assert_array_equal(session._caches["key_cache.0"].numpy()[1, 0, :3], embedding[8:11])
+    np.testing.assert_array_equal(session._caches["value_cache.0"].numpy()[0, 0, :3], 2 * embedding[5:8])
+
+
+def test_reset_forgets(tmp_path: Path) -> None:
+    session = session_of(tmp_path)
+    first = prefill(session, random_prompts(9)).copy()
+    prefill(session, random_prompts(16, 16))
+    np.testing.assert_array_equal(prefill(session, random_prompts(9)), first)
+
+
+def test_graph_without_cache(tmp_path: Path) -> None:
+    session = session_of(tmp_path, capacity=None)
+    assert session.limits.capacity is None
+    prompt = random_prompts(40)[0]
+    session.reset(1)
+    assert_close(step(session, [prompt], [0])[0], small_graph.reference_logits(prompt), "whole prompt")
+    with pytest.raises(SessionError, match="no KV cache"):
+        step(session, [prompt], [1])
+
+
+def test_last_token_logits(tmp_path: Path) -> None:
+    path = small_graph.write_graph(tmp_path / "model.onnx", capacity=CAPACITY, last_token_logits=True)
+    session = OnnxRuntimeSession(path)
+    assert session.limits.last_token_logits
+    prompts = random_prompts(11, 4)
+    last_BV = prefill(session, prompts, chunk=11)
+    for row, prompt in enumerate(prompts):
+        assert_close(last_BV[row], small_graph.reference_logits(prompt)[-1], row)
+
+
+def test_weights_in_another_directory(tmp_path: Path) -> None:
+    path = small_graph.write_graph(tmp_path / "checkpoint" / "model.onnx", capacity=CAPACITY)
+    moved = tmp_path / "export" / "model.onnx"
+    moved.parent.mkdir()
+    path.rename(moved)
+    session = OnnxRuntimeSession(moved, weight_base=path.parent)
+    prompt = random_prompts(5)
+    assert_close(prefill(session, prompt)[0], small_graph.reference_logits(prompt[0])[-1], "moved")
+    with pytest.raises(SessionError, match="cannot load the graph"):
+        OnnxRuntimeSession(moved)
+
+
+def test_extra_outputs(tmp_path: Path) -> None:
+    path = small_graph.write_graph(tmp_path / "model.onnx", capacity=CAPACITY)
+    session = OnnxRuntimeSession(path, extra_outputs={"layer 0": "h"})
+    session.reset(1)
+    results = session.run(np.array([[1, 2]]), np.array([2]), np.array([0]))
+    embedding, head = small_graph.weights()
+    np.testing.assert_allclose(results["layer 0"][0], 3 * np.cumsum(embedding[1:3], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(results["logits"], results["layer 0"] @ head, rtol=1e-4)
+
+
+BAD_CALLS = {
+    "cache full": ([[0] * 4], [4], [13], "cache is full"),
+    "padding counts": ([[0] * 4], [1], [13], "padding included"),
+    "too many tokens": ([[0] * 9], [9], [0], "more tokens than the engine accepts"),
+    "length beyond the call": ([[0] * 4], [5], [0], "do not fit the call"),
+    "negative length": ([[0] * 4], [-1], [0], "do not fit the call"),
+    "negative past": ([[0] * 4], [4], [-1], "do not fit the call"),
+    "id beyond the vocabulary": ([[0, 96]], [2], [0], "not in the vocabulary"),
+    "negative id": ([[0, -1]], [2], [0], "not in the vocabulary"),
+    "another batch": ([[0], [0]], [1, 1], [0, 0], "batch that the session was reset to"),
+    "no tokens": ([[]], [0], [0], "batch that the session was reset to"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_calls_that_do_not_fit(tmp_path: Path, case: str) -> None:
+    ids, seq_len, past_len, message = BAD_CALLS[case]
+    session = session_of(tmp_path, max_input_len=8, max_batch_size=4)
+    session.reset(1)
+    with pytest.raises(SessionError, match=message):
+        session.step(np.array(ids, np.int64), np.array(seq_len), np.array(past_len))
+
+
+@pytest.mark.parametrize("batch", [0, 5])
+def test_batches_that_do_not_fit(tmp_path: Path, batch: int) -> None:
+    with pytest.raises(SessionError, match="does not fit the engine"):
+        session_of(tmp_path, max_batch_size=4).reset(batch)
+
+
+@pytest.mark.parametrize("lengths", [(), (3, 0), (17,)])
+def test_prompts_that_do_not_fit(tmp_path: Path, lengths: tuple[int, ...]) -> None:
+    with pytest.raises(SessionError, match="no tokens" if lengths != (17,) else "longer than"):
+        prefill(session_of(tmp_path), random_prompts(*lengths))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a graph"])
+def test_graphs_that_cannot_be_loaded(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SessionError):
+        OnnxRuntimeSession(path)

@@ -1,0 +1,66 @@
+"""What can be shown of TensorRT sessions without a GPU."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from r1trt.artifacts import write_manifest
+from r1trt.errors import UnavailableError
+from r1trt.runtime.session import SessionError, session_from_engine
+
+MANIFEST = {
+    "kind": "engine",
+    "backend": "tensorrt-rtx",
+    "arch": "none",
+    "sms": [1],
+    "engines": [{"file": "engine.sm1.plan", "sm": 1}],
+}
+
+
+def test_without_the_engines_gpu_the_message_says_how_to_go_on(tmp_path: Path) -> None:
+    # No GPU is an SM1, so this holds with a driver too.
+    write_manifest(tmp_path, MANIFEST)
+    with pytest.raises(
+        UnavailableError, match=r"(cuda-python|an NVIDIA GPU|this machine's GPU)(.|\n)*fix:"
+    ) as caught:
+        session_from_engine(tmp_path)
+    assert caught.value.exit_code == 3
+
+
+def test_a_directory_of_another_kind(tmp_path: Path) -> None:
+    write_manifest(tmp_path, {"kind": "triton"})
+    with pytest.raises(SessionError, match="nothing that can be run"):
+        session_from_engine(tmp_path)
+
+
+CALLS = {
+    "Runtime": ["deserialize_cuda_engine", "get_plugin_registry"],
+    "ICudaEngine": [
+        "create_execution_context",
+        "get_tensor_dtype",
+        "get_tensor_mode",
+        "get_tensor_name",
+        "get_tensor_profile_shape",
+        "get_tensor_shape",
+        "num_io_tensors",
+        "num_optimization_profiles",
+    ],
+    "IExecutionContext": [
+        "execute_async_v3",
+        "set_input_shape",
+        "set_optimization_profile_async",
+        "set_tensor_address",
+    ],
+    "TensorIOMode": ["INPUT"],
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_bindings_have_the_calls_that_the_session_makes(name: str) -> None:
+    trt = importlib.import_module("tensorrt_rtx")
+    missing = [call for call in CALLS[name] if not hasattr(getattr(trt, name), call)]
+    assert not missing, f"tensorrt_rtx.{name} lacks {missing}"
+    assert trt.float32.itemsize == 4 and trt.bfloat16.itemsize == 2

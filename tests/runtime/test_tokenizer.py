@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_checkpoints import write_tokenizer
+from tokenizers import Tokenizer, decoders, models
+from transformers import AutoTokenizer
+
+from r1trt.errors import CheckpointError, ConfigError
+from r1trt.runtime.chat_template import ChatTemplate
+from r1trt.runtime.tokenizer import tokenizer_from_dir
+
+MESSAGES = [
+    {"role": "system", "content": 'You say "<hello>" & nothing else.'},
+    {"role": "user", "content": "Grüße, 世界! 🦙"},
+    {"role": "assistant", "content": "  <hello>\n"},
+    {"role": "user", "content": ""},
+]
+
+# Forms that the templates of real checkpoints use.
+TEMPLATES = {
+    "chatml": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    "blocks on lines of their own": "{% for m in messages %}\n    {%- if loop.first %}\n{{ bos_token }}\n"
+    "    {% endif %}\n  [{{ m['role'] }}] {{ m['content'] | trim }}\n{% endfor %}\n",
+    "tojson": "{% for m in messages %}{{ m | tojson }}{{ m | tojson(indent=2) }}{% endfor %}",
+    "namespace and loop controls": "{% set ns = namespace(n=0) %}{% for m in messages %}"
+    "{% if m.role == 'system' %}{% continue %}{% endif %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m.content }}"
+    "{% if ns.n == 2 %}{% break %}{% endif %}{% endfor %}",
+    "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    "tools and documents": "{{ tools is none }}{{ documents is none }}{{ eos_token }}{{ messages[0].role }}",
+    "date": "{{ strftime_now('%Y') }}",
+}
+
+TEXTS = [
+    "plain words",
+    " leading and trailing ",
+    "naïve café, 世界, 🦙🧑‍🚀, ĀāĂ",
+    "tabs\tand\nlines\r\n",
+    "<|im_start|>user<|im_end|>",
+    "a" * 200,
+]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["chat_template.jinja", "tokenizer_config.json", "named"])
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_chat_template_equals_transformers(tmp_path: Path, directory: Path, case: str, form: str) -> None:
+    for file in directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    _put_template(tmp_path, TEMPLATES[case], form)
+    oracle = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer = tokenizer_from_dir(tmp_path)
+    assert tokenizer.chat_template is not None
+    want = oracle.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
+    got = tokenizer.chat_template.render(MESSAGES, special_tokens=tokenizer.special_tokens)
+    assert got == want
+    ids = oracle.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.encode_chat(MESSAGES) == ids
+
+
+def _put_template(directory: Path, template: str, form: str) -> None:
+    (directory / "chat_template.jinja").unlink(missing_ok=True)
+    if form == "chat_template.jinja":
+        (directory / form).write_text(template, encoding="utf-8")
+        return
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    named = [{"name": "rag", "template": "wrong"}, {"name": "default", "template": template}]
+    config["chat_template"] = named if form == "named" else template
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_equal_transformers(directory: Path, text: str) -> None:
+    tokenizer = tokenizer_from_dir(directory)
+    assert tokenizer.encode(text) == AutoTokenizer.from_pretrained(directory)(text).input_ids
+    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == text
+
+
+def test_the_sandbox_holds() -> None:
+    for attack in (
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ raise_exception('no') }}",
+        "{{ x.y }}",
+    ):
+        with pytest.raises(ConfigError, match="refused"):
+            ChatTemplate(attack, where=Path("t")).render(MESSAGES, special_tokens={})
+    with pytest.raises(CheckpointError, match="not valid Jinja"):
+        ChatTemplate("{% for %}", where=Path("t"))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_stream_gives_the_text_in_whole_characters(directory: Path, text: str) -> None:
+    tokenizer = tokenizer_from_dir(directory)
+    ids = tokenizer.encode(text)
+    stream = tokenizer.stream()
+    pieces = [stream.push(token) for token in ids]
+    assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces), pieces
+    assert "".join(pieces) == tokenizer.decode(ids)
+
+
+def test_stream_gives_bytes_that_never_become_a_character(directory: Path) -> None:
+    tokenizer = tokenizer_from_dir(directory)
+    llama = tokenizer.encode("🦙")
+    assert len(llama) == 4, "the tiny vocabulary spells it in bytes"
+    ids = [*llama[:2], *tokenizer.encode("ab"), *llama[:3]]
+    stream = tokenizer.stream()
+    pieces = [stream.push(token) for token in ids]
+    assert pieces[:2] == ["", ""]
+    whole = tokenizer.decode(ids)
+    assert "\N{REPLACEMENT CHARACTER}" in whole.rstrip("\N{REPLACEMENT CHARACTER}")
+    assert "".join(pieces) == whole.rstrip("\N{REPLACEMENT CHARACTER}"), "a half at the very end is left out"
+
+
+def test_stream_of_a_sentencepiece_style_tokenizer(tmp_path: Path) -> None:
+    """Word boundaries as U+2581, bytes as <0x..>, and the first word's space dropped."""
+    words = ["\u2581Hello", "\u2581world", "\u2581", "!", *(f"<0x{byte:02X}>" for byte in "🦙".encode())]
+    model = models.BPE({word: index for index, word in enumerate(words)}, [], byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1, right=0),
+        ]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    ids = [0, 1, 3, 2, 4, 5, 6, 7] * 9 + [1]
+    loaded = tokenizer_from_dir(tmp_path)
+    stream = loaded.stream()
+    pieces = [stream.push(token) for token in ids]
+    assert pieces[:8] == ["Hello", " world", "!", " ", "", "", "", "🦙"]
+    assert "".join(pieces) == loaded.decode(ids)
+
+
+EOS_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], set[int]]] = {
+    "tokenizer only": ({}, {}, {1}),
+    "config": ({"eos_token_id": 7}, {}, {7}),
+    "generation config wins": ({"eos_token_id": 7}, {"eos_token_id": [3, 4]}, {3, 4}),
+    "null is no id": ({"eos_token_id": None}, {"eos_token_id": None}, {1}),
+}
+
+
+@pytest.mark.parametrize("case", EOS_CASES)
+def test_eos_ids(tmp_path: Path, case: str) -> None:
+    config, generation_config, expected = EOS_CASES[case]
+    write_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation_config))
+    assert tokenizer_from_dir(tmp_path).eos_ids == expected
+
+
+def _remove(path: Path) -> None:
+    (path / "tokenizer.json").unlink()
+
+
+def _damage(path: Path) -> None:
+    (path / "tokenizer.json").write_text("{}")
+
+
+def _damage_config(path: Path) -> None:
+    (path / "tokenizer_config.json").write_text("[]")
+
+
+@pytest.mark.parametrize("damage", [_remove, _damage, _damage_config])
+def test_damaged_directories(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    write_tokenizer(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CheckpointError):
+        tokenizer_from_dir(tmp_path)
+
+
+def test_without_a_template(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match="no chat template"):
+        tokenizer_from_dir(tmp_path).encode_chat(MESSAGES)
