@@ -41,29 +41,43 @@ def weight_base_of(directory: Path, manifest: dict[str, Any]) -> Path:
     Raises:
         ExportError: A weight file is gone, or is not the one that was exported.
     """
-    weights = manifest["weights"]
-    named = weights["base_directory"]
+    try:
+        weights = manifest["weights"]
+        named = str(weights["base_directory"])
+        files = [(str(entry["name"]), entry["bytes"], entry["header_sha256"]) for entry in weights["files"]]
+    except (KeyError, TypeError) as error:
+        raise ExportError(
+            "The manifest of this export is damaged, or another version's.",
+            where=directory / "manifest.json",
+            found=f"{type(error).__name__}: {error}",
+            expected="weights: base_directory, and name, bytes, header_sha256 of every file",
+            fix="run `r1trt export` again",
+        ) from error
     base = directory if named == LOCAL_WEIGHTS else Path(named)
-    for entry in weights["files"]:
-        _check_weight_file(base, entry, directory)
+    for name, size, header_sha256 in files:
+        _check_weight_file(base, name, size, header_sha256, directory)
     return base
 
 
-def _check_weight_file(base: Path, entry: dict[str, Any], directory: Path) -> None:
-    path = base / entry["name"]
+def _check_weight_file(base: Path, name: str, expected: int, header_sha256: str, directory: Path) -> None:
+    path = base / name
     fix = f"export the checkpoint again, or put the original file back (the export is {directory})"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ExportError(
+            "A weight file lies outside its directory.", where=name, fix="run `r1trt export` again"
+        )
     if not path.resolve().is_file():
         raise ExportError("A weight file of this export is gone.", where=path, fix=fix)
     size = path.stat().st_size
-    if size != entry["bytes"]:
+    if size != expected:
         raise ExportError(
             "A weight file changed since the export.",
             where=path,
             found=f"{size} bytes",
-            expected=f"{entry['bytes']} bytes",
+            expected=f"{expected} bytes",
             fix=fix,
         )
-    if read_safetensors_header(base, entry["name"]).header_sha256 != entry["header_sha256"]:
+    if read_safetensors_header(base, name).header_sha256 != header_sha256:
         raise ExportError("A weight file's header changed since the export.", where=path, fix=fix)
 
 
@@ -91,7 +105,7 @@ def load_export(directory: Path) -> ExportedModel:
             "The exported graph cannot be read.", where=path, found=error, fix="run `r1trt export` again"
         ) from error
     _point_weights(model, base)
-    config = model_config_from_dict(manifest["config"], where=directory / "manifest.json")
+    config = model_config_from_dict(manifest.get("config", {}), where=directory / "manifest.json")
     return ExportedModel(path=directory, manifest=manifest, model=model, config=config, weight_base=base)
 
 
