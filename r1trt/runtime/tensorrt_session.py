@@ -82,6 +82,12 @@ class TensorRTSession:
     def step(self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array) -> Float32Array:
         """Appends tokens to every sequence; see `LogitsSession.step`."""
         check_step(self.limits, self._batch, input_ids_BS, seq_len_B, past_len_B)
+        return self.step_rows(0, input_ids_BS, seq_len_B, past_len_B)
+
+    def step_rows(
+        self, first_row: int, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array
+    ) -> Float32Array:
+        """Appends tokens to the sequences `first_row` to `first_row + B`; the caller has checked the call."""
         B, S = input_ids_BS.shape
         context = self._contexts[self._profile_for(B, S)]
         arrays = {"input_ids": input_ids_BS, "seq_len": seq_len_B, "past_len": past_len_B}
@@ -91,13 +97,31 @@ class TensorRTSession:
             buffer = self._buffer(name, array.nbytes)
             buffer.upload(array, self._stream)
             context.set_tensor_address(name, buffer.address)
-        self._bind_caches(context, B)
+        self._bind_caches(context, first_row, B)
         shape = (B, 1 if self.limits.last_token_logits else S, self.limits.vocab_size)
         logits = self._buffer("logits", 4 * math.prod(shape))
         context.set_tensor_address("logits", logits.address)
         # The stream's address as a number; `uploads` lives until the download has synchronized.
         self._require(context.execute_async_v3(int(self._stream)), "the execution")
         return logits.download(shape, self._stream)
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copies one sequence's caches to another's place."""
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        for name, cache in self._caches.items():
+            size = self._cache_bytes(name, 1)
+            places = (cache.address + target * size, cache.address + source * size)
+            checked(self._cudart.cudaMemcpyAsync(*places, size, kind, self._stream))
+
+    def clear_row(self, row: int) -> None:
+        """Sets one sequence's caches to zero."""
+        for name, cache in self._caches.items():
+            size = self._cache_bytes(name, 1)
+            checked(self._cudart.cudaMemsetAsync(cache.address + row * size, 0, size, self._stream))
+
+    def row_bytes(self) -> dict[str, int]:
+        """Size of one sequence's part of each cache."""
+        return {name: self._cache_bytes(name, 1) for name in self._cache_names}
 
     def close(self) -> None:
         """Frees contexts, engine and device memory."""
@@ -185,13 +209,14 @@ class TensorRTSession:
     def _itemsize(self, name: str) -> int:
         return int(self._engine.get_tensor_dtype(name).itemsize)
 
-    def _bind_caches(self, context: Any, B: int) -> None:
+    def _bind_caches(self, context: Any, first_row: int, B: int) -> None:
         for name, cache in self._caches.items():
             _, *shape = self._engine.get_tensor_shape(name)
             self._require(context.set_input_shape(name, (B, *shape)), f"shape of {name}")
-            context.set_tensor_address(name, cache.address)
+            address = cache.address + first_row * self._cache_bytes(name, 1)
+            context.set_tensor_address(name, address)
             kind, layer = name.split(".", 1)
-            context.set_tensor_address(f"{kind}_out.{layer}", cache.address)
+            context.set_tensor_address(f"{kind}_out.{layer}", address)
 
     def _buffer(self, name: str, size: int) -> DeviceBuffer:
         """An input's or the logits' buffer, kept from call to call while it is large enough."""

@@ -1,9 +1,10 @@
 """The block branch of R1HLAAttention for TensorRT-RTX, exact for any number of cached tokens.
 
 Legend: as in attention.py; b block size, N blocks of the keys, n blocks that this call's queries can touch,
-G = H / Hkv. Queries are laid out in frames of whole blocks, each block's keys are gathered once, and first tokens
-lie apart: a mask over the original keys would save nothing, since every tile of 32 keys holds a first token. Two
-`Attention` nodes that share a query or a key crash the builder, so this branch is MatMul, Softmax, MatMul.
+G = H / Hkv. Queries are laid out in frames of whole blocks, each block's keys are gathered once, and first
+tokens lie apart: a mask over the original keys would save nothing, since every tile of 32 keys holds a first
+token. Two `Attention` nodes that share a query or a key crash the builder, so this branch is MatMul, Softmax,
+MatMul.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """R1DynamicMoE for TensorRT-RTX: every expert over every token, weighted by what the router kept.
 
-TensorRT-RTX has no data-dependent gather that keeps FP8, so the experts are one batched product and cost E / k
-times the arithmetic of a sparse kernel. Legend: T tokens (B * S), E experts, D hidden size, F expert width.
+TensorRT-RTX has no data-dependent gather that keeps FP8, so the experts are one batched product and cost
+E / k times the arithmetic of a sparse kernel. Legend: T tokens (B * S), E experts, D hidden size, F expert
+width.
 
 FP8 scales: `x_scale` and `mid_scale` are per tensor, for routed and shared experts alike; `gate_up_scale` and
-`down_scale` hold one entry an expert, [E], and the shared expert's behind them, [E + 1], where there is one. Weights
-are dequantized by 1 and the products' results are multiplied by the scale: one scale an expert inside the
-dequantization makes the builder leave FP8.
+`down_scale` hold one entry an expert, [E], and the shared expert's behind them, [E + 1], where there is one.
+Weights are dequantized by 1 and the products' results are multiplied by the scale: one scale an expert inside
+the dequantization makes the builder leave FP8.
 """
 
 from __future__ import annotations

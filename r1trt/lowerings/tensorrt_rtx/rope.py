@@ -1,7 +1,7 @@
 """R1DynamicRoPE for TensorRT-RTX: angles and rotation in FP32, one rounding to the activation type.
 
-`RotaryEmbedding` wants its `cos` and `sin` in the type of what it rotates, and BF16 angles lose positions beyond
-256, so queries and keys are rotated in FP32.
+`RotaryEmbedding` wants its `cos` and `sin` in the type of what it rotates, and BF16 angles lose positions
+beyond 256, so queries and keys are rotated in FP32.
 """
 
 from __future__ import annotations

@@ -1,0 +1,109 @@
+"""The `--arch` table: what each GPU architecture is, can do, and can be built for without its GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from r1trt.errors import ConfigError, PlanError
+
+BuildPrecision = Literal["fp8", "bf16", "fp32"]
+
+# Builders refuse FP8 below it: there are no FP8 tensor cores, and nothing emulates them.
+FP8_MIN_SM = 89
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One `--arch`.
+
+    Attributes:
+        name: The option's value.
+        sms: Compute capabilities that an engine for it is built for, as in "SM89"; empty for `cpu`.
+        offline_sms: Those that TensorRT-RTX builds for on a machine without the GPU.
+        fp8: Whether FP8 plans can be built; on `cpu` their arithmetic is simulated.
+        default_precision: What a build uses when it is not told.
+        fp8_reason: Why FP8 is refused; empty where it is not.
+    """
+
+    name: str
+    sms: tuple[int, ...]
+    offline_sms: tuple[int, ...]
+    fp8: bool
+    default_precision: BuildPrecision
+    fp8_reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not set(self.offline_sms) <= set(self.sms):
+            raise ConfigError(
+                "offline_sms are some of sms", where=self.name, found=self.offline_sms, expected=self.sms
+            )
+        if self.fp8 == bool(self.fp8_reason):
+            raise ConfigError("an architecture either has FP8 or a reason why not", where=self.name)
+
+
+_ALL = (
+    Architecture(
+        name="ampere",
+        sms=(80, 86),
+        offline_sms=(80, 86),
+        fp8=False,
+        default_precision="bf16",
+        fp8_reason=(
+            f"SM80 and SM86 have no FP8 tensor cores, and TensorRT refuses FP8 graphs below SM{FP8_MIN_SM}"
+        ),
+    ),
+    Architecture(name="ada", sms=(89,), offline_sms=(89,), fp8=True, default_precision="fp8"),
+    Architecture(name="hopper", sms=(90,), offline_sms=(), fp8=True, default_precision="fp8"),
+    Architecture(
+        name="blackwell",
+        sms=(100, 103, 120, 121),
+        # SM121 is accepted by TensorRT-RTX too, but an SM120 engine is what such a GPU's users ask for.
+        offline_sms=(120,),
+        fp8=True,
+        default_precision="fp8",
+    ),
+    Architecture(
+        name="cpu",
+        sms=(),
+        offline_sms=(),
+        fp8=True,
+        default_precision="fp32",
+    ),
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({item.name: item for item in _ALL})
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture called `name`.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = ARCHITECTURES.get(name)
+    if found is None:
+        raise ConfigError("Unknown architecture.", found=name, expected=" | ".join(ARCHITECTURES))
+    return found
+
+
+def architecture_of_sm(sm: int) -> Architecture | None:
+    """The architecture that a GPU of compute capability `sm` (89 for 8.9) belongs to."""
+    return next((item for item in _ALL if sm in item.sms), None)
+
+
+def require_precision(arch: Architecture, precision: BuildPrecision) -> None:
+    """Refuse a precision that the architecture cannot compute in.
+
+    Raises:
+        PlanError: Says what it lacks and what to use.
+    """
+    if precision == "fp8" and not arch.fp8:
+        raise PlanError(
+            f"--arch {arch.name} cannot run FP8.",
+            found=arch.fp8_reason,
+            expected="FP8 tensor cores: ada, hopper or blackwell",
+            fix=f"build with --arch {arch.name} --bf16, or for one of those architectures",
+        )

@@ -1,0 +1,116 @@
+"""`tensorrt` and `tensorrt_rtx`: one builder interface, and the little that differs between them."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from r1trt.errors import BuildError
+
+TensorRTBackend = Literal["tensorrt", "tensorrt-rtx"]
+
+_PROBE_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuilderApi:
+    """What differs between the two builders.
+
+    Attributes:
+        module: Name to import.
+        package: Distribution that brings the library.
+        names_target: Whether the target GPU is named; else it is the GPU in the machine.
+        has_plugins: Whether nodes without a body can become plugins.
+    """
+
+    module: str
+    package: str
+    names_target: bool
+    has_plugins: bool
+
+
+BUILDER_APIS: Mapping[str, BuilderApi] = MappingProxyType(
+    {
+        "tensorrt": BuilderApi(
+            module="tensorrt", package="tensorrt-cu13", names_target=False, has_plugins=True
+        ),
+        "tensorrt-rtx": BuilderApi(
+            module="tensorrt_rtx", package="tensorrt-rtx-cu13", names_target=True, has_plugins=False
+        ),
+    }
+)
+
+
+def backend_available(backend: str) -> str | None:
+    """Why this machine cannot build with `backend`; None where it can.
+
+    The import is tried in a child process: a broken installation may print, or crash.
+    """
+    api = BUILDER_APIS[backend]
+    program = f"import {api.module} as trt; trt.Builder; trt.OnnxParser; print(trt.__version__)"
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return f"importing {api.module} did not end within {_PROBE_TIMEOUT_S} s"
+    if child.returncode != 0:
+        lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
+        return f"{api.module} cannot be imported ({lines[-1]}); it comes with the package {api.package}"
+    if not api.names_target and not cuda_compute_capabilities():
+        return f"{api.module} tunes its engines on the target GPU, and there is no usable NVIDIA GPU here"
+    return None
+
+
+def cuda_compute_capabilities() -> list[int]:
+    """Compute capabilities (89 for 8.9) of this machine's GPUs; empty without a driver."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    count = ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    found = []
+    for index in range(count.value):
+        device, parts = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
+        cuda.cuDeviceGet(ctypes.byref(device), index)
+        for attribute, part in zip((75, 76), parts, strict=True):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+            cuda.cuDeviceGetAttribute(ctypes.byref(part), attribute, device)
+        found.append(10 * parts[0].value + parts[1].value)
+    return found
+
+
+def network_flags(trt: Any) -> int:
+    """Creation flags: strongly typed. Newer versions know nothing else and drop the flag."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def configure(trt: Any, api: BuilderApi, config: Any, sm: int) -> None:
+    """Set what every build sets.
+
+    Raises:
+        BuildError: The library does not know the target.
+    """
+    tf32 = getattr(trt.BuilderFlag, "TF32", None)
+    if tf32 is not None:
+        config.clear_flag(tf32)  # on by default, and it would take 13 bits from the FP32 router
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if not api.names_target:
+        return
+    capability = getattr(trt.ComputeCapability, f"SM{sm}", None)
+    if capability is None:
+        known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+        raise BuildError(f"{api.module} does not build for SM{sm}.", expected=", ".join(known))
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(capability, 0)

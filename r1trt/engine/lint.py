@@ -1,0 +1,210 @@
+"""Forms of a graph that the builders crash on, drop in silence or compute wrongly: refused beforehand.
+
+Each was measured with TensorRT-RTX 1.7; `tensorrt` is spared where a full TensorRT is known to do better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from r1trt.arch import FP8_MIN_SM
+from r1trt.errors import BuildError
+from r1trt.operators import OPERATORS
+
+BF16 = ir.DataType.BFLOAT16
+FP8 = frozenset({ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2})
+# Who may read an FP8 tensor; everything else is refused by the builder, late.
+_FP8_READERS = frozenset(
+    {"DequantizeLinear", "Concat", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity"}
+)
+_VIEWS = frozenset({"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity"})
+_DATA_DEPENDENT = frozenset({"NonZero", "Loop", "Scan", "Unique", "Compress"})
+_STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+_LISTED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trap:
+    """One place of a graph that a builder would stumble over."""
+
+    node: str
+    reason: str
+
+
+Rule = Callable[[ir.Graph], Iterator[Trap]]
+
+
+def traps_of_graph(model: ir.Model, backend: str, sms: Sequence[int]) -> list[Trap]:
+    """Search a graph whose functions are inlined.
+
+    Args:
+        model: What the parser would get.
+        backend: "tensorrt" or "tensorrt-rtx".
+        sms: Compute capabilities that it would be built for.
+    """
+    found = [trap for rule in _RULES for trap in rule(model.graph)]
+    if backend == "tensorrt-rtx":
+        found += [trap for rule in _RTX_RULES for trap in rule(model.graph)]
+    return [*found, *_unknown_operators(model, backend), *_fp8_below_minimum(model.graph, sms)]
+
+
+def require_no_traps(model: ir.Model, backend: str, sms: Sequence[int]) -> None:
+    """Refuse a graph with traps.
+
+    Raises:
+        BuildError: Lists node and reason of each.
+    """
+    traps = traps_of_graph(model, backend, sms)
+    if traps:
+        lines = [f"{trap.node}: {trap.reason}" for trap in traps[:_LISTED]]
+        if len(traps) > _LISTED:
+            lines.append(f"... and {len(traps) - _LISTED} more")
+        raise BuildError(
+            f"The typed graph has {len(traps)} forms that {backend} does not build rightly.",
+            found="\n    ".join(["", *lines]),
+            fix="change the lowering or the precision plan of these nodes",
+        )
+
+
+def _trap(node: ir.Node, reason: str) -> Trap:
+    return Trap(node=f"{node.op_type} '{node.name}'", reason=reason)
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _int_attribute(node: ir.Node, name: str) -> int:
+    attribute = node.attributes.get(name)
+    return 0 if attribute is None else attribute.as_int()
+
+
+def _nodes(graph: ir.Graph, *op_types: str) -> Iterator[ir.Node]:
+    for node in graph.all_nodes():
+        if node.op_type in op_types and node.domain in _STANDARD_DOMAINS:
+            yield node
+
+
+def _shared_attention_inputs(graph: ir.Graph) -> Iterator[Trap]:
+    users: dict[int, ir.Node] = {}
+    for node in _nodes(graph, "Attention"):
+        for index, what in enumerate(("query", "key")):
+            value = _input(node, index)
+            if value is None:
+                continue
+            other = users.setdefault(id(value), node)
+            if other is not node:
+                yield _trap(node, f"shares its {what} with '{other.name}'; the builder dies of SIGSEGV")
+
+
+def _attention_forms(graph: ir.Graph) -> Iterator[Trap]:
+    for node in _nodes(graph, "Attention"):
+        if _input(node, 6) is not None:
+            yield _trap(node, "nonpad_kv_seqlen is ignored in silence; use a mask")
+        if _int_attribute(node, "is_causal") and _input(node, 3) is not None:
+            yield _trap(node, "has is_causal and a mask; fold causality into the mask")
+        if _input(node, 4) is not None or _input(node, 5) is not None:
+            yield _trap(node, "has past keys or values; update a cache with TensorScatter")
+        softcap = node.attributes.get("softcap")
+        if softcap is not None and softcap.as_float():
+            yield _trap(node, "has a softcap, which the parser refuses")
+
+
+def _blocked_weights(graph: ir.Graph) -> Iterator[Trap]:
+    for node in _nodes(graph, "DequantizeLinear"):
+        if _int_attribute(node, "block_size") and _meets_quantized_activation(node.outputs[0]):
+            yield _trap(
+                node, "has blocked weight scales and meets FP8 activations; the product is computed wrongly"
+            )
+
+
+def _meets_quantized_activation(value: ir.Value) -> bool:
+    for user, _ in value.uses():
+        if user.op_type in _VIEWS and _meets_quantized_activation(user.outputs[0]):
+            return True
+        if user.op_type == "MatMul" and any(_is_quantized_activation(item) for item in user.inputs):
+            return True
+    return False
+
+
+def _is_quantized_activation(value: ir.Value | None) -> bool:
+    node = None if value is None else value.producer()
+    if node is None:
+        return False
+    if node.op_type in _VIEWS:
+        return _is_quantized_activation(node.inputs[0])
+    if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return False
+    quantizer = node.inputs[0].producer()
+    return quantizer is not None and quantizer.op_type == "QuantizeLinear"
+
+
+def _silent_result_types(graph: ir.Graph) -> Iterator[Trap]:
+    has_bf16 = any(value.dtype == BF16 for value in [*graph.inputs, *graph.initializers.values()])
+    for node in _nodes(graph, "DequantizeLinear"):
+        scale = _input(node, 1)
+        if has_bf16 and "output_dtype" not in node.attributes and (scale is None or scale.dtype != BF16):
+            yield _trap(
+                node, "names no output_dtype; the product then returns the scale's type, FLOAT, not BF16"
+            )
+
+
+def _fp8_readers(graph: ir.Graph) -> Iterator[Trap]:
+    for node in graph.all_nodes():
+        if node.op_type in OPERATORS or node.op_type in _FP8_READERS:
+            continue
+        for value in node.inputs:
+            if value is not None and value.dtype in FP8:
+                yield _trap(
+                    node, f"reads the FP8 tensor '{value.name}'; only Q/DQ, Concat and shape changes may"
+                )
+
+
+def _data_dependent(graph: ir.Graph) -> Iterator[Trap]:
+    for node in _nodes(graph, *_DATA_DEPENDENT):
+        yield _trap(node, "depends on data in its shape or count, for which TensorRT-RTX has no plugin")
+    for node in _nodes(graph, "ScatterElements", "ScatterND"):
+        reduction = node.attributes.get("reduction")
+        if reduction is not None and reduction.as_string() != "none":
+            yield _trap(node, f"scatters with reduction '{reduction.as_string()}'")
+
+
+def _cache_updates(graph: ir.Graph) -> Iterator[Trap]:
+    for node in _nodes(graph, "TensorScatter"):
+        cache, mode = node.inputs[0], node.attributes.get("mode")
+        if cache is None or cache.shape is None or not isinstance(cache.shape[-2], int):
+            yield _trap(node, "updates a cache without a static capacity")
+        if mode is not None and mode.as_string() != "linear":
+            yield _trap(node, f"updates a cache in mode '{mode.as_string()}'")
+
+
+def _unknown_operators(model: ir.Model, backend: str) -> Iterator[Trap]:
+    """Everything that is no ONNX operator is looked up as a plugin, by its type alone."""
+    version = model.graph.opset_imports.get("", 1)
+    for node in model.graph.all_nodes():
+        if node.domain in _STANDARD_DOMAINS and onnx.defs.has(node.op_type, version, ""):
+            continue
+        if backend == "tensorrt" and node.op_type in OPERATORS:
+            continue
+        yield _trap(node, f"would be looked up as a plugin, and {backend} has none of that name here")
+
+
+def _fp8_below_minimum(graph: ir.Graph, sms: Sequence[int]) -> Iterator[Trap]:
+    low = [f"SM{sm}" for sm in sms if sm < FP8_MIN_SM]
+    if not low:
+        return
+    for name, value in graph.initializers.items():
+        if value.dtype in FP8:
+            yield Trap(node=f"weight '{name}'", reason=f"is FP8, which no builder takes for {', '.join(low)}")
+            return
+    for node in _nodes(graph, "QuantizeLinear"):
+        yield _trap(node, f"makes FP8, which no builder takes for {', '.join(low)}")
+        return
+
+
+_RULES: Sequence[Rule] = (_blocked_weights, _silent_result_types, _fp8_readers)
+_RTX_RULES: Sequence[Rule] = (_shared_attention_inputs, _attention_forms, _data_dependent, _cache_updates)

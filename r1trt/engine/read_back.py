@@ -1,0 +1,44 @@
+"""What a parsed network holds, layer by layer: the proof of what the builder was really asked for."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# "[ONNX Layer: R1DynamicMoE/MatMul_3 | model.layers.0.mlp.moe (R1DynamicMoE)]": a node in a function,
+# and behind the bars the calls that it was inlined through, the main graph's last.
+_METADATA = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_CALL = re.compile(r"^(.*) \([^()]*\)$")
+
+
+def node_of_metadata(metadata: str) -> str | None:
+    """Name of the main graph's node that a layer comes from; None for a layer that the parser added."""
+    found = _METADATA.search(metadata)
+    if found is None:
+        return None
+    outermost = found[1].split(" | ")[-1].strip()
+    call = _CALL.match(outermost)
+    return (call[1] if call and " | " in found[1] else outermost) or None
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).rpartition(".")[2]
+
+
+def layers_of_network(network: Any) -> list[dict[str, Any]]:
+    """Name, type, node and typed tensors of each layer of an INetworkDefinition, in its order."""
+    layers = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+        layers.append(
+            {
+                "name": layer.name,
+                "type": str(layer.type).rpartition(".")[2],
+                "node": node_of_metadata(layer.metadata),
+                "inputs": [[t.name, _dtype(t)] for t in inputs if t is not None],
+                "outputs": [[t.name, _dtype(t)] for t in outputs if t is not None],
+            }
+        )
+    return layers

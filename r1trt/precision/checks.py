@@ -1,0 +1,113 @@
+"""Whether a plan fits its model and its architecture: every problem at once, before anything is built."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+
+from r1trt.arch import architecture
+from r1trt.errors import PlanError
+from r1trt.precision.plan import LAYER_OPS, PrecisionPlan
+
+_LISTED = 20
+
+
+def layer_nodes(model: ir.Model) -> dict[str, ir.Node]:
+    """The nodes that a plan has an entry for, by name, in graph order.
+
+    Raises:
+        PlanError: Two layers have the same name, or one has none.
+    """
+    found: dict[str, ir.Node] = {}
+    for node in model.graph:
+        if node.op_type not in LAYER_OPS:
+            continue
+        if not node.name or node.name in found:
+            raise PlanError(
+                "Layers need distinct names to be planned.",
+                where=f"a node of type {node.op_type}",
+                found=node.name or "no name",
+                fix="export the graph again",
+            )
+        found[node.name] = node
+    return found
+
+
+def graph_hash(model: ir.Model) -> str:
+    """SHA-256 of what a plan depends on: layers' names and types; weights' names, types and shapes.
+
+    Capacity, batch sizes and where the weights lie do not enter, so a plan outlives a longer cache or a copy.
+    """
+    digest = hashlib.sha256()
+    for name, node in layer_nodes(model).items():
+        digest.update(f"{name}\0{node.op_type}\n".encode())
+    for name, value in sorted(model.graph.initializers.items()):
+        if isinstance(value.const_value, ir.ExternalTensor):
+            digest.update(f"{name}\0{value.dtype}\0{value.shape}\n".encode())
+    return digest.hexdigest()
+
+
+def check_plan_fits_model(
+    plan: PrecisionPlan, model: ir.Model, lines: Mapping[str, int] | None = None
+) -> None:
+    """Compare a plan with the exported graph.
+
+    Args:
+        plan: The plan.
+        model: The exported graph.
+        lines: Line of each layer in the plan's file, for the message.
+
+    Raises:
+        PlanError: Lists each missing, superfluous or mistyped layer, and another model's hash.
+    """
+    nodes, at = layer_nodes(model), lines or {}
+    problems = [
+        f"layer '{name}' ({node.op_type}) has no entry"
+        for name, node in nodes.items()
+        if name not in plan.layers
+    ]
+    for name, layer in plan.layers.items():
+        place = f"line {at[name]}: " if name in at else ""
+        if name not in nodes:
+            problems.append(f"{place}the model has no layer '{name}'")
+        elif nodes[name].op_type != layer.op:
+            problems.append(f"{place}'{name}' is {nodes[name].op_type} in the model, {layer.op} in the plan")
+    if not problems and plan.model_hash != graph_hash(model):
+        problems.append(f"model_hash is {plan.model_hash}, the model's is {graph_hash(model)}")
+    _raise(
+        "The precision plan does not fit the model.",
+        problems,
+        "make a plan for this model, or correct the entries",
+    )
+
+
+def check_plan(plan: PrecisionPlan, arch: str) -> None:
+    """Refuse what a builder would refuse late, or would get wrong in silence.
+
+    Raises:
+        PlanError: FP8 for an architecture without it, or a plan made for another architecture.
+    """
+    problems = list(_arch_problems(plan, arch))
+    _raise(
+        f"The precision plan cannot be built for --arch {arch}.",
+        problems,
+        "plan with --bf16, or build for ada, hopper or blackwell",
+    )
+
+
+def _arch_problems(plan: PrecisionPlan, arch: str) -> Iterator[str]:
+    if plan.arch != arch:
+        yield f"the plan was made for --arch {plan.arch}"
+    if not plan.uses_fp8:
+        return
+    target = architecture(arch)
+    if not target.fp8:
+        yield target.fp8_reason
+
+
+def _raise(message: str, problems: list[str], fix: str) -> None:
+    if problems:
+        shown = problems[:_LISTED] + [f"... and {len(problems) - _LISTED} more"] * (len(problems) > _LISTED)
+        raise PlanError(message, found="\n    ".join(["", *shown]), fix=fix)

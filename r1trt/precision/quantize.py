@@ -1,0 +1,212 @@
+"""Weights in the plan's types, streamed: read in row chunks, converted, never whole in memory.
+
+Legend: R rows of a weight's 2-D view (all leading axes folded), K its last axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from r1trt.errors import CheckpointError, PlanError
+
+FP8_MAX = 448.0
+CHUNK_BYTES = 16 << 20
+_FLOATS = (
+    ir.DataType.FLOAT,
+    ir.DataType.FLOAT16,
+    ir.DataType.BFLOAT16,
+    ir.DataType.DOUBLE,
+    ir.DataType.FLOAT8E4M3FN,
+)
+
+Array = NDArray[Any]
+
+
+def fp8_from_float(values: Array, scale: Array | np.float32) -> Array:
+    """Quantize to FP8 E4M3: round `values / scale` to nearest even, saturate at 448.
+
+    Args:
+        values: Float array.
+        scale: FP32, broadcast against `values`.
+    """
+    scaled = values.astype(np.float32) / np.asarray(scale, np.float32)
+    return np.clip(scaled, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
+
+
+def scale_from_amax(amax: Array | float) -> NDArray[np.float32]:
+    """FP32 scale that maps the largest magnitude to 448; 1 where everything is zero."""
+    largest = np.asarray(amax, np.float32)
+    scale = largest / np.float32(FP8_MAX)
+    # A subnormal amax underflows to 0; such weights are as good as zero.
+    return np.where(scale > 0, scale, np.float32(1.0)).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSource:
+    """Float weights as the checkpoint stores them: the rows of `parts`, one after the other, seen as `shape`.
+
+    Attributes:
+        name: What messages call it.
+        parts: Tensors of one type; stacked experts are many, most weights one.
+        shape: Shape of the whole.
+    """
+
+    name: str
+    parts: tuple[ir.TensorProtocol, ...]
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        elements = sum(math.prod(_dims(part)) for part in self.parts)
+        if elements != math.prod(self.shape) or len({part.dtype for part in self.parts}) != 1:
+            raise PlanError(
+                "Weights that are joined do not fit together.",
+                where=self.name,
+                found=[(str(part.dtype), _dims(part)) for part in self.parts],
+                expected=self.shape,
+            )
+        if self.dtype not in _FLOATS:
+            raise PlanError("A weight has a type that is not handled.", where=self.name, found=self.dtype)
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """Stored type."""
+        return self.parts[0].dtype
+
+    @property
+    def row_size(self) -> int:
+        """K."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def rows_per_index(self) -> int:
+        """Rows of the 2-D view that one index of axis 0 covers."""
+        return math.prod(self.shape[1:-1])
+
+    def chunks(self) -> Iterator[Array]:
+        """Rows [r,K] in order, in the stored type, about CHUNK_BYTES at a time."""
+        for part in self.parts:
+            yield from _part_chunks(part, self.row_size)
+
+
+def _dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    return tuple(int(size) for size in tensor.shape if isinstance(size, int))
+
+
+def _part_chunks(part: ir.TensorProtocol, row_size: int) -> Iterator[Array]:
+    dtype = part.dtype.numpy()
+    row_bytes = max(row_size * dtype.itemsize, 1)
+    rows = math.prod(_dims(part)) // max(row_size, 1)
+    step = max(CHUNK_BYTES // row_bytes, 1)
+    if not isinstance(part, ir.ExternalTensor):
+        whole = np.asarray(part.numpy()).reshape(-1, row_size)
+        yield from (whole[start : start + step] for start in range(0, rows, step))
+        return
+    # Read rather than map: pages of a map count as this process's memory, and a truncated file kills it.
+    path = Path(part.path)
+    try:
+        with path.open("rb") as file:
+            file.seek(part.offset or 0)
+            for start in range(0, rows, step):
+                count = min(step, rows - start)
+                data = file.read(count * row_bytes)
+                if len(data) != count * row_bytes:
+                    raise CheckpointError("A weight file is too short.", where=path, found=part.name)
+                yield np.frombuffer(data, dtype).reshape(count, row_size)
+    except OSError as error:
+        raise CheckpointError("A weight file cannot be read.", where=path, found=error) from error
+
+
+def weight_amax(source: WeightSource, axis: int | None) -> NDArray[np.float32]:
+    """Largest magnitude of the weights, one number, or one for each index of axis 0; FP32.
+
+    Raises:
+        CheckpointError: A weight is NaN or infinite.
+    """
+    rows = np.concatenate([_row_amax(source, chunk) for chunk in source.chunks()])
+    if axis is None:
+        return np.asarray(rows.max(initial=0.0), np.float32)
+    return np.asarray(rows.reshape(source.shape[0], -1).max(axis=1), np.float32)
+
+
+def _row_amax(source: WeightSource, chunk: Array) -> NDArray[np.float32]:
+    amax: NDArray[np.float32] = np.abs(chunk.astype(np.float32)).max(axis=1)
+    if not np.isfinite(amax).all():
+        raise CheckpointError("A weight is not finite.", where=source.name, fix="repair the checkpoint")
+    return amax
+
+
+class WeightTensor(ir.LazyTensor):
+    """A weight in the type that the plan gives it; converted chunk by chunk while it is written.
+
+    Args:
+        source: Where the values come from.
+        dtype: FLOAT, BFLOAT16, FLOAT16 or FLOAT8E4M3FN.
+        scale: FP8: one FP32 scale, or one for each index of axis 0.
+        transposed: Store a [N,K] weight as [K,N]; holds that one weight in memory.
+    """
+
+    def __init__(
+        self,
+        source: WeightSource,
+        dtype: ir.DataType,
+        *,
+        name: str,
+        scale: float | Sequence[float] | None = None,
+        transposed: bool = False,
+    ) -> None:
+        if (dtype == ir.DataType.FLOAT8E4M3FN) != (scale is not None):
+            raise PlanError("FP8 weights have a scale, others none.", where=name, found=(str(dtype), scale))
+        scales = None if scale is None else np.asarray(scale, np.float32)
+        if scales is not None and scales.ndim and scales.shape != source.shape[:1]:
+            raise PlanError(
+                "A weight and its scales differ in length.",
+                where=name,
+                found=scales.shape,
+                expected=source.shape[:1],
+            )
+        shape = tuple(reversed(source.shape)) if transposed else source.shape
+        super().__init__(self._assembled, dtype, ir.Shape(shape), name=name)
+        self._source = source
+        self._scales = scales
+        self._transposed = transposed
+
+    def chunks(self) -> Iterator[Array]:
+        """The stored elements in order, as arrays of the target type."""
+        if self._transposed:
+            yield np.ascontiguousarray(np.concatenate(list(self._rows())).T)
+        else:
+            yield from self._rows()
+
+    def _rows(self) -> Iterator[Array]:
+        start = 0
+        for chunk in self._source.chunks():
+            yield self._converted(chunk, start)
+            start += len(chunk)
+
+    def _converted(self, chunk: Array, start: int) -> Array:
+        if self._scales is None:
+            return chunk if self.dtype == self._source.dtype else chunk.astype(self.dtype.numpy())
+        scale = self._scales
+        if scale.ndim:
+            rows = np.arange(start, start + len(chunk)) // self._source.rows_per_index
+            scale = scale[rows][:, None]
+        return fp8_from_float(chunk, scale)
+
+    def _assembled(self) -> ir.TensorProtocol:
+        shape = tuple(int(size) for size in self.shape if isinstance(size, int))
+        array = np.concatenate([chunk.reshape(-1) for chunk in self.chunks()]).reshape(shape)
+        return ir.Tensor(array, dtype=self.dtype, name=self.name)
+
+    def tofile(self, file: Any) -> None:
+        """Stream the elements into a binary file."""
+        for chunk in self.chunks():
+            file.write(np.ascontiguousarray(chunk).view(np.uint8).data)
