@@ -151,7 +151,8 @@ def atomic_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Makes a directory that is there either completely or not at all.
 
     Args:
-        target: The directory to make; a previous artifact there stays until the new one is complete.
+        target: The directory to make; a previous artifact there stays until the new one is complete, and
+            artifacts that lie inside the previous one are kept.
         replace: Whether a previous artifact may be replaced.
 
     Yields:
@@ -275,6 +276,7 @@ def _recover(target: Path) -> None:
     if old.is_dir() and not os.path.lexists(target):
         old.rename(target)
     elif old.is_dir():
+        _adopt_children(old, target)
         _remove_tree(old)
     prefix = f".{target.name}.tmp-"
     for stale in target.parent.iterdir():
@@ -351,7 +353,20 @@ def _swap(work: Path, target: Path) -> None:
         raise
     _fsync(target.parent)
     if old.exists():
+        _adopt_children(old, target)
         _remove_tree(old)
+
+
+def _adopt_children(old: Path, target: Path) -> None:
+    """Moves artifacts that lie in the previous result, and what is being written there, into the new one.
+
+    An export's directory holds the builds made of it; a new export must not take them along.
+    """
+    for child in sorted(old.iterdir()):
+        is_artifact = child.is_dir() and (child / MANIFEST_FILE).is_file()
+        if (is_artifact or child.name.startswith(".")) and not os.path.lexists(target / child.name):
+            child.rename(target / child.name)
+    _fsync(target)
 
 
 def _remove_tree(path: Path) -> None:

@@ -54,6 +54,11 @@ def cuda_driver() -> CudaDriver:
     return CudaDriver(version=version, gpus=tuple(_gpu(cuda, index) for index in range(count.value)))
 
 
+def compute_capabilities() -> tuple[int, ...]:
+    """This machine's GPUs as the driver counts them, 89 for 8.9; empty without one."""
+    return tuple(gpu.sm for gpu in cuda_driver().gpus)
+
+
 def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()

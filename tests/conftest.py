@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-MAKE_SMOLLM2 = REPOSITORY / "scripts" / "make_smollm2.py"
-
-
-def run_script(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs a script of this repository in its own process."""
-    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+from scripts_under_test import MAKE_SMOLLM2, run_script
 
 
 @pytest.fixture(scope="session")

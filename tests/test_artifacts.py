@@ -160,6 +160,35 @@ def test_killed_before_the_previous_result_was_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == ["result"]
 
 
+def put_inside(target: Path) -> None:
+    """An artifact, one that is being written, and a plain folder, inside of a result."""
+    make(target / "build", "of one")
+    (target / ".other.tmp-1-00000000").mkdir()
+
+
+def test_artifacts_inside_of_the_previous_result_are_kept(tmp_path: Path) -> None:
+    target = tmp_path / "result"
+    make(target, "one")
+    put_inside(target)
+    make(target, "two")
+    assert content(target) == "two" and content(target / "build") == "of one"
+    assert names(target) == [".other.tmp-1-00000000", "build", "manifest.json", "sub"]
+    assert names(tmp_path) == ["result"]
+
+
+def test_artifacts_inside_survive_a_kill_in_the_swap(tmp_path: Path) -> None:
+    target = tmp_path / "result"
+    make(target, "one")
+    put_inside(target)
+    target.rename(tmp_path / ".result.old")
+    make(tmp_path / "new", "two")
+    (tmp_path / "new").rename(target)
+    with pytest.raises(ArtifactError, match="exists already"), atomic_directory(target, replace=False):
+        pass
+    assert content(target) == "two" and content(target / "build") == "of one"
+    assert names(tmp_path) == ["result"]
+
+
 def test_living_process_keeps_its_directory(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     living = tmp_path / f".result.tmp-{process.pid}-00000000"

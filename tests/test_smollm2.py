@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MAKE_SMOLLM2, run_script
 from gguf import GGUFReader, dequantize
 from safetensors import safe_open
+from scripts_under_test import MAKE_SMOLLM2, run_script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r1trt.checkpoint import checkpoint_from_dir

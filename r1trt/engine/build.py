@@ -17,6 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 from r1trt.artifacts import atomic_directory, read_manifest, require_free_space, write_manifest
+from r1trt.cuda_driver import compute_capabilities
 from r1trt.engine.builder_api import backend_available
 from r1trt.engine.child import BuildRequest, Progress, build_in_child
 from r1trt.engine.config import (
@@ -253,9 +254,7 @@ def _for_this_machine(manifest: dict[str, Any]) -> dict[str, Any]:
     """TensorRT builds for the GPU that is here."""
     if manifest["backend"] != "tensorrt":
         return manifest
-    from r1trt.engine.builder_api import cuda_compute_capabilities
-
-    here = cuda_compute_capabilities()
+    here = compute_capabilities()
     fitting = [sm for sm in manifest["sms"] if sm in here]
     if not fitting:
         raise UnavailableError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from r1trt.cuda_driver import compute_capabilities
 from r1trt.errors import BuildError
 
 TensorRTBackend = Literal["tensorrt", "tensorrt-rtx"]
@@ -66,28 +66,9 @@ def backend_available(backend: str) -> str | None:
     if child.returncode != 0:
         lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
         return f"{api.module} cannot be imported ({lines[-1]}); it comes with the package {api.package}"
-    if not api.names_target and not cuda_compute_capabilities():
+    if not api.names_target and not compute_capabilities():
         return f"{api.module} tunes its engines on the target GPU, and there is no usable NVIDIA GPU here"
     return None
-
-
-def cuda_compute_capabilities() -> list[int]:
-    """Compute capabilities (89 for 8.9) of this machine's GPUs; empty without a driver."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return []
-    count = ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return []
-    found = []
-    for index in range(count.value):
-        device, parts = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
-        cuda.cuDeviceGet(ctypes.byref(device), index)
-        for attribute, part in zip((75, 76), parts, strict=True):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-            cuda.cuDeviceGetAttribute(ctypes.byref(part), attribute, device)
-        found.append(10 * parts[0].value + parts[1].value)
-    return found
 
 
 def network_flags(trt: Any) -> int:

@@ -89,7 +89,7 @@ def build_in_child(
 
 
 def _request_json(request: BuildRequest, layers: Path) -> dict[str, Any]:
-    # Relative to the worker's working directory: the length of a path must not move what the builder allocates.
+    # Relative to the worker's working directory: a path's length must not move what the builder allocates.
     directory = request.directory.resolve()
     return {
         "backend": request.backend,
@@ -116,7 +116,7 @@ def _run(
         [sys.executable, "-P", "-m", "r1trt.engine.worker", str(path), str(writing)],
         cwd=directory,
         stdin=subprocess.PIPE,
-        # The fixed seed is half of what makes two engines of one graph identical; the worker sees to the rest.
+        # The fixed seed is half of what makes two engines of a graph identical; the worker sees to the rest.
         env={**os.environ, "PYTHONPATH": _python_path(), "PYTHONHASHSEED": "0"},
         stdout=output,
         stderr=output,

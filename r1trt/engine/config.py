@@ -9,7 +9,8 @@ from typing import Literal
 from r1trt.arch import Architecture, architecture, require_precision
 from r1trt.artifacts import ArtifactError, read_manifest
 from r1trt.config import ModelConfig
-from r1trt.engine.builder_api import BUILDER_APIS, cuda_compute_capabilities
+from r1trt.cuda_driver import compute_capabilities
+from r1trt.engine.builder_api import BUILDER_APIS
 from r1trt.engine.profile import BuildLimits
 from r1trt.errors import ConfigError
 from r1trt.export.io import ExportedModel
@@ -133,7 +134,7 @@ def _targets(backend: Backend, arch: Architecture) -> tuple[int, ...]:
         return ()
     if BUILDER_APIS[backend].names_target:
         return arch.offline_sms
-    here = tuple(sm for sm in arch.sms if sm in cuda_compute_capabilities())
+    here = tuple(sm for sm in arch.sms if sm in compute_capabilities())
     return here or arch.sms
 
 

@@ -38,8 +38,8 @@ _MAX_ERRORS = 20
 def _restart_with_fixed_addresses() -> None:
     """Run again without address space randomization.
 
-    TensorRT-RTX 1.7 numbers its symbolic shapes in the order of their addresses, so that two engines of the same
-    graph would differ in a few bytes. Where the kernel forbids it (some containers), they may.
+    TensorRT-RTX 1.7 numbers its symbolic shapes in the order of their addresses, so that two engines of the
+    same graph would differ in a few bytes. Where the kernel forbids it (some containers), they may.
     """
     libc = ctypes.CDLL(None)
     persona = libc.personality(_ASK_PERSONALITY)

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, function_from_body, subgraph, to_float
-from r1trt.lowerings.onnxruntime.router import route
+from r1trt.lowerings.router import route
 from r1trt.lowerings.specs import MoeSpec, moe_spec_from_node
 from r1trt.operators import DOMAIN, DYNAMIC_MOE
 

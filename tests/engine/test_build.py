@@ -111,15 +111,8 @@ def test_without_a_cache_the_engine_scores_whole_prompts(llama_export: Path, tmp
     assert [sorted(profile["inputs"]) for profile in profiles] == [["input_ids", "seq_len"]]
 
 
-def assert_same_engine(first: Path, second: Path) -> None:
-    """TensorRT-RTX 1.7 varies a few bytes from run to run: 7 of 11 MB measured."""
-    left, right = (np.frombuffer(path.read_bytes(), np.uint8) for path in (first, second))
-    assert left.size == right.size
-    assert np.count_nonzero(left != right) <= 100
-
-
-def test_two_builds_are_byte_identical_up_to_the_builder(r1_asa_export: Path, tmp_path: Path) -> None:
-    first, second = (build(r1_asa_export, tmp_path / name, "ada", "fp8") for name in ("a", "b"))
+def test_two_builds_are_byte_identical(r1_asa_export: Path, tmp_path: Path) -> None:
+    first, second = (build(r1_asa_export, tmp_path / name, "ada", "fp8") for name in ("a", "another"))
     names = sorted(path.name for path in first.iterdir())
     assert names == sorted(path.name for path in second.iterdir())
     for name in names:
@@ -128,11 +121,7 @@ def test_two_builds_are_byte_identical_up_to_the_builder(r1_asa_export: Path, tm
                 {k: v for k, v in read_manifest(path).items() if k not in VOLATILE}
                 for path in (first, second)
             ]
-            for content in contents:
-                content["engines"] = [entry["bytes"] for entry in content["engines"]]
             assert contents[0] == contents[1]
-        elif name.endswith(".plan"):
-            assert_same_engine(first / name, second / name)
         else:
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
@@ -181,7 +170,7 @@ def test_an_unfinished_build_is_finished_elsewhere(
     manifest = read_manifest(directory, "engine")
     assert manifest["status"] == "complete"
     at_once = build(r1_asa_export, tmp_path / "at_once", "ada", "fp8")
-    assert_same_engine(directory / "engine.sm89.plan", at_once / "engine.sm89.plan")
+    assert (directory / "engine.sm89.plan").read_bytes() == (at_once / "engine.sm89.plan").read_bytes()
     with pytest.raises(ConfigError, match="finished build"):
         build_engine(BuildConfig(model=directory))
 

@@ -116,7 +116,16 @@ def test_last_token_logits_are_compared_token_by_token(checkpoint: Path, tmp_pat
 def test_cpu_engine_passes(export: Path, tmp_path: Path) -> None:
     engine = build_engine(BuildConfig(model=export, arch="cpu", output=tmp_path / "cpu", max_input_len=40))
     report = validated(engine, reference=None)
-    # Built elsewhere than under the export, so that the exported graph is not found.
+    assert executed(report) == ["checkpoint", "exported", "cpu"] and report.passed
+
+
+def test_export_that_has_changed_since_is_not_compared(export: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "export"
+    shutil.copytree(export, copy)
+    engine = build_engine(BuildConfig(model=copy, arch="cpu", output=tmp_path / "cpu", max_input_len=40))
+    with (copy / "model.onnx").open("ab") as graph:
+        graph.write(b"\0")
+    report = validated(engine, reference=None)
     assert executed(report) == ["checkpoint", "cpu"] and report.passed
     assert "exported" in report.not_executed
 

@@ -7,7 +7,7 @@ from onnxscript._internal.builder import OpBuilder
 
 from r1trt.errors import ExportError
 from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, operator_function, subgraph
-from r1trt.lowerings.onnxruntime.router import route
+from r1trt.lowerings.router import route
 from r1trt.lowerings.specs import MoeSpec
 from r1trt.operators import DYNAMIC_MOE
 

@@ -1,0 +1,100 @@
+"""`r1trt build`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from r1trt.cli.options import json_option, max_seq_len_option, output_option
+from r1trt.cli.output import print_result, progress_reporter, size_text
+
+Precision = Literal["fp8", "bf16", "fp32"]
+
+ARCHES = ("ampere", "ada", "hopper", "blackwell", "cpu")
+BACKENDS = ("auto", "tensorrt", "tensorrt-rtx", "onnxruntime")
+
+EPILOG = """
+\b
+Examples:
+  r1trt build --arch ada --fp8
+  r1trt build engines/SmolLM2 --arch cpu -o /data/smollm2-cpu
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Build an engine from an export.")
+@click.argument("model", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--arch", type=click.Choice(ARCHES), help="What the engine will run on.  [required]")
+@click.option("--fp8", is_flag=True, help="Matrix products in FP8, the rest as --bf16.")
+@click.option("--bf16", is_flag=True, help="BF16; norms, router and softmax in FP32.")
+@click.option("--fp32", is_flag=True, help="FP32 throughout.")
+@click.option(
+    "--plan",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Precision plan (YAML) to use instead of the rules'.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Text to measure FP8 scales on; default: text that comes with r1trt.",
+)
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Builder.")
+@click.option("--max-batch-size", type=click.IntRange(min=1), metavar="N", help="Rows of a call, at most.")
+@click.option("--max-input-len", type=click.IntRange(min=1), metavar="N", help="Tokens of a call, at most.")
+@max_seq_len_option("Capacity of the KV cache in tokens; default: the export's.")
+@click.option(
+    "--no-cache", is_flag=True, help="Build an engine that scores whole prompts, without a KV cache."
+)
+@output_option("ARCH-PRECISION in MODEL")
+@json_option
+def build(fp8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **options: Any) -> None:
+    """Build an engine from MODEL, an export.
+
+    MODEL is the newest export under engines/ by default.
+
+    MODEL may also be a build that stopped because a GPU or a library was missing (exit code 3): it is
+    finished.
+    """
+    from r1trt.artifacts import read_manifest
+    from r1trt.engine.build import build_engine
+    from r1trt.engine.config import BuildConfig
+
+    precision = _precision({"fp8": fp8, "bf16": bf16, "fp32": fp32})
+    config = BuildConfig(**options, precision=precision, cache=not no_cache)
+    started = time.perf_counter()
+    with progress_reporter() as progress:
+        path = build_engine(config, progress)
+    seconds = time.perf_counter() - started
+    manifest = read_manifest(path)
+    result = {"path": str(path), "seconds": round(seconds, 3), "manifest": manifest}
+    print_result(result, _lines(path, manifest, seconds), as_json=as_json)
+
+
+def _precision(flags: Mapping[Precision, bool]) -> Precision | None:
+    """The one precision that was asked for; None leaves it to the architecture, or to the plan."""
+    asked = [name for name, given in flags.items() if given]
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{name}' for name in asked)} exclude each other.")
+    return asked[0] if asked else None
+
+
+def _lines(path: Path, manifest: dict[str, Any], seconds: float) -> list[str]:
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    engines = [f"  {engine['file']}  {size_text(engine['bytes'])}" for engine in manifest["engines"]]
+    check = manifest["network_check"]  # empty where there is no TensorRT network
+    network = (
+        [f"  network: {check['obeyed']} layers as the plan asks, {check['unverified']} up to a fused kernel"]
+        if check
+        else []
+    )
+    return [
+        f"built {path} ({size_text(size)}) with {manifest['backend']} in {seconds:.1f} s",
+        *engines,
+        *network,
+        f"next: r1trt validate {path}",
+    ]

@@ -1,0 +1,47 @@
+"""Options that more than one command takes, each with one help text, and the default places of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+ENGINES = Path("engines")
+"""Where results go when no `--output` is given: `engines/` of the current directory."""
+
+
+def json_option(command: Command) -> Command:
+    """Adds `--json`."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print one machine-readable result on stdout, and nothing else.",
+    )(command)
+
+
+def output_option(default: str) -> Callable[[Command], Command]:
+    """Adds `--output`; `default` says in the help where the result goes otherwise."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help=f"Where the result goes; default: {default}.",
+    )
+
+
+def max_seq_len_option(help_text: str) -> Callable[[Command], Command]:
+    """Adds `--max-seq-len`."""
+    return click.option("--max-seq-len", type=click.IntRange(min=1), metavar="N", help=help_text)
+
+
+def engine_argument(command: Command) -> Command:
+    """Adds the argument ENGINE, an existing directory."""
+    return click.argument(
+        "engine", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="ENGINE"
+    )(command)

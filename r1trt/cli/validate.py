@@ -1,0 +1,58 @@
+"""`r1trt validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from r1trt.cli.options import engine_argument, json_option
+from r1trt.cli.output import print_result, progress_reporter
+
+EPILOG = """
+\b
+Examples:
+  r1trt validate engines/SmolLM2/ada-fp8
+  r1trt validate engines/SmolLM2/cpu-fp32 --reference path/to/SmolLM2
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Compare a build with its checkpoint on real text.")
+@engine_argument
+@click.option(
+    "--reference",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="CHECKPOINT",
+    help="Checkpoint to compare with; default: the one the engine was made from.",
+)
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Text to compare on; default: text that comes with r1trt.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=2),
+    default=2048,
+    show_default=True,
+    metavar="N",
+    help="Tokens to compare on, at most.",
+)
+@json_option
+def validate(
+    engine: Path, reference: Path | None, prompts: Path | None, max_tokens: int, as_json: bool
+) -> None:
+    """Compare every stage of ENGINE with the checkpoint on real text.
+
+    Writes validation.json and report.html into ENGINE. Exits 1 where a threshold of the precision plan is
+    missed.
+    """
+    from r1trt.validate.validate import ValidateConfig, validate_engine
+
+    config = ValidateConfig(engine=engine, reference=reference, prompts=prompts, max_tokens=max_tokens)
+    with progress_reporter() as progress:
+        report = validate_engine(config, progress)
+    page = engine / "report.html"
+    result = {"path": str(engine), "report": str(page), **report.to_dict()}
+    print_result(result, [*report.lines(), f"report: {page}"], as_json=as_json)

@@ -1,0 +1,57 @@
+"""The command line is a promise: changing it means changing this table, and saying so in the changelog."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from r1trt.cli import cli, main
+
+OPTIONS = {
+    "export": "checkpoint --output -o --max-seq-len --copy --last-token-logits --json",
+    "build": (
+        "model --arch --fp8 --bf16 --fp32 --plan --calibration --backend --max-batch-size --max-input-len"
+        " --max-seq-len --no-cache --output -o --json"
+    ),
+    "validate": "engine --reference --prompts --max-tokens --json",
+    "generate": "engine --prompt --max-new-tokens --temperature --seed --json",
+    "triton": "engine --output -o --model-name --json",
+    "inspect": "path --json",
+    "doctor": "--json",
+}
+
+
+def test_commands_are_these() -> None:
+    assert set(cli.commands) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_these(name: str) -> None:
+    found = {option for parameter in cli.commands[name].params for option in parameter.opts}
+    assert found == set(OPTIONS[name].split())
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Usage: r1trt {name}" in text
+    for parameter in cli.commands[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.opts[-1] in text and parameter.help
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "--arch", "volta"], "'volta' is not one of"),
+        (["build", "--arch", "ada", "--fp8", "--bf16"], "--fp8 and --bf16 exclude each other"),
+        (["export"], "Missing argument"),
+        (["generate", ".", "--prompt", "x", "--temperature", "-1"], "-1"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and not printed.out
