@@ -1,0 +1,115 @@
+// The layer's kernels in order, and the workspace between them. Not part of the public header.
+//
+// Legend: T tokens, K top_k, R = T * K rows at most, KB = blocks of 128 along a row.
+#pragma once
+
+#include "../common/platform.cuh"
+#include "dynamic_moe.h"
+
+namespace r1trt::kernels::moe {
+
+constexpr int kTokensPerRouterBlock = 32;  // the bits of a mask
+constexpr int kScaleBlock = 128;
+constexpr int kSmallTile = 16;  // rows of a GEMM tile while experts have few tokens
+constexpr int kLargeTile = 64;
+
+__host__ __device__ constexpr int64_t scaleBlocks(int64_t columns) {
+  return ceilDiv<int64_t>(columns, kScaleBlock);
+}
+
+// Where the rows of the experts lie. Rows are ordered by expert, and so by group; inside an expert by token.
+struct Routing {
+  float* logits;    // [T, E]
+  int32_t* expert;  // [T, K]; -1: not kept
+  float* weight;    // [T, K]
+  int32_t* rank;    // [T, K]; among the router block's tokens of that expert
+  int32_t*
+      block_base;   // [router blocks, E]; first a count, then where the block's rows begin in the expert's
+  int32_t* offset;  // [E + 1]; first row of every expert
+  int32_t* tile_offset;  // [E + 1]; first tile of every expert
+  int32_t* tile_expert;  // [most tiles]
+  int32_t* row;          // [T, K]; row of a token for its k-th expert; -1: none
+  uint32_t* ticket;      // [1]
+};
+
+// Rows of activations: elements of type T, or E4M3 with scales.
+struct Rows {
+  void* data;
+  float* scale;  // [rows, KB]; null when not quantized, or by one static scale
+};
+
+struct Workspace {
+  Routing routing;
+  Rows permuted;     // [R, D]
+  void* gate_up;     // [R, 2F] of type T; null where SwiGLU is in the product's epilogue
+  Rows mid;          // [R, F]
+  void* out;         // [R, D] of type T
+  Rows shared_in;    // [T, D], quantized x; x itself where it is not
+  Rows shared_mid;   // [T, Fs]
+  void* shared_out;  // [T, D] of type T
+  void* cutlass;     // what CUTLASS's products need; null where none can be
+  size_t size;
+};
+
+// Everything that follows from the sizes, resolved once.
+struct Layer {
+  DynamicMoeParams params;
+  int64_t tokens;  // T
+  int64_t rows;    // R
+  bool quantized;  // activations are E4M3
+  bool separate;   // SwiGLU is a kernel of its own
+  int tile_rows;   // kSmallTile or kLargeTile
+  int64_t most_tiles;
+  Workspace workspace;
+};
+
+Layer planLayer(DynamicMoeParams const& params, int sm);
+
+cudaError_t launchRouter(Layer const& layer, cudaStream_t stream);
+// x, quantized if need be, to its experts' rows; and to `shared_in`.
+cudaError_t launchPermute(Layer const& layer, cudaStream_t stream);
+// silu(gate) * up of the routed rows, quantized if need be: `gate_up` to `mid`.
+cudaError_t launchSwiGlu(Layer const& layer, cudaStream_t stream);
+cudaError_t launchCombine(Layer const& layer, cudaStream_t stream);
+
+// One grouped GEMM: out[rows, N] = epilogue(a[rows, K] weight[e]^T), e by row. With `gated`, weight has 2 N
+// rows and the epilogue is silu(gate) * up.
+struct GroupedGemm {
+  DataType data_type;    // T
+  DataType weight_type;  // T or E4M3
+  bool quantized;        // a is E4M3
+  bool gated;
+  ScaleLayout scale_layout;  // of an E4M3 weight
+  int tile_rows;
+  int64_t most_tiles;
+
+  Rows a;
+  float const* a_scale;  // static scale of a, or null
+  MoeWeight weight;
+  void* out;  // of type T, or E4M3 where out_quantized
+  bool out_quantized;
+  float* out_row_scale;    // [rows, scaleBlocks(N)]; null with a static scale
+  float const* out_scale;  // static scale of out, or null
+
+  int32_t n;              // N
+  int32_t k;              // K
+  int64_t rows;           // all rows of one weight where offset is null
+  int32_t const* offset;  // [E + 1]
+  int32_t const* tile_offset;
+  int32_t const* tile_expert;
+  int32_t experts;
+
+  void* cutlass;  // workspace of cutlassWorkspaceSize() bytes; null: CUTLASS is not to be used
+};
+
+// The kernel by architecture and rows per expert. NOTES: mma.sync tiles serve every architecture; CUTLASS's
+// wgmma and TMA take large E4M3 products of sm_90 where they were compiled in. A tcgen05 kernel for sm_100
+// belongs here, too.
+cudaError_t launchGroupedGemm(GroupedGemm const& gemm, int sm, cudaStream_t stream);
+
+// The mma.sync kernels by what they multiply; each in its own source, to be compiled side by side.
+cudaError_t launchGemm16Bit(GroupedGemm const& gemm, cudaStream_t stream);
+cudaError_t launchGemmFp8(GroupedGemm const& gemm, cudaStream_t stream);
+cudaError_t launchGemmWidened(GroupedGemm const& gemm, cudaStream_t stream);
+
+}  // namespace r1trt::kernels::moe

@@ -1,0 +1,10 @@
+// Heads of 128 numbers, values of 128.
+#include "attention.cuh"
+
+namespace r1trt::kernels::hla {
+
+cudaError_t launchAttention128(Attention const& attention, bool small, cudaStream_t stream) {
+  return runPlain<128, 128, 64>(attention, small, stream);
+}
+
+}  // namespace r1trt::kernels::hla

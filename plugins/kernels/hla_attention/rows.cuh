@@ -1,0 +1,172 @@
+// Which rows a block computes, in which order, and which keys they see.
+#pragma once
+
+#include "stages.cuh"
+
+namespace r1trt::kernels::hla {
+
+// A row of a tile. A row that is not there sees no key.
+struct Row {
+  int token = -1;  // s
+  int head = 0;    // query head
+  int position = -1;
+  int firsts = 0;  // first tokens of blocks that its block branch sees: those of blocks 0 .. firsts - 1
+  int own_begin =
+      INT32_MAX;  // first key of the own block; none for a block's first query, a first token itself
+  float lam = 0.0F;
+};
+
+// The rows of a block: first those with lam 1, then those between, then those with lam 0.
+struct RowList {
+  int candidate[kMaxCandidates];
+  int full_only, both, block_only;
+};
+
+// What a block works on.
+struct BlockWork {
+  int64_t b;
+  int kv_head, split;
+  bool firsts;     // only rows of blocks' first tokens
+  int candidate0;  // first of its rows, among the tokens' or among the first tokens'
+  int tokens;      // no padding
+  int past;
+};
+
+__device__ __forceinline__ BlockWork findWork(Attention const& a) {
+  BlockWork work;
+  work.b = blockIdx.z;
+  work.kv_head = static_cast<int>(blockIdx.y) / a.splits;
+  work.split = static_cast<int>(blockIdx.y) % a.splits;
+  // Late tokens see most keys: their blocks start first.
+  int const chunk = a.chunks + a.first_chunks - 1 - static_cast<int>(blockIdx.x);
+  work.firsts = chunk >= a.chunks;
+  work.candidate0 = (work.firsts ? chunk - a.chunks : chunk) * a.candidates;
+  work.tokens = tokensOf(a.params, work.b);
+  work.past = static_cast<int>(pastOf(a.params, work.b));
+  return work;
+}
+
+// Token of a candidate; may lie beyond the last one.
+__device__ __forceinline__ int tokenOf(Attention const& a, BlockWork const& work, int candidate) {
+  int const index = (work.candidate0 + candidate) / a.group;
+  if (!work.firsts) return index;
+  int const size = a.params.block_size;
+  return ceilDiv(work.past, size) * size - work.past + index * size;
+}
+
+__device__ __forceinline__ Row rowOf(Attention const& a, BlockWork const& work, int candidate) {
+  HlaAttentionParams const& p = a.params;
+  Row row;
+  int const token = tokenOf(a, work, candidate);
+  if (candidate >= a.candidates || token >= work.tokens) return row;
+  row.token = token;
+  row.head = work.kv_head * a.group + (work.candidate0 + candidate) % a.group;
+  row.position = work.past + token;
+  row.lam = lamOf(p, work.b, token, row.head);
+  int const block = row.position / p.block_size;
+  if (row.position % p.block_size == 0) {
+    row.firsts = block + 1;
+  } else {
+    row.firsts = p.inter_block == InterBlock::kAllToFirst ? block : 0;
+    row.own_begin = block * p.block_size;
+  }
+  return row;
+}
+
+// 0: lam is 1; 1: between; 2: lam is 0; -1: not a row of this block.
+__device__ __forceinline__ int classOf(Attention const& a, BlockWork const& work, int candidate) {
+  Row const row = rowOf(a, work, candidate);
+  if (row.token < 0) return -1;
+  bool const apart = a.first_chunks > 0 && row.position % a.params.block_size == 0 && row.lam < 1.0F;
+  if (apart != work.firsts) return -1;
+  return row.lam >= 1.0F ? 0 : row.lam > 0.0F ? 1 : 2;
+}
+
+// By the first warp; to be followed by a barrier.
+__device__ __forceinline__ void listRows(Attention const& a, BlockWork const& work, RowList& list) {
+  constexpr int kRounds = kMaxCandidates / kWarpSize;
+  int const lane = static_cast<int>(threadIdx.x);
+  int kind[kRounds], next = 0, counts[3];
+#pragma unroll
+  for (int i = 0; i < kRounds; ++i) {
+    int const candidate = i * kWarpSize + lane;
+    kind[i] = candidate < a.candidates ? classOf(a, work, candidate) : -1;
+  }
+#pragma unroll
+  for (int k = 0; k < 3; ++k) {
+    int const begin = next;
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      unsigned const votes = __ballot_sync(kAllLanes, kind[i] == k ? 1 : 0);
+      if (kind[i] == k) list.candidate[next + __popc(votes & ((1U << lane) - 1U))] = i * kWarpSize + lane;
+      next += __popc(votes);
+    }
+    counts[k] = next - begin;
+  }
+  if (lane == 0) {
+    list.full_only = counts[0];
+    list.both = counts[1];
+    list.block_only = counts[2];
+  }
+}
+
+// A branch's keys for a tile: first tokens of blocks, then a stretch of positions.
+struct KeyList {
+  int firsts;  // block i's first token, i < firsts; then
+  int begin;   // positions from here
+  int size;    // all of them
+};
+
+__device__ __forceinline__ int warpMaxInt(int value) {
+#pragma unroll
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+    int const other = __shfl_xor_sync(kAllLanes, value, distance);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+// The same in every warp. `rows` are the tile's, `count` of them.
+template <int kRows>
+__device__ __forceinline__ KeyList keysOf(Attention const& a, Row const* rows, int count, bool block_branch) {
+  int const lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  int firsts = 0, last = -1, negative_begin = INT32_MIN;
+  for (int i = lane; i < kRows && i < count; i += kWarpSize) {
+    Row const& row = rows[i];
+    if (!block_branch) {
+      if (row.lam > 0.0F) last = max(last, row.position);
+    } else if (row.lam < 1.0F) {
+      firsts = max(firsts, row.firsts);
+      if (row.own_begin != INT32_MAX) {
+        last = max(last, row.position);
+        negative_begin = max(negative_begin, -row.own_begin);
+      }
+    }
+  }
+  last = warpMaxInt(last);
+  int const slots = static_cast<int>(a.slots);
+  last = last < slots ? last : slots - 1;
+  if (!block_branch) return {0, 0, last + 1};
+  KeyList keys;
+  int const existing = ceilDiv(slots, a.params.block_size);
+  keys.firsts = warpMaxInt(firsts);
+  keys.firsts = keys.firsts < existing ? keys.firsts : existing;
+  negative_begin = warpMaxInt(negative_begin);
+  keys.begin = negative_begin == INT32_MIN ? 0 : -negative_begin;
+  keys.size = keys.firsts + (negative_begin == INT32_MIN || last < keys.begin ? 0 : last + 1 - keys.begin);
+  return keys;
+}
+
+__device__ __forceinline__ int keyPosition(KeyList const& keys, int index, int block_size) {
+  return index < keys.firsts ? index * block_size : keys.begin + index - keys.firsts;
+}
+
+template <bool kBlockBranch>
+__device__ __forceinline__ bool sees(Row const& row, KeyList const& keys, int index) {
+  if constexpr (!kBlockBranch) return index <= row.position && index < keys.size;
+  if (index < keys.firsts) return index < row.firsts;
+  int const position = keys.begin + index - keys.firsts;
+  return index < keys.size && position >= row.own_begin && position <= row.position;
+}
+
+}  // namespace r1trt::kernels::hla
