@@ -21,6 +21,7 @@ from typing import Any
 from r1trt import __version__
 from r1trt.arch import ARCHITECTURES, Architecture
 from r1trt.cuda_driver import CudaDriver, cuda_driver
+from r1trt.plugins.status import plugins_status
 
 PACKAGES = (
     # distribution, extra that brings it ("" = always installed), what needs it
@@ -69,8 +70,8 @@ def diagnosis_of_machine() -> dict[str, Any]:
     """Examines this machine.
 
     Returns:
-        A mapping that can be written as JSON: `python`, `packages`, `libraries`, `cuda`, `architectures`,
-        `memory`, `disk`, ...
+        A mapping that can be written as JSON: `python`, `packages`, `libraries`, `plugins`, `cuda`,
+        `architectures`, `memory`, `disk`, ...
     """
     driver = cuda_driver()
     libraries = {name: probe_library(name) for name in PROBES}
@@ -81,6 +82,7 @@ def diagnosis_of_machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": _packages(),
         "libraries": libraries,
+        "plugins": plugins_status(),
         "cuda": asdict(driver),
         "architectures": _architectures(libraries, driver),
         "memory": _memory(),

@@ -50,6 +50,15 @@ Examples:
 @click.option(
     "--no-cache", is_flag=True, help="Build an engine that scores whole prompts, without a KV cache."
 )
+@click.option(
+    "--plugin-library",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="TensorRT plugins to use; default: those that r1trt plugins build made.",
+)
+@click.option(
+    "--embed-plugins", is_flag=True, help="Put the plugins into the engine, for --backend tensorrt."
+)
 @output_option("ARCH-PRECISION in MODEL")
 @json_option
 def build(fp8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **options: Any) -> None:

@@ -31,6 +31,8 @@ def _lines(diagnosis: Mapping[str, Any]) -> Iterator[str]:
         "GPU": _gpu_text(diagnosis["cuda"]),
     }
     yield from fact_lines({**facts, **{k: _library_text(v) for k, v in diagnosis["libraries"].items()}})
+    yield from ("", "TensorRT plugins:")
+    yield from fact_lines(_plugin_facts(diagnosis["plugins"]))
     yield from ("", "Packages:")
     header = ("package", "version", "extra", "needed for")
     rows = [(p["name"], p["version"] or "-", p["extra"], p["needed_for"]) for p in diagnosis["packages"]]
@@ -53,6 +55,25 @@ def _library_text(library: Mapping[str, Any]) -> str:
         return f"not usable: {library['error']}"
     more = library.get("providers") or library.get("compute_capabilities")
     return f"{library['version']} ({', '.join(more)})" if more else str(library["version"])
+
+
+def _plugin_facts(plugins: Mapping[str, Any]) -> dict[str, str]:
+    library, toolchain = plugins["library"], plugins["toolchain"]
+    facts = {"library": "none built yet"}
+    if library and library["problem"]:
+        facts["library"] = f"not usable: {library['path']}: {library['problem']}"
+    elif library:
+        sms = ", ".join(f"SM{sm}" for sm in library["sms"])
+        facts["library"] = f"{library['path']} ({sms}; SHA-256 {library['sha256'][:16]}...)"
+    facts["compilers"] = "none found"
+    if toolchain:
+        headers = "the project's" if toolchain["headers"] == "own" else toolchain["headers"]
+        facts["compilers"] = (
+            f"nvcc {toolchain['nvcc_version']}, {toolchain['cxx_version']}; TensorRT headers: {headers}"
+        )
+    if plugins["missing"]:
+        facts["to build it"] = "; then ".join(plugins["missing"])
+    return facts
 
 
 def _arch_row(arch: Mapping[str, Any]) -> tuple[str, str, str, str]:

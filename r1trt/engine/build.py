@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from r1trt.artifacts import atomic_directory, read_manifest, require_free_space, write_manifest
 from r1trt.cuda_driver import compute_capabilities
-from r1trt.engine.builder_api import backend_available
+from r1trt.engine.builder_api import BUILDER_APIS, backend_available
 from r1trt.engine.child import BuildRequest, Progress, build_in_child
 from r1trt.engine.config import (
     BuildConfig,
@@ -40,6 +40,7 @@ from r1trt.engine.manifest import (
     versions,
 )
 from r1trt.engine.network_check import NetworkReport, check_network, require_obeyed
+from r1trt.engine.plugins import BuildPlugins, plugins_for_build, plugins_of_unfinished
 from r1trt.engine.profile import PROFILES_FILE, BuildLimits, profiles_from_graph, save_profiles
 from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.export.export import COMPANION_FILES
@@ -49,6 +50,8 @@ from r1trt.passes.remove_cache import model_without_cache
 from r1trt.passes.set_capacity import model_with_capacity
 from r1trt.passes.simulate import simulated_model_from_typed
 from r1trt.passes.write_typed import WEIGHTS_FILE, write_typed_model
+from r1trt.plugins.library import LIBRARY_FILE
+from r1trt.plugins.nodes import name_absent_inputs, require_plugin_types
 from r1trt.precision.checks import check_plan, check_plan_fits_model
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import load_plan, save_plan
@@ -84,6 +87,8 @@ def build_engine(config: BuildConfig, progress: Progress | None = None) -> Path:
     target = target_from_config(config, None if loaded_plan is None else loaded_plan.precision)
     export = load_export(source)
     limits = limits_from_config(config, export)
+    missing = None if target.backend == "onnxruntime" else backend_available(target.backend)
+    plugins = plugins_for_build(config, target.backend, target.sms, required=missing is None)
     _require_finite_weights(export, report)
     plan = _plan(export, target, config, loaded_plan, report)
     model = _model_for(export.model, limits)
@@ -96,9 +101,9 @@ def build_engine(config: BuildConfig, progress: Progress | None = None) -> Path:
             return output
         _write_graphs(model, plan, target, limits, directory, report)
         manifest["files"] = [file_entry(directory / name) for name in (TYPED_FILE, WEIGHTS_FILE, PLAN_FILE)]
-        missing = backend_available(target.backend)
+        manifest |= plugins.put_beside_engine(directory)
         if missing is None:
-            manifest = _add_engines(directory, manifest, plan, config, report)
+            manifest = _add_engines(directory, manifest, plan, plugins, report)
         write_manifest(directory, manifest)
     if missing is not None:
         raise _unavailable(output, target.backend, missing)
@@ -176,6 +181,8 @@ def _write_graphs(
     if target.backend == "tensorrt-rtx":
         typed = inlined_model(typed)
     require_no_traps(typed, target.backend, target.sms)
+    if BUILDER_APIS[target.backend].has_plugins:
+        require_plugin_types(typed)
     progress("typing the graph", 1, 1)
     weights = sum(
         value.const_value.nbytes for value in typed.graph.initializers.values() if value.const_value
@@ -184,10 +191,13 @@ def _write_graphs(
     write_typed_model(typed, directory, name=TYPED_FILE, progress=progress)
     ir.save(simulated_model_from_typed(typed), directory / SIMULATED_FILE)
     save_profiles(profiles_from_graph(typed.graph, limits), directory / PROFILES_FILE)
+    if BUILDER_APIS[target.backend].has_plugins and name_absent_inputs(typed):
+        # Only now: the simulation gives the operators their bodies, which know all of the inputs.
+        ir.save(typed, directory / TYPED_FILE)
 
 
 def _add_engines(
-    directory: Path, manifest: dict[str, Any], plan: PrecisionPlan, config: BuildConfig, progress: Progress
+    directory: Path, manifest: dict[str, Any], plan: PrecisionPlan, plugins: BuildPlugins, progress: Progress
 ) -> dict[str, Any]:
     """Build the engines of a directory that holds everything else; returns the completed manifest."""
     reports: list[NetworkReport] = []
@@ -202,7 +212,8 @@ def _add_engines(
         directory=directory,
         graph=directory / TYPED_FILE,
         engines=engines,
-        plugin_libraries=config.plugin_libraries,
+        plugin_libraries=[] if plugins.library is None else [directory / LIBRARY_FILE],
+        embed_plugins=plugins.embed,
     )
     version = build_in_child(request, on_network=compare, progress=progress)
     entries = [file_entry(directory / name) | {"sm": sm} for sm, name in engines.items()]
@@ -238,15 +249,16 @@ def _finish(source: Path, config: BuildConfig, progress: Progress) -> Path:
         raise _unavailable(source, manifest["backend"], missing)
     _require_unchanged(source, manifest)
     plan = load_plan(source / PLAN_FILE)
+    manifest = _for_this_machine(manifest)
+    plugins = plugins_of_unfinished(config, source, manifest)
     output = config.output or source
     with atomic_directory(output) as directory:
         for path in source.iterdir():
             _link_or_copy(path, directory / path.name)
         # The manifest is replaced, not written through the link into the unfinished build.
         (directory / "manifest.json").unlink()
-        write_manifest(
-            directory, _add_engines(directory, _for_this_machine(manifest), plan, config, progress)
-        )
+        manifest |= plugins.put_beside_engine(directory)
+        write_manifest(directory, _add_engines(directory, manifest, plan, plugins, progress))
     return output
 
 

@@ -15,6 +15,7 @@ from r1trt.errors import BuildError
 TensorRTBackend = Literal["tensorrt", "tensorrt-rtx"]
 
 _PROBE_TIMEOUT_S = 120
+ALIASED_PLUGIN_IO = "ALIASED_PLUGIN_IO_10_03"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,9 @@ def configure(trt: Any, api: BuilderApi, config: Any, sm: int) -> None:
     if tf32 is not None:
         config.clear_flag(tf32)  # on by default, and it would take 13 bits from the FP32 router
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if api.has_plugins and hasattr(trt.PreviewFeature, ALIASED_PLUGIN_IO):
+        # Without it the builder never asks which output of a plugin updates an input in place.
+        config.set_preview_feature(getattr(trt.PreviewFeature, ALIASED_PLUGIN_IO), True)
     if not api.names_target:
         return
     capability = getattr(trt.ComputeCapability, f"SM{sm}", None)

@@ -40,6 +40,7 @@ class BuildRequest:
         graph: The ONNX file, its weights beside it.
         engines: File name of each engine, by compute capability.
         plugin_libraries: Libraries to load in front of the parser.
+        embed_plugins: Whether the engines carry them.
     """
 
     backend: str
@@ -47,6 +48,7 @@ class BuildRequest:
     graph: Path
     engines: Mapping[int, str]
     plugin_libraries: Sequence[Path] = ()
+    embed_plugins: bool = False
 
 
 @dataclass
@@ -99,6 +101,7 @@ def _request_json(request: BuildRequest, layers: Path) -> dict[str, Any]:
         "layers": str(layers),
         "engines": {str(sm): name for sm, name in request.engines.items()},
         "plugin_libraries": [str(library.resolve()) for library in request.plugin_libraries],
+        "embed_plugins": request.embed_plugins,
     }
 
 

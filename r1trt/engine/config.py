@@ -41,7 +41,9 @@ class BuildConfig:
         max_seq_len: Tokens of the KV cache; None takes the export's.
         cache: False builds a scoring engine without a KV cache.
         output: Build directory; None means `<model>/<arch>-<precision>`.
-        plugin_libraries: Libraries with the plugins of the three operators, for the backend "tensorrt".
+        plugin_library: Library with the three operators' plugins, for the backend "tensorrt"; None looks for
+            one that was built before.
+        embed_plugins: Whether the engine carries the plugin library.
     """
 
     model: Path | None = None
@@ -55,7 +57,8 @@ class BuildConfig:
     max_seq_len: int | None = None
     cache: bool = True
     output: Path | None = None
-    plugin_libraries: tuple[Path, ...] = ()
+    plugin_library: Path | None = None
+    embed_plugins: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_input_len", "max_seq_len"):

@@ -189,6 +189,8 @@ def _build_engine(
 ) -> None:
     config = builder.create_builder_config()
     configure(trt, api, config, sm)
+    if request.get("embed_plugins"):
+        config.plugins_to_serialize = request["plugin_libraries"]
     monitor = _progress_monitor(trt, channel)
     config.progress_monitor = monitor
     _add_profiles(builder, network, config, load_profiles(Path(request["profiles"])))

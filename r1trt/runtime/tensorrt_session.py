@@ -40,19 +40,29 @@ class TensorRTSession:
         engine_path: Serialized engine.
         backend: "tensorrt" or "tensorrt-rtx".
         plugin_libraries: Plugin libraries that the engine needs.
+        host_code: Whether the engine may carry code for the CPU, as an embedded plugin library is; it is run.
 
     Raises:
         UnavailableError: No GPU, no driver, or no such TensorRT here.
         SessionError: The engine is of another version or GPU, or its interface is another one.
     """
 
-    def __init__(self, engine_path: Path, *, backend: str, plugin_libraries: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        engine_path: Path,
+        *,
+        backend: str,
+        plugin_libraries: Sequence[Path] = (),
+        host_code: bool = False,
+    ) -> None:
         self._path = engine_path
         self._cudart = cuda_runtime()
         trt = tensorrt_module(backend)
         logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(logger)
+        self._runtime.engine_host_code_allowed = host_code
         for library in plugin_libraries:
+            # Refused, with a message, where another session loaded these plugins before; then those are used.
             self._runtime.get_plugin_registry().load_library(str(library))
         self._engine = self._deserialize(backend)
         self._stream = checked(self._cudart.cudaStreamCreate())
@@ -271,4 +281,10 @@ def session_from_tensorrt_engine(directory: Path, manifest: Mapping[str, Any]) -
             fix="build with --arch of this GPU",
         )
     libraries = [directory / name for name in manifest.get("plugin_libraries", [])]
-    return TensorRTSession(directory / engines[sm], backend=manifest["backend"], plugin_libraries=libraries)
+    plugins = manifest.get("plugins") or {}
+    return TensorRTSession(
+        directory / engines[sm],
+        backend=manifest["backend"],
+        plugin_libraries=libraries,
+        host_code=bool(plugins.get("embedded")),
+    )

@@ -1,0 +1,210 @@
+#include "dynamic_moe_plugin.h"
+
+#include <limits>
+#include <utility>
+
+#include "../common/data_types.h"
+#include "../common/error.h"
+#include "scale_layout.h"
+
+namespace r1trt::plugins {
+
+using nvinfer1::DataType;
+
+Signature const& DynamicMoePlugin::operatorSignature() {
+  constexpr double kHuge = std::numeric_limits<float>::max();
+  static Signature const signature{
+      "R1DynamicMoE",
+      {{"x", false},
+       {"seq_len", false},
+       {"w_router", false},
+       {"router_bias", true},
+       {"w_gate_up", false},
+       {"w_down", false},
+       {"shared_gate_up", true},
+       {"shared_down", true},
+       {"x_scale", true},
+       {"gate_up_scale", true},
+       {"mid_scale", true},
+       {"down_scale", true}},
+      {"y"},
+      {
+          {"scoring", AttributeType::kInt, 0, 0, 1},
+          {"topk_method", AttributeType::kInt, 0, 0, 2},
+          {"top_k", AttributeType::kInt, 2, 1, kernels::kMaxTopK},
+          {"top_k_min", AttributeType::kInt, 1, 1, kernels::kMaxTopK},
+          {"adaptive_threshold", AttributeType::kFloat, 1.0, 0.0, kHuge},
+          {"norm_topk_prob", AttributeType::kInt, 1, 0, 1},
+          {"routed_scaling_factor", AttributeType::kFloat, 1.0, -kHuge, kHuge},
+          {"n_group", AttributeType::kInt, 1, 1, kernels::kMaxGroups},
+          {"topk_group", AttributeType::kInt, 1, 1, kernels::kMaxGroups},
+      },
+  };
+  return signature;
+}
+
+DynamicMoePlugin::DynamicMoePlugin(std::string layer, Attributes attributes)
+    : OperatorPlugin(std::move(layer), std::move(attributes)) {
+  requireRouting();
+}
+
+void DynamicMoePlugin::requireRouting() const {
+  auto const requireAtMost = [this](char const* name, char const* bound) {
+    int32_t const value = attributes().integer(name), limit = attributes().integer(bound);
+    if (value > limit) {
+      throw PluginError(std::string("attribute '") + name + "' is " + std::to_string(value) + "; at most " +
+                        bound + " expected, which is " + std::to_string(limit));
+    }
+  };
+  requireAtMost("top_k_min", "top_k");
+  requireAtMost("topk_group", "n_group");
+  // Mask 0 says nothing yet about trailing inputs.
+  if (inputs().mask() != 0 && inputs().has(kSharedGateUp) != inputs().has(kSharedDown)) {
+    throw PluginError("one of 'shared_gate_up' and 'shared_down' is there without the other");
+  }
+}
+
+std::string DynamicMoePlugin::typeFault(int32_t index, Tensors const& tensors) const {
+  DataType const activation = tensors[kX].type;
+  switch (index) {
+    case kX:
+      return activation == DataType::kHALF || activation == DataType::kBF16 ? "" : "HALF or BF16";
+    case kSeqLen:
+      return unlessType(tensors[kSeqLen], DataType::kINT64);
+    case kWGateUp:
+      return tensors[kWGateUp].type == DataType::kFP8 || tensors[kWGateUp].type == activation
+                 ? ""
+                 : std::string("FP8 or ") + typeName(activation);
+    case kWDown:
+    case kSharedGateUp:
+    case kSharedDown:
+      return unlessType(tensors[index], tensors[kWGateUp].type);
+    default:
+      return unlessType(tensors[index], DataType::kFLOAT);
+  }
+}
+
+void DynamicMoePlugin::checkTypes(Tensors const& tensors) const {
+  if (tensors[kSharedGateUp].present != tensors[kSharedDown].present) {
+    throw PluginError("one of 'shared_gate_up' and 'shared_down' is there without the other");
+  }
+  bool const fp8 = tensors[kWGateUp].type == DataType::kFP8;
+  for (int32_t scale : {kGateUpScale, kDownScale}) {
+    if (tensors[scale].present != fp8) {
+      throw PluginError(std::string("input '") + signature().inputs[scale].name + "' is " +
+                        (fp8 ? "absent; FP8 weights need it" : "there; it belongs to FP8 weights"));
+    }
+  }
+  if (!fp8 && (tensors[kXScale].present || tensors[kMidScale].present)) {
+    throw PluginError("'x_scale' or 'mid_scale' is there; they belong to FP8 weights");
+  }
+}
+
+DataType DynamicMoePlugin::outputType(int32_t, Tensors const& tensors) const {
+  return tensors[kX].type;
+}
+
+std::vector<OperatorPlugin::OutputDim> DynamicMoePlugin::outputShape(int32_t, Tensors const&) const {
+  return {{kX, 0}, {kX, 1}, {kX, 2}};
+}
+
+DynamicMoePlugin::Plan DynamicMoePlugin::planFromTensors(Tensors const& tensors) const {
+  ShapeMatcher shapes(signature(), tensors);
+  shapes.match(kX, {"B", "S", "D"});
+  shapes.match(kSeqLen, {"B"});
+  shapes.match(kWRouter, {"E", "D"});
+  shapes.match(kRouterBias, {"E"});
+  shapes.match(kWGateUp, {"E", "2F", "D"});
+  shapes.match(kWDown, {"E", "D", "F"});
+  shapes.match(kSharedGateUp, {"2Fs", "D"});
+  shapes.match(kSharedDown, {"D", "Fs"});
+  int32_t const topK = attributes().integer("top_k"), groups = attributes().integer("n_group");
+  int64_t const experts = shapes.value("E"), width = shapes.value("F"), sharedWidth = shapes.value("Fs");
+  shapes.require("E", experts >= topK, "at least top_k expected, which is " + std::to_string(topK));
+  shapes.require("E", experts <= kernels::kMaxExperts,
+                 "at most " + std::to_string(kernels::kMaxExperts) + " expected");
+  shapes.require("E", experts % groups == 0,
+                 "a multiple of n_group expected, which is " + std::to_string(groups));
+  shapes.require("2F", width < 0 || shapes.value("2F") == 2 * width,
+                 "twice F expected, which is " + std::to_string(width));
+  shapes.require("2Fs", sharedWidth < 0 || shapes.value("2Fs") == 2 * sharedWidth,
+                 "twice Fs expected, which is " + std::to_string(sharedWidth));
+  for (char const* symbol : {"D", "F", "Fs"}) {
+    shapes.require(symbol, shapes.value(symbol) > 0 && shapes.value(symbol) % 16 == 0,
+                   "a multiple of 16 expected");
+  }
+
+  Plan plan;
+  kernels::DynamicMoeParams& params = plan.params;
+  params.data_type = kernelType(tensors[kX].type);
+  params.weight_type = kernelType(tensors[kWGateUp].type);
+  params.batch = shapes.size("B");
+  params.seq = shapes.size("S");
+  params.hidden = shapes.size("D");
+  params.experts = shapes.size("E");
+  params.width = shapes.size("F");
+  params.shared_width = shapes.size("Fs");
+  params.scoring = static_cast<kernels::Scoring>(attributes().integer("scoring"));
+  params.topk_method = static_cast<kernels::TopkMethod>(attributes().integer("topk_method"));
+  params.top_k = topK;
+  params.top_k_min = attributes().integer("top_k_min");
+  params.adaptive_threshold = attributes().real("adaptive_threshold");
+  params.norm_topk_prob = attributes().flag("norm_topk_prob");
+  params.routed_scaling_factor = attributes().real("routed_scaling_factor");
+  params.n_group = groups;
+  params.topk_group = attributes().integer("topk_group");
+  if (tensors[kGateUpScale].present && tensors[kDownScale].present) {
+    requireOneElement("x_scale", tensors[kXScale]);
+    requireOneElement("mid_scale", tensors[kMidScale]);
+    WeightScales const gateUp =
+        scalesFromTensor("gate_up_scale", tensors[kGateUpScale], tensors[kWGateUp], tensors[kSharedGateUp]);
+    WeightScales const down =
+        scalesFromTensor("down_scale", tensors[kDownScale], tensors[kWDown], tensors[kSharedDown]);
+    if (gateUp.layout != down.layout)
+      throw PluginError("'gate_up_scale' and 'down_scale' have different layouts");
+    params.scale_layout = gateUp.layout;
+    plan.gateUpScales = gateUp.routedCount;
+    plan.downScales = down.routedCount;
+  }
+  return plan;
+}
+
+void DynamicMoePlugin::checkShapes(Tensors const& tensors) const {
+  planFromTensors(tensors);
+}
+
+size_t DynamicMoePlugin::workspaceSize(Tensors const& tensors) const {
+  return kernels::dynamicMoeWorkspaceSize(planFromTensors(tensors).params);
+}
+
+void DynamicMoePlugin::setShapes(Tensors const& tensors) {
+  plan_ = planFromTensors(tensors);
+}
+
+cudaError_t DynamicMoePlugin::launch(Pointers const& pointers, void* workspace, size_t workspaceSize,
+                                     cudaStream_t stream) const {
+  auto const* gateUpScale = pointers.input<float>(kGateUpScale);
+  auto const* downScale = pointers.input<float>(kDownScale);
+  auto const behind = [](float const* scales, int64_t count) {
+    return scales == nullptr ? nullptr : scales + count;
+  };
+  kernels::DynamicMoeParams params = plan_.params;
+  params.x = pointers.input(kX);
+  params.seq_len = pointers.input<int64_t>(kSeqLen);
+  params.w_router = pointers.input<float>(kWRouter);
+  params.router_bias = pointers.input<float>(kRouterBias);
+  params.gate_up = {pointers.input(kWGateUp), gateUpScale};
+  params.down = {pointers.input(kWDown), downScale};
+  if (params.shared_width > 0) {
+    params.shared_gate_up = {pointers.input(kSharedGateUp), behind(gateUpScale, plan_.gateUpScales)};
+    params.shared_down = {pointers.input(kSharedDown), behind(downScale, plan_.downScales)};
+  }
+  params.x_scale = pointers.input<float>(kXScale);
+  params.mid_scale = pointers.input<float>(kMidScale);
+  params.y = pointers.output(0);
+  params.workspace = workspace;
+  params.workspace_size = workspaceSize;
+  return kernels::launchDynamicMoe(params, stream);
+}
+
+}  // namespace r1trt::plugins

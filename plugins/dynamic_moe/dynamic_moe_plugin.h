@@ -1,0 +1,60 @@
+// R1DynamicMoE as a TensorRT plugin; the operator is described in docs/plugins.md.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../common/operator_plugin.h"
+#include "../kernels/dynamic_moe/dynamic_moe.h"
+
+namespace r1trt::plugins {
+
+// FP8 weights come with scales as inputs: a Q/DQ pair in front of a plugin would be computed before it.
+class DynamicMoePlugin final : public OperatorPlugin {
+ public:
+  enum Input : int32_t {
+    kX,
+    kSeqLen,
+    kWRouter,
+    kRouterBias,
+    kWGateUp,
+    kWDown,
+    kSharedGateUp,
+    kSharedDown,
+    kXScale,
+    kGateUpScale,
+    kMidScale,
+    kDownScale
+  };
+
+  static Signature const& operatorSignature();
+
+  DynamicMoePlugin(std::string layer, Attributes attributes);
+
+ protected:
+  std::string typeFault(int32_t index, Tensors const& tensors) const override;
+  nvinfer1::DataType outputType(int32_t output, Tensors const& tensors) const override;
+  std::vector<OutputDim> outputShape(int32_t output, Tensors const& tensors) const override;
+  void checkTypes(Tensors const& tensors) const override;
+  void checkShapes(Tensors const& tensors) const override;
+  size_t workspaceSize(Tensors const& tensors) const override;
+  void setShapes(Tensors const& tensors) override;
+  cudaError_t launch(Pointers const& pointers, void* workspace, size_t workspaceSize,
+                     cudaStream_t stream) const override;
+  OperatorPlugin* copy() const override { return new DynamicMoePlugin(*this); }
+
+ private:
+  // Sizes and attributes of a launch, without pointers.
+  struct Plan {
+    kernels::DynamicMoeParams params;
+    int64_t gateUpScales = 0;  // scales of the routed experts; the shared expert's stand behind them
+    int64_t downScales = 0;
+  };
+
+  void requireRouting() const;
+  Plan planFromTensors(Tensors const& tensors) const;
+
+  Plan plan_;
+};
+
+}  // namespace r1trt::plugins

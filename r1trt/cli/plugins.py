@@ -1,0 +1,64 @@
+"""`r1trt plugins build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from r1trt.cli.options import json_option, output_option
+from r1trt.cli.output import print_result
+
+ARCHES = ("ampere", "ada", "hopper", "blackwell", "all")
+
+
+@click.group()
+def plugins() -> None:
+    """Build the library of TensorRT plugins."""
+
+
+@plugins.command("build")
+@click.option(
+    "--arch",
+    required=True,
+    type=click.Choice(ARCHES),
+    help="GPU architecture; all makes one library that runs on each.",
+)
+@output_option("the cache, where r1trt build finds it")
+@click.option(
+    "--headers",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="NVIDIA's TensorRT headers; default: looked for, and not needed.",
+)
+@click.option(
+    "--cutlass",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="CUTLASS's headers, for its FP8 product on Hopper; default: done without.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Compilers at a time.")
+@json_option
+def build(
+    arch: str, output: Path | None, headers: Path | None, cutlass: Path | None, jobs: int, as_json: bool
+) -> None:
+    """Compile the plugins with nvcc; a second call with the same inputs takes the library from the cache."""
+    from r1trt.plugins import PluginBuildConfig, build_plugins
+
+    config = PluginBuildConfig(arch=arch, output=output, headers=headers, cutlass=cutlass, jobs=jobs)
+    library = build_plugins(config, lambda text: click.echo(text, err=True))
+    result = {
+        **library.as_manifest(),
+        "path": str(library.path),
+        "key": library.key,
+        "cached": library.cached,
+    }
+    lines = [
+        f"library    {library.path}",
+        f"operators  {', '.join(library.operators)}",
+        f"code for   {', '.join(f'SM{sm}' for sm in library.sms)}",
+        f"headers    {library.headers}",
+        f"CUTLASS    {library.cutlass or 'none'}",
+        f"sha256     {library.sha256}",
+    ]
+    print_result(result, lines, as_json=as_json)

@@ -1,0 +1,113 @@
+"""Runs compilers side by side, and ends all of them when one fails or the build is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from r1trt.errors import BuildError
+
+ERROR_LINES = 40
+
+
+class Compilers:
+    """Compilers of one build; leaving the context ends those that still run.
+
+    Args:
+        jobs: How many run at the same time.
+        scratch: Folder for their temporary files.
+    """
+
+    def __init__(self, jobs: int, *, scratch: Path) -> None:
+        self._pool = ThreadPoolExecutor(jobs)
+        self._environment = {**os.environ, "TMPDIR": str(scratch)}
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def __enter__(self) -> Compilers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                # nvcc is a driver: its compilers are in its process group.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        self._pool.shutdown(cancel_futures=True)
+
+    def run_all(
+        self, commands: Mapping[Path, Sequence[str]], started: Callable[[Path], None]
+    ) -> Iterator[tuple[Path, str]]:
+        """Runs one command a source.
+
+        Args:
+            commands: The commands, by source, in the order that they start in.
+            started: Called when a source's command starts.
+
+        Yields:
+            Each source with what its compiler printed, in the order of `commands`.
+
+        Raises:
+            BuildError: A compiler failed.
+        """
+
+        def run(source: Path, command: Sequence[str]) -> str:
+            started(source)
+            return self.run(command, source=source)
+
+        pending: dict[Path, Future[str]] = {
+            source: self._pool.submit(run, source, command) for source, command in commands.items()
+        }
+        for source, future in pending.items():
+            yield source, future.result()
+
+    def run(self, command: Sequence[str], *, source: Path) -> str:
+        """Runs one command; returns what it printed.
+
+        Raises:
+            BuildError: It failed, or cannot be started.
+        """
+        try:
+            process = self._start(command)
+        except OSError as error:
+            raise BuildError("A compiler does not run.", where=command[0], found=error.strerror) from error
+        printed, _ = process.communicate()
+        with self._lock:
+            self._running.discard(process)
+        if process.returncode == 0:
+            return printed
+        errors = [line for line in printed.splitlines() if "ptxas info" not in line]
+        raise BuildError(
+            "The plugins do not compile.",
+            where=source,
+            found="\n".join(errors[-ERROR_LINES:]) or f"{command[0]}: exit status {process.returncode}",
+            fix="try other compilers: CUDACXX names nvcc, CXX the C++ compiler",
+        )
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        with self._lock:
+            if self._stopped:
+                raise BuildError("The build was interrupted.", where=command[0])
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=self._environment,
+                start_new_session=True,
+            )
+            self._running.add(process)
+            return process
