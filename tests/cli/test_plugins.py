@@ -1,0 +1,92 @@
+"""`r1trt plugins build`, and what `r1trt doctor` says of the library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from tiny_plugin_sources import write_tiny_sources
+
+from r1trt.cli import cli, main
+from r1trt.plugins.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
+from r1trt.plugins.sources import SOURCE_VARIABLE
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(SOURCE_VARIABLE, str(write_tiny_sources(tmp_path / "sources")))
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    return tmp_path / "cache"
+
+
+def doctor(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["doctor", "--json"]) == 0
+    plugins: dict[str, Any] = json.loads(capsys.readouterr().out)["plugins"]
+    return plugins
+
+
+def test_options_are_these() -> None:
+    group = cli.commands["plugins"]
+    assert isinstance(group, click.Group) and set(group.commands) == {"build"}
+    found = {option for parameter in group.commands["build"].params for option in parameter.opts}
+    assert found == {"--arch", "-o", "--output", "--headers", "--cutlass", "--jobs", "--json"}
+
+
+def test_a_build_prints_its_library(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["plugins", "build", "--arch", "ada", "-o", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert f"{tmp_path}/out/{LIBRARY_FILE}" in printed.out and "SM89" in printed.out
+    assert "compiling tiny.cu" in printed.err
+
+    assert main(["plugins", "build", "--arch", "ada", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["cached"] and result["sms"] == [89]
+    assert Path(result["path"]).is_relative_to(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--arch", "cpu"], ["--arch", "ada", "--jobs", "0"]])
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "build", *arguments]) == 2
+    assert not capsys.readouterr().out
+
+
+def test_a_missing_compiler_exits_3(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDACXX", "/nonexistent/nvcc")
+    assert main(["plugins", "build", "--arch", "ada"]) == 3
+    assert "pip install nvidia-cuda-nvcc==" in capsys.readouterr().err
+    plugins = doctor(capsys)
+    assert plugins["toolchain"] is None and "pip install" in plugins["missing"][0]
+
+
+def test_doctor_before_and_after_a_build(capsys: pytest.CaptureFixture[str]) -> None:
+    before = doctor(capsys)
+    assert before["library"] is None and before["missing"] == ["r1trt plugins build --arch all"]
+    assert before["toolchain"]["nvcc_version"].count(".") == 2
+
+    assert main(["plugins", "build", "--arch", "ada", "--json"]) == 0
+    built = json.loads(capsys.readouterr().out)
+    after = doctor(capsys)
+    assert (after["library"]["path"], after["library"]["sha256"]) == (built["path"], built["sha256"])
+    # These sources have no plugins, and doctor has loaded the library and counted.
+    assert after["library"]["problem"] == "it has 0 plugins; 3 expected"
+
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "TensorRT plugins:" in text and f"not usable: {built['path']}" in text
+
+
+def test_doctor_survives_a_library_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.so").write_bytes(b"\x7fELF")
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "x.so"))
+    plugins = doctor(capsys)
+    assert "Not a plugin library" in plugins["library"]["problem"]
+    assert main(["doctor"]) == 0
+    assert "not usable" in capsys.readouterr().out

@@ -1,0 +1,29 @@
+"""Fixtures of the kernels' tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The tests below here import one another as `kernels.…`.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from kernels.build import build_library
+from kernels.library import KernelLibrary
+
+
+@pytest.fixture(scope="session")
+def built_library() -> KernelLibrary:
+    """All kernels, compiled for the CPU."""
+    return KernelLibrary(build_library())
+
+
+@pytest.fixture
+def library(built_library: KernelLibrary) -> Iterator[KernelLibrary]:
+    """The kernels, in the plain schedule."""
+    built_library.configure()
+    yield built_library
+    built_library.configure()

@@ -1,0 +1,241 @@
+"""Defects of R1HLAAttention's kernels."""
+
+from __future__ import annotations
+
+from kernels.build import Change
+from kernels.mutant import CACHE, PADDING, Mutant, overflow, race
+
+FOLDER = "hla_attention/"
+HEADS_64, LATENT = "attention_64.cu", "attention_latent.cu"
+FIRST, ALL = "seq=127", "seq=127,inter_block=1,data_type=1"
+LENGTHS = "batch=4,seq=40,heads=4,kv_heads=2,past=(0,31,64,70),lengths=(40,0,1,33)"
+DECODE = "batch=2,seq=1,heads=8,kv_heads=2,past=(400,31),room=700"
+LONG_DECODE = "seq=1,heads=8,kv_heads=2,inter_block=1,past=(992,),room=40,num_sms=16"
+FULL = "batch=2,seq=20,heads=4,kv_heads=2,past=(10,40),room=-7"
+
+
+def changed(file: str, old: str, new: str, *sources: str) -> Change:
+    """A change of a source, or of a header that `sources` (heads of 64 numbers by themselves) include."""
+    compiled = sources or ((file,) if file.endswith(".cu") else (HEADS_64,))
+    return Change(file=FOLDER + file, old=old, new=new, sources=tuple(FOLDER + source for source in compiled))
+
+
+KEYS = [
+    Mutant(
+        name="one key of the future",
+        change=changed(
+            "rows.cuh", "return index <= row.position && index", "return index <= row.position + 1 && index"
+        ),
+        cases=(FIRST, "seq=31", "seq=127,lam=none"),
+    ),
+    Mutant(
+        name="an own block without its first key",
+        change=changed("rows.cuh", "position >= row.own_begin", "position > row.own_begin"),
+        cases=(FIRST, ALL, "seq=127,lam=zeros"),
+    ),
+    Mutant(
+        name="one first token too many",
+        change=changed("rows.cuh", "return index < row.firsts;", "return index <= row.firsts;"),
+        cases=("seq=77,block=16,inter_block=1,past=(23,)",),
+    ),
+    Mutant(
+        name="first tokens for every query",
+        change=changed("rows.cuh", "p.inter_block == InterBlock::kAllToFirst ? block : 0", "block"),
+        cases=(FIRST, "seq=77,heads=3,block=7,past=(11,)"),
+    ),
+    Mutant(
+        name="blocks counted from the call's first token",
+        change=changed("rows.cuh", "ceilDiv(work.past, size) * size - work.past", "0", HEADS_64),
+        cases=("seq=77,heads=3,block=7,past=(11,)",),
+    ),
+    Mutant(
+        name="the last tile of a part forgotten",
+        change=changed(
+            "attention.cuh",
+            "tiles) * (work.split + 1) / a.splits",
+            "tiles) * (work.split + 1) / (a.splits + 1)",
+        ),
+        cases=(FIRST, DECODE, LONG_DECODE),
+    ),
+    overflow(
+        "keys beyond the capacity",
+        changed("rows.cuh", "last = last < slots ? last : slots - 1;", "", HEADS_64),
+        FULL,
+    ),
+    Mutant(
+        name="another head of the group",
+        change=changed(
+            "rows.cuh",
+            "work.kv_head * a.group + (work.candidate0 + candidate) % a.group",
+            "work.kv_head * a.group + candidate % a.group",
+        ),
+        cases=("seq=130,heads=6,kv_heads=2,lam=heads,cached=False",),
+    ),
+]
+
+SOFTMAX = [
+    Mutant(
+        name="an output that is not rescaled",
+        change=changed("attention.cuh", "state.out[n][2 * r] *= decay;", ""),
+        cases=(FIRST, "seq=300,lam=none"),
+    ),
+    Mutant(
+        name="a sum that is not rescaled",
+        change=changed("attention.cuh", "state.sum[r] *= decay;", ""),
+        cases=(FIRST, "seq=300,lam=none"),
+    ),
+    Mutant(
+        name="the largest score of half the lanes",
+        change=changed(
+            "attention.cuh",
+            "__shfl_xor_sync(kAllLanes, largest, 2)",
+            "__shfl_xor_sync(kAllLanes, largest, 1)",
+        ),
+        cases=(FIRST, "default"),
+    ),
+    Mutant(
+        name="a row without a key yet",
+        change=changed(
+            "attention.cuh",
+            "largest == -INFINITY ? 0.0F : largest;  // no key yet",
+            "largest;  // no key yet",
+        ),
+        cases=(FIRST,),
+    ),
+    Mutant(
+        name="natural exponentials",
+        change=changed("hla_attention.cu", "scale * 1.4426950408889634F", "scale"),
+        cases=(FIRST, DECODE),
+    ),
+    Mutant(
+        name="sums of warps added as they are",
+        change=changed("attention.cuh", "sum += other[Tile::kV + 1] * share;", "sum += other[Tile::kV + 1];"),
+        cases=(DECODE, LONG_DECODE),
+    ),
+    Mutant(
+        name="parts of equal share",
+        change=changed(
+            "cache.cu", "float const share = fastExp2(lse[i] - largest);", "float const share = 1.0F;"
+        ),
+        cases=(DECODE, LONG_DECODE),
+    ),
+    Mutant(
+        name="the full branch twice",
+        change=changed("cache.cu", "addBranch(a, all_rows + row, 1.0F - lam", "addBranch(a, row, 1.0F - lam"),
+        cases=(LONG_DECODE,),
+    ),
+    Mutant(
+        name="the block branch forgotten where both are",
+        change=changed("attention.cuh", "low += toFloat(before.value[0]);", ""),
+        cases=(FIRST, ALL),
+    ),
+    Mutant(
+        name="a lam near 1 that is not rounded",
+        change=changed(
+            "stages.cuh",
+            "lam > 1.0F - p.lam_skip ? 1.0F : lam;",
+            "lam > 1.0F - p.lam_skip ? lam : lam;",
+            HEADS_64,
+        ),
+        cases=("seq=150,heads=4,lam_skip=0.3,scale=0.2",),
+    ),
+]
+
+LANES = [
+    Mutant(
+        name="keys in another lane's place",
+        change=changed(
+            "attention.cuh",
+            "int const row = place.key0 + n * 8 + lane % 8 + lane / 16 * 8;",
+            "int const row = place.key0 + n * 8 + lane % 16;",
+        ),
+        cases=("seq=31", FIRST),
+    ),
+    Mutant(
+        name="values that are not transposed",
+        change=changed("attention.cuh", "ldmatrixX4Transposed(b, values", "ldmatrixX4(b, values"),
+        cases=("seq=31", FIRST),
+    ),
+    Mutant(
+        name="the latent's values by their own pitch",
+        change=changed("attention.cuh", "(Tile::kLatent ? Tile::kQk : Tile::kV) * 2", "Tile::kV * 2", LATENT),
+        cases=("seq=5,heads=8,qk=576,v=512,lam=none,past=(60,)",),
+    ),
+]
+
+CACHES = [
+    Mutant(
+        name="padding in the cache",
+        change=changed("cache.cu", "if (s >= tokensOf(p, b) || slot", "if (s > tokensOf(p, b) || slot"),
+        cases=(LENGTHS,),
+        report=CACHE,
+    ),
+    overflow(
+        "one slot more than the cache has",
+        changed("cache.cu", "slot >= p.cache_capacity) return;", "slot > p.cache_capacity) return;"),
+        FULL,
+    ),
+    Mutant(
+        name="keys written again",
+        change=changed("cache.cu", "p.write_key_cache ? p.k : nullptr", "p.write_key_cache ? nullptr : p.k"),
+        cases=(FIRST,),
+        report=CACHE,
+    ),
+    Mutant(
+        name="padding that is not cleared",
+        change=changed(
+            "attention.cuh",
+            "if (token < work.tokens || token >= p.seq) continue;",
+            "if (token <= work.tokens || token >= p.seq) continue;",
+        ),
+        cases=(LENGTHS,),
+        report=PADDING,
+    ),
+]
+
+BARRIERS = [
+    race(
+        "no barrier when a tile has landed",
+        changed(
+            "attention.cuh", "__syncthreads();  // this tile has landed for all; the other stage is free", ""
+        ),
+        "seq=127,lam=none",
+    ),
+    race(
+        "no barrier before the stages are filled",
+        changed("attention.cuh", "__syncthreads();  // the stages are free", ""),
+        FIRST,
+    ),
+    race(
+        "no barrier between tiles of rows",
+        changed(
+            "attention.cuh", "__syncthreads();  // the tile before is done with the rows and queries", ""
+        ),
+        FIRST,
+    ),
+    race(
+        "no barrier before warps are merged",
+        changed("attention.cuh", "__syncthreads();  // no warp reads keys any more", ""),
+        DECODE,
+    ),
+    race(
+        "no barrier after the rows are listed",
+        changed(
+            "attention.cuh",
+            "listRows(a, work, shared.list);\n  __syncthreads();",
+            "listRows(a, work, shared.list);",
+        ),
+        FIRST,
+    ),
+    Mutant(
+        name="no wait for a tile",
+        change=changed(
+            "attention.cuh",
+            "copyWait<0>();\n    __syncthreads();  // this tile",
+            "__syncthreads();  // this tile",
+        ),
+        cases=(FIRST, DECODE),
+    ),
+]
+
+MUTANTS = [*KEYS, *SOFTMAX, *LANES, *CACHES, *BARRIERS]

@@ -1,0 +1,378 @@
+"""Defects of R1DynamicMoE's kernels."""
+
+from __future__ import annotations
+
+from kernels.build import Change
+from kernels.mutant import PADDING, Mutant, overflow, race
+
+FOLDER = "dynamic_moe/"
+GEMM_16BIT, GEMM_FP8, GEMM_WIDENED = "gemm_16bit.cu", "gemm_fp8.cu", "gemm_widened.cu"
+MANY = "seq=127"
+LENGTHS = "batch=3,seq=20,shared_width=32,lengths=(20,0,7)"
+EQUAL = "seq=20,hidden=32,experts=64,width=16,top_k=5,routing=equal"
+EQUAL_GROUPS = "seq=20,experts=16,top_k=6,method=2,n_group=4,topk_group=2,routing=equal"
+GROUPS = (
+    "seq=48,hidden=96,experts=32,width=144,shared_width=160,top_k=8,"
+    "sigmoid=True,method=2,scaling=2.5,n_group=8,topk_group=4"
+)
+ADAPTIVE = "seq=40,experts=16,top_k=6,top_k_min=2,threshold=0.6"
+SIGMOID = "seq=40,experts=16,top_k=4,threshold=0.5,sigmoid=True,bias=False,scaling=1.5"
+BLOCKS = "seq=80,hidden=272,width=256,shared_width=128,data_type=1,weight_type=3,layout=2"
+CHANNELS = "seq=80,hidden=272,width=144,shared_width=48,weight_type=3,layout=1,static=True"
+FP8 = "hidden=272,width=144,shared_width=48,weight_type=3"
+WIDENED = "hidden=144,width=144,shared_width=48,weight_type=3,sm=80"
+NEAR = "top_k=1,routing=near"
+TWO_TILES = "seq=300,hidden=80,experts=3,width=272,top_k=3"
+
+
+def changed(file: str, old: str, new: str, *sources: str) -> Change:
+    """A change of a source, or of a header that `sources` include."""
+    compiled = sources or (file,)
+    return Change(file=FOLDER + file, old=old, new=new, sources=tuple(FOLDER + source for source in compiled))
+
+
+ROUTER = [
+    Mutant(
+        name="ties to the later expert",
+        change=changed(
+            "router.cu",
+            "orderKey(taken ? selection[e] : -INFINITY, e)",
+            "orderKey(taken ? selection[e] + 1e-7F * e : -INFINITY, e)",
+        ),
+        cases=(EQUAL, "seq=40,experts=16,top_k=3,norm=False,routing=ties"),
+    ),
+    Mutant(
+        name="ties to the later group",
+        change=changed(
+            "router.cu",
+            "orderKey(one ? first : first + second, lane)",
+            "orderKey((one ? first : first + second) + 1e-6F * lane, lane)",
+        ),
+        cases=(EQUAL_GROUPS,),
+    ),
+    Mutant(
+        name="a group's score by one expert",
+        change=changed("router.cu", "one ? first : first + second", "first"),
+        cases=(GROUPS,),
+    ),
+    Mutant(
+        name="groups where there are none to choose",
+        change=changed(
+            "router.cu", "p.topk_method == TopkMethod::kGreedy || p.n_group == 1", "p.n_group == 1"
+        ),
+        cases=("seq=40,experts=16,top_k=3,n_group=4,topk_group=2",),
+    ),
+    Mutant(
+        name="the bias in the weights",
+        change=changed(
+            "router.cu", "score[e] = s;", "score[e] = p.router_bias != nullptr ? s + p.router_bias[e] : s;"
+        ),
+        cases=(GROUPS,),
+    ),
+    Mutant(
+        name="a threshold of an absolute weight",
+        change=changed("router.cu", "before < p.adaptive_threshold * total", "before < p.adaptive_threshold"),
+        cases=(ADAPTIVE, SIGMOID),
+    ),
+    Mutant(
+        name="one expert less than the fewest",
+        change=changed("router.cu", "lane < p.top_k_min ||", "lane < p.top_k_min - 1 ||"),
+        cases=("seq=40,experts=32,top_k=6,top_k_min=3,threshold=0.2",),
+    ),
+    Mutant(
+        name="normalization by all candidates",
+        change=changed("router.cu", "kept ? score : 0.0F, k)", "score, k)"),
+        cases=(ADAPTIVE, SIGMOID),
+    ),
+    Mutant(
+        name="no scaling factor",
+        change=changed("router.cu", "weight * p.routed_scaling_factor : -1.0F", "weight : -1.0F"),
+        cases=(SIGMOID, GROUPS),
+    ),
+    Mutant(
+        name="logits of two parts of the weights",
+        change=changed("router_logits.cu", "kWeightParts = 3", "kWeightParts = 2"),
+        cases=(NEAR,),
+    ),
+    Mutant(
+        name="logits of half an FP16 number",
+        change=changed("router_logits.cu", "kInputParts<__half> = 2", "kInputParts<__half> = 1"),
+        cases=("seq=270,hidden=528,experts=40,width=16,data_type=1",),
+    ),
+    Mutant(
+        name="logits of the first 512 columns",
+        change=changed("router_logits.cu", "column += kWarps * kStretch", "column += p.hidden"),
+        cases=("seq=270,hidden=528,experts=40,width=16,data_type=1",),
+    ),
+    overflow(
+        "logits of experts that are not there",
+        changed(
+            "router_logits.cu", "loadPair(w + 8, expert < p.experts, high)", "loadPair(w + 8, true, high)"
+        ),
+        "seq=21,hidden=208,experts=6,method=2,n_group=3",
+    ),
+]
+
+ROWS = [
+    Mutant(
+        name="ranks by the entry, not the token",
+        change=changed("router.cu", "(1U << (i / top_k)) - 1U", "(1U << (i % top_k)) - 1U"),
+        cases=(MANY, "seq=70,top_k=1,data_type=1,routing=one_expert"),
+    ),
+    Mutant(
+        name="padding that is routed",
+        change=changed(
+            "router.cu", "token % p.params.seq < p.params.seq_len", "token % p.params.seq <= p.params.seq_len"
+        ),
+        cases=(LENGTHS,),
+        report=PADDING,
+    ),
+    Mutant(
+        name="a scan that leaves out the first expert",
+        change=changed("router.cu", "e >= distance) sum +=", "e > distance) sum +="),
+        cases=(MANY, TWO_TILES),
+    ),
+    Mutant(
+        name="every router block's rows at the expert's first",
+        change=changed("router.cu", "base = count;", "base = 0;"),
+        cases=(MANY,),
+    ),
+    Mutant(
+        name="a tile of the expert before",
+        change=changed(
+            "router.cu", "shared.tile_offset[middle] <= tile", "shared.tile_offset[middle] < tile"
+        ),
+        cases=(MANY, TWO_TILES),
+    ),
+    Mutant(
+        name="tiles for full ones only",
+        change=changed(
+            "dynamic_moe.cu",
+            "layer.most_tiles = layer.rows / layer.tile_rows + partial;",
+            "layer.most_tiles = layer.rows / layer.tile_rows;",
+        ),
+        cases=(MANY, TWO_TILES),
+    ),
+    overflow(
+        "a piece of the workspace that is too small",
+        changed(
+            "dynamic_moe.cu",
+            "w.out = memory.take<char>(layer.rows * p.hidden * 2);",
+            "w.out = memory.take<char>(layer.rows * p.hidden);",
+        ),
+        MANY,
+    ),
+    Mutant(
+        name="the first row dropped",
+        change=changed("permute.cu", "if (rows[k] < 0) continue;", "if (rows[k] <= 0) continue;"),
+        cases=("seq=1", MANY),
+    ),
+    Mutant(
+        name="the first expert's weight for all",
+        change=changed(
+            "permute.cu",
+            "p.routing.weight[token * p.top_k + k] : 0.0F",
+            "p.routing.weight[token * p.top_k] : 0.0F",
+        ),
+        cases=(MANY, ADAPTIVE),
+    ),
+    Mutant(
+        name="a shared expert for padding",
+        change=changed("permute.cu", "p.shared_out != nullptr && real", "p.shared_out != nullptr"),
+        cases=(LENGTHS,),
+        report=PADDING,
+    ),
+]
+
+SCALES = [
+    Mutant(
+        name="a scale of 64 neighbours",
+        change=changed("quantize.cuh", "distance < 8", "distance < 4", "permute.cu", GEMM_FP8),
+        cases=(FP8, BLOCKS),
+    ),
+    Mutant(
+        name="the first block's scale along a row of weights",
+        change=changed(
+            "grouped_gemm.cuh",
+            "down + row) * across + k_block]",
+            "down + row) * across]",
+            GEMM_FP8,
+            GEMM_WIDENED,
+        ),
+        cases=(BLOCKS, "seq=80,hidden=272,width=256,data_type=1,weight_type=3,layout=2,math=2"),
+    ),
+    Mutant(
+        name="the gate's scales for the up projection",
+        change=changed(
+            "grouped_gemm.cuh",
+            "(static_cast<int64_t>(half) * g.n + work.column0) / kScaleBlock",
+            "work.column0 / kScaleBlock",
+            GEMM_FP8,
+        ),
+        cases=(BLOCKS,),
+    ),
+    Mutant(
+        name="the gate's channels for the up projection",
+        change=changed(
+            "grouped_gemm.cuh", "halves + half) * g.n + column]", "halves) * g.n + column]", GEMM_FP8
+        ),
+        cases=(CHANNELS,),
+    ),
+    Mutant(
+        name="another row's activation scale",
+        change=changed(
+            "grouped_gemm.cuh",
+            "g.a.scale[(work.row0 + row) * scaleBlocks(g.k) + k_block]",
+            "g.a.scale[row * scaleBlocks(g.k) + k_block]",
+            GEMM_FP8,
+        ),
+        cases=(FP8, BLOCKS),
+    ),
+    Mutant(
+        name="no static scale of the activations",
+        change=changed(
+            "grouped_gemm.cuh",
+            "g.a_scale != nullptr && !Operands::kWidened ? *g.a_scale : 1.0F",
+            "1.0F",
+            GEMM_FP8,
+        ),
+        cases=(CHANNELS,),
+    ),
+    Mutant(
+        name="the first expert's scale for all",
+        change=changed(
+            "grouped_gemm.cuh",
+            "a * g.weight.scale[work.expert];",
+            "a * g.weight.scale[0];",
+            GEMM_FP8,
+            GEMM_WIDENED,
+        ),
+        cases=(FP8, WIDENED),
+    ),
+]
+
+GEMM = [
+    Mutant(
+        name="partial sums that replace the total",
+        change=changed(
+            "grouped_gemm.cuh", "total[m][half][n][i] += partial", "total[m][half][n][i] = partial", GEMM_FP8
+        ),
+        cases=(FP8, BLOCKS),
+    ),
+    Mutant(
+        name="no activation function",
+        change=changed("grouped_gemm.cuh", "value = silu(value) * (", "value = value * (", GEMM_16BIT),
+        cases=(MANY,),
+    ),
+    Mutant(
+        name="columns beyond the last one of k",
+        change=changed("grouped_gemm.cuh", "bool valid = column < k;", "bool valid = true;", GEMM_16BIT),
+        cases=(MANY, TWO_TILES),
+    ),
+    overflow(
+        "weights beyond the last row",
+        changed("grouped_gemm.cuh", "valid = valid && column < g.n;", "", GEMM_16BIT),
+        "seq=9,experts=1,shared_width=16,top_k=1",
+    ),
+    overflow(
+        "rows of the next expert overwritten",
+        changed(
+            "grouped_gemm.cuh",
+            "bool const valid = row < work.rows && column < g.n;",
+            "bool const valid = column < g.n;",
+            GEMM_16BIT,
+        ),
+        MANY,
+    ),
+    Mutant(
+        name="activations in another lane's place",
+        change=changed(
+            "grouped_gemm.cuh",
+            "chunk = step * 4 + part * 2 + lane % 4 / 2;",
+            "chunk = step * 4 + part * 2 + lane % 2;",
+            GEMM_WIDENED,
+        ),
+        cases=(WIDENED,),
+    ),
+    Mutant(
+        name="weights in another lane's place",
+        change=changed(
+            "grouped_gemm.cuh",
+            "warp_column + n * 8 + lane % 8 + lane / 16 * 8;",
+            "warp_column + n * 8 + lane % 16;",
+            GEMM_16BIT,
+        ),
+        cases=(MANY,),
+    ),
+    Mutant(
+        name="no wait for a stage",
+        change=changed("grouped_gemm.cuh", "copyWait<kStages - 2>();", "", GEMM_16BIT),
+        cases=(MANY,),
+    ),
+]
+
+SWIGLU = [
+    Mutant(
+        name="up before gate",
+        change=changed("swiglu.cu", "silu(value[i]) * up[i]", "silu(up[i]) * value[i]"),
+        cases=("seq=127,shared_width=16,swiglu=2",),
+    ),
+    Mutant(
+        name="the gate's own numbers for up",
+        change=changed("swiglu.cu", "row + width + column, up", "row + column, up"),
+        cases=("seq=127,shared_width=16,swiglu=2",),
+    ),
+    Mutant(
+        name="the last expert's rows left out",
+        change=changed("swiglu.cu", "row >= p.offset[p.experts]", "row >= p.offset[p.experts - 1]"),
+        cases=("seq=127,shared_width=16,swiglu=2",),
+    ),
+]
+
+BARRIERS = [
+    race(
+        "no barrier when a stage has landed",
+        changed(
+            "grouped_gemm.cuh",
+            "__syncthreads();  // this stage has landed for all; the one before it is free",
+            "",
+            GEMM_16BIT,
+        ),
+        MANY,
+    ),
+    race(
+        "no barrier before the output is staged",
+        changed(
+            "grouped_gemm.cuh",
+            "copyWait<0>();\n  __syncthreads();\n  auto* const out",
+            "copyWait<0>();\n  auto* const out",
+            GEMM_16BIT,
+        ),
+        MANY,
+    ),
+    race(
+        "no barrier inside the scan",
+        changed(
+            "router.cu", "sum += scan[e - distance];\n    __syncthreads();", "sum += scan[e - distance];"
+        ),
+        MANY,
+    ),
+    race(
+        "no barrier before the next token's scores",
+        changed(
+            "router.cu", "__syncwarp();  // the scores are read before the next token's overwrite them", ""
+        ),
+        "seq=31",
+    ),
+    race(
+        "no barrier before the warps' logits are summed",
+        changed(
+            "router_logits.cu",
+            "  __syncthreads();\n  for (int i = static_cast<int>(threadIdx.x); i < kTile;",
+            "  for (int i = static_cast<int>(threadIdx.x); i < kTile;",
+        ),
+        "seq=31",
+    ),
+]
+
+MUTANTS = [*ROUTER, *ROWS, *SCALES, *GEMM, *SWIGLU, *BARRIERS]
