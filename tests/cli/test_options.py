@@ -15,7 +15,11 @@ OPTIONS = {
     ),
     "validate": "engine --reference --prompts --max-tokens --json",
     "generate": "engine --prompt --max-new-tokens --temperature --seed --json",
-    "triton": "engine --output -o --model-name --json",
+    "triton": (
+        "engine --output -o --model-name --trt-version --plugin-library --rows --chunk-tokens --token-budget"
+        " --max-queue --json"
+    ),
+    "serve": "engine --http-port --grpc-port --metrics-port --model-name --rows --threads --json",
     "plugins": "",
     "inspect": "path --json",
     "doctor": "--json",

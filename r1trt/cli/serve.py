@@ -1,0 +1,79 @@
+"""`r1trt serve`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import click
+
+from r1trt.cli.options import engine_argument, json_option
+from r1trt.cli.output import print_result, progress_reporter
+
+EPILOG = """
+\b
+Example:
+  r1trt serve engines/SmolLM2/cpu-fp32 --http-port 9000
+"""
+
+PORT = click.IntRange(min=1, max=65535)
+
+
+@click.command(epilog=EPILOG, short_help="Start a Triton server with a build, on this machine.")
+@engine_argument
+@click.option("--http-port", type=PORT, default=8000, show_default=True, metavar="N", help="HTTP.")
+@click.option("--grpc-port", type=PORT, default=8001, show_default=True, metavar="N", help="gRPC.")
+@click.option(
+    "--metrics-port", type=PORT, default=8002, show_default=True, metavar="N", help="Prometheus metrics."
+)
+@click.option("--model-name", metavar="NAME", help="Name that clients ask for; default: the checkpoint's.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Requests that run at a time; default: the engine's --max-batch-size.",
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: all.")
+@json_option
+def serve(
+    engine: Path,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    model_name: str | None,
+    rows: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Start a Triton server with ENGINE, a build directory for a CPU, until Ctrl-C.
+
+    ENGINE may also be a model repository that `r1trt triton` wrote for a CPU.
+
+    The server listens on this machine's loopback interface only. It comes from the package index and is kept
+    in the user's cache directory.
+    """
+    from r1trt.serve.generation import GenerationLimits
+    from r1trt.serve.trial import ServeConfig, serving
+
+    config = ServeConfig(
+        engine=engine,
+        model_name=model_name,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        limits=GenerationLimits(rows=rows, threads=threads) if rows or threads else None,
+    )
+    with ExitStack() as stack:
+        with progress_reporter() as progress:
+            trial = stack.enter_context(serving(config, progress))
+        addresses = {"http": trial.http, "grpc": trial.grpc, "metrics": trial.metrics}
+        result = {"model_name": trial.model_name, "pid": trial.server.pid, **addresses}
+        lines = [
+            f"{trial.model_name} is served: HTTP {trial.http}, gRPC {trial.grpc}, metrics {trial.metrics}",
+            *(f"  {example}" for example in trial.examples),
+            "stop with Ctrl-C",
+        ]
+        # Ctrl-C is how it is meant to end, from the moment that it is known to be ready.
+        with suppress(KeyboardInterrupt):
+            print_result(result, lines, as_json=as_json)
+            trial.server.wait()

@@ -1,0 +1,99 @@
+"""`r1trt triton`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from r1trt.cli.options import json_option
+from r1trt.cli.output import print_result
+
+EPILOG = """
+\b
+Examples:
+  r1trt triton engines/SmolLM2/cpu-fp32 -o repository
+  r1trt triton engines/R1/hopper-fp8 -o repository --trt-version 11.4.0.106
+"""
+
+COUNT = click.IntRange(min=1)
+
+
+@click.command(epilog=EPILOG, short_help="Write a Triton model repository for a build.")
+@click.argument(
+    "engine",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="ENGINE...",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    metavar="REPOSITORY",
+    help="The model repository to write; a repository that is there is replaced.",
+)
+@click.option("--model-name", metavar="NAME", help="Name that clients ask for; default: the checkpoint's.")
+@click.option(
+    "--trt-version",
+    metavar="VERSION",
+    help="TensorRT version of the server; an engine that another version built is refused.",
+)
+@click.option(
+    "--plugin-library",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="TensorRT plugins to use; default: those that the engine was built with.",
+)
+@click.option(
+    "--rows", type=COUNT, metavar="N", help="Requests that run at a time; default: the engine's batch size."
+)
+@click.option(
+    "--chunk-tokens", type=COUNT, metavar="N", help="Prompt tokens of one call; default: 64 on a CPU."
+)
+@click.option(
+    "--token-budget",
+    type=COUNT,
+    metavar="N",
+    help="Tokens of all running requests, asked-for ones included; default: what the cache holds.",
+)
+@click.option(
+    "--max-queue", type=COUNT, default=256, show_default=True, metavar="N", help="Requests that may wait."
+)
+@json_option
+def triton(
+    engine: tuple[Path, ...],
+    output: Path,
+    model_name: str | None,
+    trt_version: str | None,
+    plugin_library: Path | None,
+    rows: int | None,
+    chunk_tokens: int | None,
+    token_budget: int | None,
+    max_queue: int,
+    as_json: bool,
+) -> None:
+    """Write a Triton model repository for ENGINE, a build directory.
+
+    An engine with a KV cache becomes a model that generates text; one built with --no-cache becomes a model
+    that gives the logits of a prompt. Several ENGINEs are builds of one model for different GPUs.
+    """
+    from r1trt.serve.generation import GenerationLimits
+    from r1trt.serve.triton import TritonConfig, repository_from_engine
+
+    limits = GenerationLimits(
+        rows=rows, chunk_tokens=chunk_tokens, token_budget=token_budget, max_queue=max_queue
+    )
+    config = TritonConfig(
+        engines=engine,
+        output=output,
+        model_name=model_name,
+        trt_version=trt_version,
+        plugin_library=plugin_library,
+        limits=limits,
+    )
+    path = repository_from_engine(config)
+    lines = [f"model repository in {path}", f"next: {path / 'README.md'} has the server's command"]
+    print_result({"path": str(path)}, lines, as_json=as_json)

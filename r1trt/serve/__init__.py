@@ -1,0 +1,1 @@
+"""Engines as model repositories of inference servers."""

@@ -1,0 +1,1 @@
+"""What runs inside Triton's Python backend, beside the scheduler; copied into model repositories."""

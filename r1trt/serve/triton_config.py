@@ -1,0 +1,233 @@
+"""A Triton model configuration: built from a graph's interface, printed as protobuf text, checked.
+
+Triton's schema (from the `tritonclient` package) knows fields and their types; `check_model_directory` adds
+what the server looks at only when it loads a model.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import text_format
+
+from r1trt.errors import ExportError, UnavailableError
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonModelConfig
+
+TYPES = {
+    "INT32": "TYPE_INT32",
+    "INT64": "TYPE_INT64",
+    "FLOAT": "TYPE_FP32",
+    "FLOAT16": "TYPE_FP16",
+    "BFLOAT16": "TYPE_BF16",
+}
+"""ONNX element type to Triton's; FP8 has none."""
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Every engine takes a prompt of one token.
+WARMUP_TOKENS = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInterface:
+    """One input or output of the engine's graph.
+
+    Attributes:
+        name: The tensor's name.
+        dtype: ONNX element type, such as "FLOAT".
+        dims: Sizes without the leading batch dimension; -1 where the size varies from call to call.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInterface:
+    """What a server has to know of an engine.
+
+    Attributes:
+        model_name: Directory name and name that clients ask for.
+        platform: Triton's platform, which names the backend and the file format.
+        files: File names in the version directory, by compute capability ("8.9"), or "" for every machine's.
+        inputs: Inputs in order; none is a cache.
+        outputs: Outputs in order.
+        max_batch_size: Rows of a call, at most.
+    """
+
+    model_name: str
+    platform: str
+    files: Mapping[str, str]
+    inputs: Sequence[TensorInterface]
+    outputs: Sequence[TensorInterface]
+    max_batch_size: int
+
+
+def triton_schema() -> Any:
+    """Triton's own schema: the generated protobuf module.
+
+    Raises:
+        UnavailableError: `tritonclient` is not installed.
+    """
+    try:
+        from tritonclient.grpc import model_config_pb2
+    except ImportError as error:
+        raise UnavailableError(
+            "Triton's configuration schema is not installed.", found=error, fix="pip install 'r1trt[triton]'"
+        ) from error
+    return model_config_pb2
+
+
+def model_config_from_interface(interface: EngineInterface) -> TritonModelConfig:
+    """Writes an engine's interface in Triton's terms, as a stateless model.
+
+    Triton counts dimensions without the batch; a `[B]` tensor is declared `[1]` and reshaped to nothing. For
+    TensorRT the server chooses where instances run: on every GPU that it has.
+    """
+    schema = triton_schema()
+    config: TritonModelConfig = schema.ModelConfig(
+        name=interface.model_name, platform=interface.platform, max_batch_size=interface.max_batch_size
+    )
+    for tensor in interface.inputs:
+        _add_tensor(config.input.add(), tensor)
+    for tensor in interface.outputs:
+        _add_tensor(config.output.add(), tensor)
+    # Requests of equal length that wait at the same time share a call.
+    config.dynamic_batching.SetInParent()
+    group = config.instance_group.add(count=1)
+    if interface.platform != "tensorrt_plan":
+        group.kind = schema.ModelInstanceGroup.KIND_CPU
+    _add_files(config, interface)
+    _add_warmup(config, interface)
+    return config
+
+
+def write_warmup_data(directory: Path) -> None:
+    """Writes the files that a stateless model's warm-up names."""
+    warmup = directory / "warmup"
+    warmup.mkdir()
+    (warmup / "seq_len").write_bytes(struct.pack("<q", WARMUP_TOKENS))
+
+
+def model_config_text(config: TritonModelConfig) -> str:
+    """The configuration as `config.pbtxt` holds it."""
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def model_config_from_text(text: str, *, where: Path) -> TritonModelConfig:
+    """Parses protobuf text with Triton's own schema.
+
+    Raises:
+        ExportError: A field is unknown or has the wrong type; the message gives line and column.
+    """
+    config: TritonModelConfig = triton_schema().ModelConfig()
+    try:
+        text_format.Parse(text, config)
+    except text_format.ParseError as error:
+        raise ExportError(
+            "Triton's schema refuses the model configuration.", where=where, found=error
+        ) from error
+    return config
+
+
+def check_model_directory(directory: Path) -> TritonModelConfig:
+    """Checks `directory/config.pbtxt` against the schema and against the files beside it.
+
+    Returns:
+        The parsed configuration.
+
+    Raises:
+        ExportError: Lists everything that is wrong.
+    """
+    path = directory / "config.pbtxt"
+    if not path.is_file():
+        raise ExportError("A Triton model needs a config.pbtxt.", where=directory)
+    config = model_config_from_text(path.read_text(), where=path)
+    versions = [child for child in directory.iterdir() if child.is_dir() and child.name.isdigit()]
+    problems = [
+        *([] if config.name == directory.name else [f"name {config.name!r} is not the directory's"]),
+        *([] if config.platform or config.backend else ["neither platform nor backend is set"]),
+        *([] if versions else ["no version directory (a directory named by a number)"]),
+        *_tensor_problems([*config.input, *config.output]),
+        *(
+            f"{version.name}/{name} is missing"
+            for version in versions
+            for name in _files_named(config)
+            if not (version / name).is_file()
+        ),
+    ]
+    if problems:
+        raise ExportError("Triton would not load this model.", where=path, found="; ".join(problems))
+    return config
+
+
+def _triton_type(tensor: TensorInterface) -> int:
+    if tensor.dtype not in TYPES:
+        raise ExportError(
+            "Triton has no such tensor type.",
+            where=f"tensor {tensor.name}",
+            found=tensor.dtype,
+            expected=", ".join(TYPES),
+        )
+    value: int = triton_schema().DataType.Value(TYPES[tensor.dtype])
+    return value
+
+
+def _add_tensor(message: Any, tensor: TensorInterface) -> None:
+    message.name = tensor.name
+    message.data_type = _triton_type(tensor)
+    if tensor.dims:
+        message.dims.extend(tensor.dims)
+    else:
+        message.dims.append(1)
+        message.reshape.SetInParent()
+
+
+def _add_files(config: TritonModelConfig, interface: EngineInterface) -> None:
+    """One file is the default; of several each belongs to a compute capability."""
+    if len(interface.files) == 1:
+        (config.default_model_filename,) = interface.files.values()
+        return
+    for compute_capability, file in interface.files.items():
+        config.cc_model_filenames[compute_capability] = file
+
+
+def _add_warmup(config: TritonModelConfig, interface: EngineInterface) -> None:
+    """One call before the server reports ready: the first call of an engine allocates."""
+    warmup = config.model_warmup.add(name="one token", batch_size=1)
+    for tensor in interface.inputs:
+        value = warmup.inputs[tensor.name]
+        value.data_type = _triton_type(tensor)
+        value.dims.extend([WARMUP_TOKENS if size == -1 else size for size in tensor.dims] or [1])
+        if tensor.name == "seq_len":
+            value.input_data_file = "seq_len"
+        else:
+            value.zero_data = True
+
+
+def _files_named(config: TritonModelConfig) -> list[str]:
+    own = ["model.py"] if config.backend == "python" else []
+    named = (config.default_model_filename, *config.cc_model_filenames.values(), *own)
+    return [name for name in named if name]
+
+
+def _tensor_problems(tensors: Iterable[Any]) -> list[str]:
+    problems = []
+    seen: set[str] = set()
+    for tensor in tensors:
+        if not tensor.data_type:
+            problems.append(f"{tensor.name}: no data_type")
+        if not tensor.dims or any(size == 0 or size < -1 for size in tensor.dims):
+            problems.append(f"{tensor.name}: dims {list(tensor.dims)}")
+        if tensor.name in seen:
+            problems.append(f"{tensor.name}: declared twice")
+        seen.add(tensor.name)
+    return problems

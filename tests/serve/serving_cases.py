@@ -1,0 +1,193 @@
+"""Requests, what came of them, and the answer that each would get alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from r1trt.errors import R1TrtError
+from r1trt.runtime.generate import StopTexts
+from r1trt.runtime.sampling import Sampler
+from r1trt.runtime.session import Float32Array, Int64Array, SessionError, SessionLimits
+from r1trt.runtime.tokenizer import TextTokenizer
+from r1trt.serve.metrics import RecordedMetrics
+from r1trt.serve.request import Client, GenerationRequest, Progress
+from r1trt.serve.rows import RowSession
+from r1trt.serve.scheduler import Scheduler, SchedulerConfig
+
+NEAR_TIE = 1e-3
+"""Two candidates' logits this close may change places where the order of sums changes."""
+
+
+@dataclass
+class Answer:
+    """Collects what one client gets."""
+
+    pieces: list[str] = field(default_factory=list)
+    new_tokens: int = 0
+    finish_reason: str | None = None
+    error: R1TrtError | None = None
+    cancelled: bool = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def is_final(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+    def take(self, progress: Progress) -> None:
+        assert not self.is_final, "a message after the last one"
+        self.pieces.append(progress.text)
+        self.new_tokens += progress.new_tokens
+        self.finish_reason, self.error = progress.finish_reason, progress.error
+
+    @property
+    def client(self) -> Client:
+        return Client(send=self.take, is_cancelled=lambda: self.cancelled)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the model, as a `RecordingRows` saw it."""
+
+    first_row: int
+    seq_len: tuple[int, ...]
+    tokens: int
+
+    @property
+    def is_prefill(self) -> bool:
+        return self.tokens > 1
+
+
+class RecordingRows:
+    """Passes everything on, and writes the calls down."""
+
+    def __init__(self, rows: RowSession) -> None:
+        self._session = rows
+        self.limits: SessionLimits = rows.limits
+        self.rows = rows.rows
+        self.calls: list[Call] = []
+        self.moves: list[tuple[int, int, int]] = []
+
+    def step(
+        self, first_row: int, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array
+    ) -> Float32Array:
+        self.calls.append(Call(first_row, tuple(seq_len_B.tolist()), input_ids_BS.shape[1]))
+        return self._session.step(first_row, input_ids_BS, seq_len_B, past_len_B)
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        self.moves.append((source, target, tokens))
+        self._session.move(source, target, tokens)
+
+    def clear(self, row: int) -> None:
+        self._session.clear(row)
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class FailingRows:
+    """Raises at the calls of given numbers, and gives NaN for one row at others."""
+
+    def __init__(
+        self,
+        rows: RowSession,
+        *,
+        fails: Collection[int] = (),
+        error: Exception | None = None,
+        nan: Mapping[int, int] | None = None,
+    ) -> None:
+        self._session, self._fails, self._nan = rows, fails, nan or {}
+        self._error = error or SessionError("The backend failed.")
+        self.limits, self.rows = rows.limits, rows.rows
+        self.cleared: list[int] = []
+        self._calls = -1
+
+    def step(
+        self, first_row: int, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array
+    ) -> Float32Array:
+        self._calls += 1
+        if self._calls in self._fails:
+            raise self._error
+        logits = self._session.step(first_row, input_ids_BS, seq_len_B, past_len_B).copy()
+        if self._calls in self._nan:
+            logits[self._nan[self._calls] - first_row] = np.nan
+        return logits
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        self._session.move(source, target, tokens)
+
+    def clear(self, row: int) -> None:
+        self.cleared.append(row)
+        self._session.clear(row)
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class Bench:
+    """A scheduler with everything around it."""
+
+    def __init__(self, rows: RowSession, tokenizer: TextTokenizer, **config: int) -> None:
+        self.session = RecordingRows(rows)
+        self.metrics = RecordedMetrics()
+        self.scheduler = Scheduler(self.session, tokenizer, SchedulerConfig(**config), self.metrics)
+
+    def submit(self, *requests: GenerationRequest) -> list[Answer]:
+        answers = [Answer() for _ in requests]
+        for request, answer in zip(requests, answers, strict=True):
+            self.scheduler.submit(request, answer.client)
+        return answers
+
+    def run(self, *requests: GenerationRequest) -> list[Answer]:
+        """Submits, and steps until there is nothing left to do."""
+        answers = self.submit(*requests)
+        while self.scheduler.step():
+            pass
+        return answers
+
+
+def run_alone(
+    session: RowSession, tokenizer: TextTokenizer, request: GenerationRequest, chunk: int = 64
+) -> tuple[str, list[int], list[Float32Array]]:
+    """The reference: one request, one row, one token after another; text, tokens and logits of each."""
+    prompt, past = list(request.prompt_ids), 0
+    sampler, stream, stop = Sampler(request.sampling), tokenizer.stream(), StopTexts(request.stop)
+    text, tokens, logits = "", list[int](), list[Float32Array]()
+    ids: Sequence[int] = prompt[:chunk]
+    while True:
+        row = session.step(0, np.array([ids]), np.array([len(ids)]), np.array([past]))[0].copy()
+        past += len(ids)
+        if past < len(prompt):
+            ids = prompt[past : past + chunk]
+            continue
+        logits.append(row)
+        tokens.append(sampler.sample(row[: tokenizer.vocab_size]))
+        if tokens[-1] in tokenizer.eos_ids:
+            break
+        text += stop.push(stream.push(tokens[-1]))
+        if stop.found or len(tokens) >= request.max_new_tokens:
+            break
+        ids = tokens[-1:]
+    return text + stop.finish(), tokens, logits
+
+
+def explain_difference(
+    tokenizer: TextTokenizer, text: str, alone: tuple[str, list[int], list[Float32Array]]
+) -> str | None:
+    """Why a text differs from the one alone; None where it does not, or differs after a near tie."""
+    alone_text, tokens, logits = alone
+    if text == alone_text:
+        return None
+    for index in range(len(tokens)):
+        if not text.startswith(tokenizer.decode(tokens[: index + 1]).rstrip("\ufffd")):
+            best = np.sort(logits[index])[-2:]
+            gap = float(best[1] - best[0])
+            if gap <= NEAR_TIE:
+                return None
+            return f"token {index}: logits differ by {gap:.2e}; {text!r} instead of {alone_text!r}"
+    return f"{text!r} instead of {alone_text!r}"

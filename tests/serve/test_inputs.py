@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
+from r1trt.serve.inputs import DEFAULT_MAX_TOKENS, INPUTS, Call, call_from_tensors
+from r1trt.serve.request import RequestError
+
+CAPACITY = 64
+NUMPY_TYPES = {
+    "STRING": np.object_, "BOOL": np.bool_, "INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_engine: Path) -> TextTokenizer:
+    return tokenizer_from_dir(tiny_engine)
+
+
+def call(tokenizer: TextTokenizer, parameters: dict[str, Any] | None = None, **values: Any) -> Call:
+    types = {tensor.name: NUMPY_TYPES[tensor.dtype] for tensor in INPUTS}
+    tensors = {name: np.array([value], types[name]) for name, value in values.items()}
+    return call_from_tensors(tensors, parameters or {}, tokenizer, CAPACITY)
+
+
+def test_defaults_are_greedy_and_fill_the_cache(tokenizer: TextTokenizer) -> None:
+    made = call(tokenizer, text_input=b"Every function")
+    assert made.request.prompt_ids == tuple(tokenizer.encode("Every function"))
+    assert made.request.sampling.temperature == 0.0
+    assert made.request.budget == CAPACITY < DEFAULT_MAX_TOKENS
+    assert not made.stream and made.count_input and made.count_output
+
+
+def test_every_value_reaches_the_request(tokenizer: TextTokenizer) -> None:
+    made = call(
+        tokenizer, text_input=[b"a"], max_tokens=[3], stream=[True],
+        temperature=[0.5], top_k=[4], top_p=[0.75], seed=[2**64 - 1],
+        stop_words=[b"x", b"\xc3\xa9"], return_num_input_tokens=[False],
+    )  # fmt: skip
+    sampling = made.request.sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 4, 0.75)
+    assert sampling.seed == 2**64 - 1
+    assert made.request.max_new_tokens == 3 and made.request.stop == ("x", "é")
+    assert made.stream and not made.count_input and made.count_output
+
+
+def test_chat_template_is_put_around_a_text_and_around_messages(tokenizer: TextTokenizer) -> None:
+    messages = [{"role": "user", "content": "Every function"}]
+    expected = tuple(tokenizer.encode_chat(messages))
+    assert call(tokenizer, text_input=b"Every function", chat=True).request.prompt_ids == expected
+    assert call(tokenizer, messages=json.dumps(messages).encode()).request.prompt_ids == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "either text_input or messages"),
+        ({"text_input": b"a", "messages": b"[]"}, "either text_input or messages"),
+        ({"text_input": b""}, "prompt is empty"),
+        ({"text_input": b"\xff"}, "text_input is not UTF-8"),
+        ({"text_input": b"a", "max_tokens": 0}, "max_tokens is too small"),
+        ({"text_input": b"a", "max_tokens": -1}, "max_tokens is too small"),
+        ({"text_input": b"a", "max_tokens": [1, 2]}, "max_tokens has the wrong size"),
+        ({"text_input": b"a", "temperature": -1.0}, "temperature is out of range"),
+        ({"text_input": b"a", "temperature": float("nan")}, "temperature is out of range"),
+        ({"text_input": b"a", "top_p": 0.0}, "top_p is out of range"),
+        ({"text_input": b"a", "top_k": -1}, "top_k is out of range"),
+        ({"text_input": b"a", "stop_words": [b""]}, "stop text is empty"),
+        ({"text_input": b"a", "stop_words": [b"x"] * 17}, "Too many stop texts"),
+        ({"text_input": b"a", "frequency_penalty": 0.5}, "frequency_penalty is not supported"),
+        ({"messages": b"{"}, "messages is not JSON"),
+        ({"messages": b"[" * 100_000}, "messages is not JSON"),
+        ({"messages": b"[]"}, "messages is no conversation"),
+        ({"messages": b'[{"role": "user"}]'}, "messages is no conversation"),
+        ({"messages": b'{"role": "user", "content": "a"}'}, "messages is no conversation"),
+    ],
+)
+def test_bad_values_are_named(tokenizer: TextTokenizer, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        call(tokenizer, **values)
+
+
+def test_unknown_parameters_are_refused_and_the_servers_own_are_not(tokenizer: TextTokenizer) -> None:
+    call(tokenizer, {"triton_enable_empty_final_response": True, "priority": 0}, text_input=b"a")
+    with pytest.raises(RequestError, match="does not know") as error:
+        call(tokenizer, {"max_new_tokens": 3}, text_input=b"a")
+    assert error.value.details["found"] == "max_new_tokens"
+    assert "max_tokens" in error.value.details["expected"]
+
+
+def test_penalties_of_zero_are_accepted(tokenizer: TextTokenizer) -> None:
+    call(tokenizer, text_input=b"a", frequency_penalty=0.0, presence_penalty=0.0)

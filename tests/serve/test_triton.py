@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from small_engine import PLUGIN_GRAPH, TENSORRT, TENSORRT_RTX, plugin_library, write_engine
+
+from r1trt.artifacts import sha256_of_file
+from r1trt.cli import main
+from r1trt.errors import BuildError, R1TrtError
+from r1trt.serve.generation import SERVING_MODULES, GenerationLimits
+from r1trt.serve.inputs import INPUTS, OUTPUTS
+from r1trt.serve.triton import TritonConfig, repository_from_engine
+from r1trt.serve.triton_config import check_model_directory
+
+SCORING = {"cache": False, "capacity": None}
+ADA = {**TENSORRT, "arch": "ada", "sms": [89], "engines": [{"file": "engine.sm89.plan", "sm": 89}]}
+PLUGIN_OPERATORS = ["R1DynamicMoE", "R1DynamicRoPE", "R1HLAAttention"]
+
+
+def repository(tmp_path: Path, options: dict[str, Any] | None = None, **changes: Any) -> Path:
+    engine = write_engine(tmp_path / "engine", **changes)
+    return repository_from_engine(
+        TritonConfig(engines=(engine,), output=tmp_path / "repository", **options or {})
+    )
+
+
+def readme(path: Path) -> str:
+    return (path / "README.md").read_text()
+
+
+def test_engine_with_a_cache_becomes_a_generation_model(tmp_path: Path) -> None:
+    model = repository(tmp_path) / "small"
+    config = check_model_directory(model)
+    assert config.backend == "python" and config.model_transaction_policy.decoupled
+    assert [tensor.name for tensor in config.input] == [tensor.name for tensor in INPUTS]
+    assert [tensor.name for tensor in config.output] == [tensor.name for tensor in OUTPUTS]
+    assert all(tensor.optional for tensor in config.input)
+    engine = model / "1" / "engine"
+    assert sorted(path.name for path in engine.iterdir()) == [
+        "cpu.onnx",
+        "manifest.json",
+        "tokenizer.json",
+        "weights.safetensors",
+    ]
+    assert onnxruntime.InferenceSession(engine / "cpu.onnx").get_outputs()[0].name == "logits"
+
+
+def test_inputs_are_those_of_tritons_openai_front_end() -> None:
+    names = {tensor.name: tensor.dtype for tensor in INPUTS}
+    expected = {
+        "text_input": "STRING", "stream": "BOOL", "max_tokens": "INT32", "stop_words": "STRING",
+        "top_p": "FP32", "temperature": "FP32", "seed": "UINT64",
+        "frequency_penalty": "FP32", "presence_penalty": "FP32",
+        "return_num_input_tokens": "BOOL", "return_num_output_tokens": "BOOL",
+    }  # fmt: skip
+    assert expected.items() <= names.items()
+
+
+def test_limits_are_the_configurations_parameters(tmp_path: Path) -> None:
+    limits = GenerationLimits(rows=3, chunk_tokens=8, token_budget=40, max_queue=5)
+    config = check_model_directory(repository(tmp_path, {"limits": limits}) / "small")
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    assert parameters == {"rows": "3", "chunk_tokens": "8", "token_budget": "40", "max_queue": "5"}
+
+
+# What the server's interpreter provides, and each machine's own half, which is imported when it is needed.
+IMPORTS = """
+import sys, types
+sys.path.insert(0, sys.argv[1])
+sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
+import r1trt.serve.backend.model, r1trt.serve.onnxruntime_rows, r1trt.serve.tensorrt_rows
+print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "r1trt"))
+"""
+
+
+def test_generation_model_brings_exactly_the_modules_that_it_imports(tmp_path: Path) -> None:
+    """Without r1trt installed, one module less is an import error and one more is dead weight."""
+    python = repository(tmp_path) / "small" / "1" / "python"
+    command = [sys.executable, "-c", IMPORTS, str(python)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert set(result.stdout.split()) == {str(python / "r1trt" / name) for name in SERVING_MODULES}
+
+
+def test_engine_without_a_cache_becomes_a_stateless_model(tmp_path: Path) -> None:
+    model = repository(tmp_path, **SCORING) / "small"
+    config = check_model_directory(model)
+    assert config.platform == "onnxruntime_onnx" and not config.model_transaction_policy.decoupled
+    assert (model / "tokenizer" / "tokenizer.json").is_file()
+    session = onnxruntime.InferenceSession(model / "1" / "cpu.onnx")
+    (logits,) = session.run(["logits"], {"input_ids": np.array([[3]]), "seq_len": np.array([1])})
+    np.testing.assert_array_equal(logits[0, 0], 3 * np.arange(1, 9, dtype=np.float32))
+
+
+def test_tensorrt_engine_without_a_cache_is_tritons_own_kind(tmp_path: Path) -> None:
+    model = repository(tmp_path, **TENSORRT, **SCORING) / "small"
+    config = check_model_directory(model)
+    assert config.platform == "tensorrt_plan" and config.default_model_filename == "engine.sm90.plan"
+    assert [path.name for path in (model / "1").iterdir()] == ["engine.sm90.plan"]
+
+
+@pytest.mark.parametrize("changes", [{}, SCORING], ids=["generation", "scoring"])
+def test_builds_for_several_architectures_make_one_model(tmp_path: Path, changes: dict[str, Any]) -> None:
+    engines = tuple(
+        write_engine(tmp_path / build["arch"], **{**build, **changes}) for build in (ADA, TENSORRT)
+    )
+    path = repository_from_engine(TritonConfig(engines=engines, output=tmp_path / "repository"))
+    config = check_model_directory(path / "small")
+    assert "GPUs of SM 89, 90" in readme(path)
+    if changes:
+        assert dict(config.cc_model_filenames) == {"8.9": "engine.sm89.plan", "9.0": "engine.sm90.plan"}
+        return
+    engine = path / "small" / "1" / "engine"
+    assert [entry["sm"] for entry in json.loads((engine / "manifest.json").read_text())["engines"]] == [
+        89,
+        90,
+    ]
+    assert (engine / "engine.sm89.plan").is_file() and (engine / "engine.sm90.plan").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "same processor"),
+        ({**ADA, "capacity": 32}, "capacity 32"),
+        ({**ADA, "source": {"model_name": "small", "model_hash": "other"}}, "model_hash other"),
+        ({**ADA, "versions": {"tensorrt-cu13": "11.5.0.1"}}, "different TensorRT versions"),
+        ({**ADA, "engines": []}, "not finished"),
+    ],
+    ids=["same GPU", "capacity", "model", "TensorRT", "unfinished"],
+)
+def test_builds_that_do_not_belong_together(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    first = write_engine(tmp_path / "first", **TENSORRT)
+    second = write_engine(tmp_path / "second", **{**TENSORRT, **changes})
+    with pytest.raises(BuildError, match=message):
+        repository_from_engine(TritonConfig(engines=(first, second), output=tmp_path / "repository"))
+
+
+@pytest.mark.parametrize("version", ["11.4", "11.4.0", "11.4.0.106"])
+def test_the_servers_tensorrt_may_be_named_in_parts(tmp_path: Path, version: str) -> None:
+    assert "11.4.0.106" in readme(repository(tmp_path, {"trt_version": version}, **TENSORRT))
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "message"),
+    [
+        ("11.5", TENSORRT, "loads only in the version that built it.*11.5.*11.4.0.106"),
+        ("11.4.0.10", TENSORRT, "loads only in the version that built it"),
+        ("11.4", {**TENSORRT, "versions": {}}, "does not say which"),
+        ("eleven", TENSORRT, "no TensorRT version"),
+        ("11.4", {}, "for TensorRT engines"),
+        ("11.4", TENSORRT_RTX, "for TensorRT engines"),
+    ],
+)
+def test_another_tensorrt_version_is_refused(
+    tmp_path: Path, version: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(R1TrtError, match=re.compile(message, re.DOTALL)):
+        repository(tmp_path, {"trt_version": version}, **changes)
+    assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "requirement"),
+    [
+        ({}, "onnxruntime>=1.24"),
+        (TENSORRT, "tensorrt-cu13==11.4.0.106"),
+        (TENSORRT_RTX, "tensorrt-rtx-cu13==1.7.1.13"),
+    ],
+)
+def test_generation_model_says_which_library_it_imports(
+    tmp_path: Path, changes: dict[str, Any], requirement: str
+) -> None:
+    path = repository(tmp_path, **changes)
+    assert requirement in (path / "requirements.txt").read_text().splitlines()
+    assert "requirements.txt" in (path / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_plugins_travel_with_the_engine_and_the_readme_has_their_option(tmp_path: Path, cache: bool) -> None:
+    library = plugin_library(tmp_path / "built.so", PLUGIN_OPERATORS)
+    path = repository(
+        tmp_path, {"plugin_library": library}, graph=PLUGIN_GRAPH, **{**TENSORRT, "cache": cache}
+    )
+    option = "--backend-config=tensorrt,plugins=/models/libr1trt_plugins.so"
+    assert (option in readme(path)) == (not cache)
+    if cache:
+        engine = path / "small" / "1" / "engine"
+        assert json.loads((engine / "manifest.json").read_text())["plugin_libraries"] == [
+            "libr1trt_plugins.so"
+        ]
+        assert (engine / "libr1trt_plugins.so").read_bytes() == library.read_bytes()
+    else:
+        assert (path / "libr1trt_plugins.so").read_bytes() == library.read_bytes()
+
+
+def test_plugins_of_the_build_are_taken(tmp_path: Path) -> None:
+    library = plugin_library(tmp_path / "libr1trt_plugins.so", PLUGIN_OPERATORS)
+    engine = write_engine(
+        tmp_path / "engine", graph=PLUGIN_GRAPH, plugin_libraries=["libr1trt_plugins.so"], **TENSORRT
+    )
+    library.rename(engine / library.name)
+    path = repository_from_engine(TritonConfig(engines=(engine,), output=tmp_path / "repository"))
+    assert (path / "small" / "1" / "engine" / "libr1trt_plugins.so").is_file()
+
+
+def test_an_engine_that_carries_its_plugins_needs_the_option_that_allows_it(tmp_path: Path) -> None:
+    changes = {**TENSORRT, **SCORING, "plugins": {"embedded": True}}
+    path = repository(tmp_path, graph=PLUGIN_GRAPH, **changes)
+    assert not list(path.rglob("*.so"))
+    assert "--backend-config=tensorrt,version-compatible=true" in readme(path)
+
+
+def test_missing_plugins_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R1TRT_CACHE", str(tmp_path / "empty"))
+    monkeypatch.delenv("R1TRT_PLUGINS", raising=False)
+    with pytest.raises(BuildError, match="no library of them was built") as error:
+        repository(tmp_path, graph=PLUGIN_GRAPH, **TENSORRT)
+    assert error.value.details["found"] == "R1DynamicRoPE"
+    other = plugin_library(tmp_path / "other.so", ["R1DynamicMoE"])
+    with pytest.raises(BuildError, match="lacks operators"):
+        repository_from_engine(
+            TritonConfig(engines=(tmp_path / "engine",), output=tmp_path / "repository", plugin_library=other)
+        )
+
+
+def test_manifest_lists_what_is_there(tmp_path: Path) -> None:
+    path = repository(tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["kind"] == "triton" and manifest["engine"]["precision"] == "fp32"
+    names = {entry["file"] for entry in manifest["files"]}
+    assert {"README.md", "small/config.pbtxt", "small/1/engine/weights.safetensors"} <= names
+    for entry in manifest["files"]:
+        assert sha256_of_file(path / entry["file"]) == entry["sha256"]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("changes", [{}, TENSORRT], ids=["cpu", "gpu"])
+def test_readme_and_programs_are_of_this_model(tmp_path: Path, changes: dict[str, Any], cache: bool) -> None:
+    path = repository(tmp_path, {"model_name": "other"}, **{**changes, "cache": cache})
+    text = readme(path)
+    assert '-v "$PWD":/models:ro' in text and "/v2/models/other/ready" in text
+    assert ("--gpus all" in text) == bool(changes)
+    assert ("11.4.0.106" if changes else "1.32.0") in text
+    programs = re.findall(r"client_\w+\.\w+", text)
+    assert programs
+    for name in programs:
+        content = (path / name).read_text()
+        assert "other" in content and "{" + "{" not in content
+        if name.endswith(".py"):
+            ast.parse(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({**TENSORRT_RTX, "cache": False}, "Triton cannot load TensorRT-RTX engines"),
+        ({"engines": []}, "This build is not finished"),
+        ({"engines": [{"file": "gone.onnx", "sm": None}]}, "gone.onnx"),
+        ({"kind": "export"}, "another kind|not a build"),
+        ({"source": {"model_name": "a/b"}}, "cannot be the name of a Triton model"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(R1TrtError, match=message):
+        repository(tmp_path, **changes)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_more_rows_than_the_engine_has_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(R1TrtError, match="not built for so many rows"):
+        repository(tmp_path, {"limits": GenerationLimits(rows=5)})
+
+
+def test_refusal_keeps_an_earlier_repository(tmp_path: Path) -> None:
+    path = repository(tmp_path)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    unfinished = write_engine(tmp_path / "unfinished", engines=[])
+    with pytest.raises(BuildError):
+        repository_from_engine(TritonConfig(engines=(unfinished,), output=path))
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+def test_a_directory_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "engine")
+    with pytest.raises(R1TrtError, match="another kind"):
+        repository_from_engine(TritonConfig(engines=(engine,), output=engine))
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = write_engine(tmp_path / "engine")
+    arguments = ["triton", str(engine), "-o", str(tmp_path / "repository"), "--model-name", "other", "--json"]
+    assert main([*arguments, "--rows", "2"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"path": str(tmp_path / "repository")}
+    config = check_model_directory(tmp_path / "repository" / "other")
+    assert config.parameters["rows"].string_value == "2"
