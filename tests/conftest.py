@@ -5,10 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from scripts_under_test import MAKE_SMOLLM2, run_script
+
+# A shell that starts this in the background has it ignore Ctrl-C, and every process that a test starts too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,8 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_commands_have_the_options_that_they_show(line: str) -> None:
     _, name, *arguments = shlex.split(line, comments=True)
     command = cli.commands[name]
+    if isinstance(command, click.Group):
+        command = command.commands[arguments.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
     used = [argument for argument in arguments if argument.startswith("-")]
     assert set(used) <= known
