@@ -1,0 +1,212 @@
+"""llama.cpp's server as a peer of ours: built from its source on PyPI, with the same weights, and a client.
+
+`llama-cpp-python` carries llama.cpp's source. Of it only `llama-server` is built, for this machine's own CPU;
+that takes CMake, a C++ compiler and some minutes, once. The program does continuous batching in C++; the
+Python package's own server answers one request at a time, and would be a weaker peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, dequantize
+from load_generator import Outcome, Request, Send
+
+from r1trt.artifacts import atomic_directory
+
+PACKAGE = "llama-cpp-python==0.3.36"
+HOST = "127.0.0.1"
+READY_TIMEOUT_S = 120.0
+CMAKE_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DGGML_NATIVE=ON",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+)
+_ALL_F32 = 0  # GGUF's file type
+
+
+def llama_server_program(directory: Path) -> Path:
+    """Returns the program, built in `directory` unless it is there already."""
+    program = directory / "build" / "bin" / "llama-server"
+    if program.exists():
+        return program
+    directory.mkdir(parents=True, exist_ok=True)
+    print(f"building llama-server of {PACKAGE} in {directory}: some minutes", file=sys.stderr, flush=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    subprocess.run([*pip, "--dest", str(directory), PACKAGE], check=True)
+    archive = next(directory.glob("llama_cpp_python-*.tar.gz"))
+    with tarfile.open(archive) as tar:
+        tar.extractall(directory, filter="data")
+    source = directory / archive.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
+    build = directory / "build"
+    subprocess.run(["cmake", "-S", str(source), "-B", str(build), *CMAKE_OPTIONS], check=True)
+    jobs = str(os.cpu_count() or 1)
+    subprocess.run(["cmake", "--build", str(build), "--target", "llama-server", "-j", jobs], check=True)
+    return program
+
+
+def llama_server_version(program: Path) -> str:
+    """What the program says of itself: version, commit, compiler."""
+    result = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True)
+    lines = (result.stdout + result.stderr).splitlines()
+    return "; ".join(line.strip() for line in lines if line.startswith(("version", "built")))
+
+
+def fp32_gguf(source: Path, directory: Path) -> Path:
+    """Writes the quantized GGUF file `source` again in FP32, with the values that the checkpoint has.
+
+    The checkpoint of `make_smollm2.py` holds these weights dequantized and rounded to BF16; here the rounded
+    values are stored as FP32, so that both servers compute with the same numbers in the same precision.
+    """
+    path = directory / "smollm2-f32.gguf"
+    if path.exists():
+        return path
+    reader = GGUFReader(source)
+    with atomic_directory(directory) as work:
+        writer = GGUFWriter(work / path.name, "llama")
+        _copy_metadata(reader, writer)
+        for tensor in reader.tensors:
+            values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+            writer.add_tensor(tensor.name, values.astype(ml_dtypes.bfloat16).astype(np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return path
+
+
+def _copy_metadata(reader: GGUFReader, writer: GGUFWriter) -> None:
+    for name, value in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        kind = value.types[0]
+        of_elements = value.types[-1] if kind == GGUFValueType.ARRAY else None
+        writer.add_key_value(name, value.contents(), kind, sub_type=of_elements)
+    writer.add_file_type(_ALL_F32)
+
+
+def server_arguments(*, rows: int, capacity: int, threads: int) -> tuple[str, ...]:
+    """Arguments that make it comparable: as many sequences, of the same length, with no more threads.
+
+    The cache of finished prompts is off, since every prompt of the benchmark is new. The KV cache stays at
+    its default, FP16.
+    """
+    return (
+        *("--parallel", str(rows)),
+        *("--ctx-size", str(rows * capacity)),
+        *("--threads", str(threads)),
+        *("--threads-batch", str(threads)),
+        *("--cache-ram", "0"),
+    )
+
+
+@contextmanager
+def llama_server(
+    program: Path, model: Path, arguments: Sequence[str], *, port: int, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts the server, waits until it answers, and stops it at the end.
+
+    Raises:
+        RuntimeError: It ended, or is not ready in time; the message names its log.
+    """
+    command = [str(program), "--model", str(model), "--host", HOST, "--port", str(port), *arguments]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not _is_healthy(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"llama-server did not start; see {log}")
+            time.sleep(0.2)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _is_healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def llama_sender(port: int, prompt_ids: dict[str, list[int]]) -> Send:
+    """Returns a client that sends a prompt's token ids, so that both servers read the very same tokens."""
+
+    async def send(request: Request, started: float) -> Outcome:
+        outcome = Outcome(sent_at=time.perf_counter() - started)
+        body = {
+            "prompt": prompt_ids[request.prompt],
+            "n_predict": request.max_tokens,
+            "stream": True,
+            "temperature": request.temperature,
+            "top_k": 1,
+            "seed": request.seed,
+            "cache_prompt": False,
+        }
+        async for event in _events(port, body):
+            if "error" in event:
+                outcome.error = str(event["error"])
+                break
+            outcome.token_times.append(time.perf_counter() - started)
+            outcome.text += event["content"]
+            if event["stop"]:
+                outcome.prompt_tokens = event["tokens_evaluated"]
+                outcome.new_tokens = event["tokens_predicted"]
+        outcome.ended_at = time.perf_counter() - started
+        return outcome
+
+    return send
+
+
+async def _events(port: int, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """Yields the messages of a server-sent event stream."""
+    content = json.dumps(body).encode()
+    head = (
+        f"POST /completion HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        writer.write(head.encode() + content)
+        status = (await reader.readline()).decode()
+        if not re.match(r"HTTP/1\.1 200\b", status):
+            yield {"error": status.strip()}
+            return
+        while (await reader.readline()).strip():
+            pass
+        text = b""
+        while size := int((await reader.readline()).strip() or b"0", 16):
+            text += await reader.readexactly(size)
+            await reader.readline()
+            *messages, text = text.split(b"\n\n")
+            for message in messages:
+                if message.startswith(b"data: "):
+                    yield json.loads(message.removeprefix(b"data: "))
+    finally:
+        writer.close()
