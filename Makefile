@@ -23,12 +23,12 @@ $(STAMP): pyproject.toml constraints.txt
 fmt: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(KERNELS)
+	@$(BIN)/clang-format -i $(KERNELS)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
+	@$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 
 type: setup
 	$(BIN)/mypy

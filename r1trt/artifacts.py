@@ -147,21 +147,22 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
+def atomic_directory(target: Path, *, replace: bool = True, kind: Kind | None = None) -> Iterator[Path]:
     """Makes a directory that is there either completely or not at all.
 
     Args:
         target: The directory to make; a previous artifact there stays until the new one is complete, and
             artifacts that lie inside the previous one are kept.
         replace: Whether a previous artifact may be replaced.
+        kind: What the new artifact is: it may replace one of its own kind only. None replaces every kind.
 
     Yields:
         An empty directory beside `target`, to be filled. When the block ends without an exception it is
         flushed to the disk and takes `target`'s place; otherwise it is removed.
 
     Raises:
-        ArtifactError: `target` holds something that r1trt did not make, or exists and `replace` is False, or
-            another process is writing it.
+        ArtifactError: `target` holds something that r1trt did not make or an artifact of another kind, or
+            exists and `replace` is False, or another process is writing it.
         DiskFullError: The disk filled up meanwhile.
     """
     target = Path(os.path.abspath(target))
@@ -170,13 +171,13 @@ def atomic_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target):
         _recover(target)
-        _require_replaceable(target, replace)
+        _require_replaceable(target, replace, kind)
         work = target.with_name(f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             work.mkdir()
             yield work
             _flush_tree(work)
-            _require_replaceable(target, replace)
+            _require_replaceable(target, replace, kind)
             _swap(work, target)
         except OSError as error:
             if error.errno not in _FULL:
@@ -299,7 +300,7 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _require_replaceable(target: Path, replace: bool) -> None:
+def _require_replaceable(target: Path, replace: bool, kind: Kind | None) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise ArtifactError("output directory is not a directory", where=target, fix="choose another path")
     if not target.exists() or not any(target.iterdir()):
@@ -311,7 +312,7 @@ def _require_replaceable(target: Path, replace: bool) -> None:
             fix="remove it, ask for replacement, or choose another path",
         )
     try:
-        read_manifest(target)
+        found = read_manifest(target)["kind"]
     except ArtifactError as error:
         raise ArtifactError(
             "refusing to replace a directory that r1trt did not make",
@@ -320,6 +321,14 @@ def _require_replaceable(target: Path, replace: bool) -> None:
             expected="an empty or absent directory, or an earlier result",
             fix="choose another output directory",
         ) from error
+    if kind is not None and found != kind:
+        raise ArtifactError(
+            "refusing to replace an artifact of another kind",
+            where=target,
+            found=found,
+            expected=f"an empty or absent directory, or one of kind {kind}",
+            fix="choose another output directory",
+        )
 
 
 def _flush_tree(directory: Path) -> None:

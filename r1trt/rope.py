@@ -65,7 +65,18 @@ def rope_frequencies(
         parameters=parameters,
         max_seq_len=max_seq_len,
     )
-    inv_freq, attention_factor = kind(request)
+    try:
+        with np.errstate(all="ignore"):
+            inv_freq, attention_factor = kind(request)
+    except ArithmeticError as error:
+        raise ConfigError(f"RoPE of kind {config.kind!r} cannot be computed.", found=error) from error
+    if not (np.isfinite(inv_freq).all() and np.isfinite(np.float32(attention_factor))):
+        raise ConfigError(
+            f"RoPE of kind {config.kind!r} gives frequencies that are no numbers.",
+            found=f"theta {config.theta}, parameters {dict(config.parameters)}",
+            expected="finite FP32 frequencies",
+            fix="correct rope_theta and the RoPE parameters in config.json",
+        )
     return inv_freq.astype(np.float32, copy=False), float(attention_factor)
 
 

@@ -189,6 +189,14 @@ def test_artifacts_inside_survive_a_kill_in_the_swap(tmp_path: Path) -> None:
     assert names(tmp_path) == ["result"]
 
 
+def test_artifact_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "result"
+    make(target, "one")
+    with pytest.raises(ArtifactError, match="another kind"), atomic_directory(target, kind="engine"):
+        pass
+    assert content(target) == "one"
+
+
 def test_living_process_keeps_its_directory(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     living = tmp_path / f".result.tmp-{process.pid}-00000000"

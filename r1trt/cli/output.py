@@ -22,7 +22,7 @@ PLAIN_INTERVAL_S = 5.0
 def print_result(result: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     """Prints a command's result: the mapping as one line of JSON, or the lines."""
     if as_json:
-        click.echo(json.dumps(result, default=str, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(result, default=str, allow_nan=False))
     else:
         click.echo("\n".join(lines))
 
@@ -36,10 +36,10 @@ def print_error(error: R1TrtError, *, as_json: bool) -> None:
             **error.details,
             "exit_code": error.exit_code,
         }
-        click.echo(json.dumps({"error": content}, ensure_ascii=False))
+        click.echo(json.dumps({"error": content}))
     else:
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(str(error), err=True)
+        click.echo("\n".join(map(printable, str(error).splitlines())), err=True)
 
 
 def fact_lines(facts: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from r1trt.artifacts import atomic_directory, read_manifest, require_free_space, write_manifest
+from r1trt.artifacts import (
+    atomic_directory,
+    read_manifest,
+    require_free_space,
+    sha256_of_file,
+    write_manifest,
+)
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.engine.builder_api import BUILDER_APIS, backend_available
 from r1trt.engine.child import BuildRequest, Progress, build_in_child
@@ -90,12 +96,14 @@ def build_engine(config: BuildConfig, progress: Progress | None = None) -> Path:
     missing = None if target.backend == "onnxruntime" else backend_available(target.backend)
     plugins = plugins_for_build(config, target.backend, target.sms, required=missing is None)
     _require_finite_weights(export, report)
+    output = config.output or source / f"{target.arch.name}-{target.precision}"
+    _require_plan_unedited(output, config)
     plan = _plan(export, target, config, loaded_plan, report)
     model = _model_for(export.model, limits)
-    output = config.output or source / f"{target.arch.name}-{target.precision}"
-    with atomic_directory(output) as directory:
+    with atomic_directory(output, kind="engine") as directory:
         manifest = manifest_of_build(export, target, limits, plan)
         _write_common(export, plan, directory)
+        manifest["plan_sha256"] = sha256_of_file(directory / PLAN_FILE)
         if target.backend == "onnxruntime":
             _write_cpu(model, plan, directory, manifest, limits, report)
             return output
@@ -227,6 +235,37 @@ def _add_engines(
     return completed(manifest, entries, report.summary())
 
 
+# What an unfinished build has decided already, save for what `_finish` compares.
+_DECIDED = ("plan", "calibration", "max_batch_size", "max_input_len", "max_seq_len", "cache", "backend")
+
+
+def _require_only_finishing_options(source: Path, config: BuildConfig) -> None:
+    defaults = BuildConfig()
+    given = [name for name in _DECIDED if getattr(config, name) != getattr(defaults, name)]
+    if given:
+        names = ["--no-cache" if name == "cache" else f"--{name.replace('_', '-')}" for name in given]
+        raise ConfigError(
+            "An unfinished build has its options already.",
+            where=source,
+            found=", ".join(names),
+            fix="leave the options out, or build from the export",
+        )
+
+
+def _require_plan_unedited(output: Path, config: BuildConfig) -> None:
+    """Refuse to write a new plan over one that somebody has edited."""
+    plan = output / PLAN_FILE
+    if not plan.is_file() or (config.plan is not None and config.plan.resolve() == plan.resolve()):
+        return
+    written = read_manifest(output, "engine").get("plan_sha256")
+    if written is not None and written != sha256_of_file(plan):
+        raise ConfigError(
+            "The precision plan of the earlier build was edited, and a new build would replace it.",
+            where=plan,
+            fix=f"use it with --plan {plan}, or remove it",
+        )
+
+
 def _finish(source: Path, config: BuildConfig, progress: Progress) -> Path:
     """Finish a build that stopped in front of its engine, wherever its directory is now."""
     manifest = read_manifest(source, "engine")
@@ -234,6 +273,7 @@ def _finish(source: Path, config: BuildConfig, progress: Progress) -> Path:
         raise ConfigError(
             "This directory is a finished build.", where=source, fix="name an export to build from"
         )
+    _require_only_finishing_options(source, config)
     for name in ("arch", "precision"):
         asked = getattr(config, name)
         if asked is not None and asked != manifest[name]:
@@ -252,7 +292,7 @@ def _finish(source: Path, config: BuildConfig, progress: Progress) -> Path:
     manifest = _for_this_machine(manifest)
     plugins = plugins_of_unfinished(config, source, manifest)
     output = config.output or source
-    with atomic_directory(output) as directory:
+    with atomic_directory(output, kind="engine") as directory:
         for path in source.iterdir():
             _link_or_copy(path, directory / path.name)
         # The manifest is replaced, not written through the link into the unfinished build.

@@ -16,7 +16,7 @@ from r1trt.passes.pipeline import typed_model_from_plan
 from r1trt.passes.simulate import simulated_model_from_typed
 from r1trt.passes.weights import weight_source_from_value
 from r1trt.passes.write_typed import write_typed_model
-from r1trt.precision.plan import PrecisionPlan
+from r1trt.precision.plan import LayerPrecision, PrecisionPlan
 from r1trt.precision.quantize import WeightTensor
 
 CPU_ENGINE = "cpu.onnx"
@@ -34,12 +34,18 @@ def write_cpu_engine(
         directory: Where to write.
         progress: Called with (phase, done, total).
     """
-    if plan.precision == "fp32":
+    # An edited plan may lower single layers; ONNX Runtime has CPU kernels for FP32 alone.
+    if all(_is_fp32(layer) for layer in plan.layers.values()):
         engine = typed_model_from_plan(model, plan, "onnxruntime")
         pretranspose_weights(engine)
     else:
         engine = simulated_model_from_typed(typed_model_from_plan(model, plan, "tensorrt-rtx"))
     return write_typed_model(engine, directory, name=CPU_ENGINE, progress=progress)
+
+
+def _is_fp32(layer: LayerPrecision) -> bool:
+    kinds = (layer.input, layer.output, layer.weight, layer.shared_weight)
+    return not {"bf16", "fp8_e4m3"}.intersection(kind for kind in kinds if kind is not None)
 
 
 def pretranspose_weights(model: ir.Model) -> None:

@@ -75,13 +75,14 @@ def export_checkpoint(config: ExportConfig, progress: Progress | None = None) ->
     report("reading headers", 0, 1)
     checkpoint = checkpoint_from_dir(config.checkpoint)
     capacity = _capacity(config, checkpoint)
+    _require_output_apart(config.output, checkpoint.path)
     report("building the graph", 0, 1)
     weights = copied_weights(checkpoint) if config.copy else weights_in_place(checkpoint)
     model = onnx_from_checkpoint(
         checkpoint, capacity, last_token_logits=config.last_token_logits, locations=weights.locations
     )
     check_model(model)
-    with atomic_directory(config.output) as directory:
+    with atomic_directory(config.output, kind="export") as directory:
         if config.copy:
             copy_weights(checkpoint, directory, report)
         report("writing", 0, 1)
@@ -92,6 +93,20 @@ def export_checkpoint(config: ExportConfig, progress: Progress | None = None) ->
         write_manifest(directory, _manifest(config, checkpoint, capacity, weights, model))
         report("writing", 1, 1)
     return config.output
+
+
+def _require_output_apart(output: Path, checkpoint: Path) -> None:
+    """Refuse to replace a directory that holds the checkpoint: an export with copied weights is one, too."""
+    target, sources = output.resolve(), {checkpoint.resolve()}
+    sources |= {path.resolve().parent for path in checkpoint.glob("*.safetensors")}
+    for source in sorted(sources):
+        if source.is_relative_to(target):
+            raise ConfigError(
+                "The output directory holds the checkpoint, which it would replace.",
+                where=target,
+                found=f"weights in {source}",
+                fix="choose another output directory with -o",
+            )
 
 
 def _capacity(config: ExportConfig, checkpoint: Checkpoint) -> int:

@@ -42,14 +42,14 @@ def documents_from_file(path: Path) -> list[str]:
         ) from error
     if path.suffix == ".txt":
         return [text]
-    lines = enumerate(text.splitlines(), start=1)
+    lines = enumerate(text.split("\n"), start=1)  # U+2028 and its like may stand in JSON
     return [_document(line, f"{path}, line {number}") for number, line in lines if line.strip()]
 
 
 def _document(line: str, where: str) -> str:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(
             "A calibration line is not JSON.", where=where, found=error, expected=_FORMS
         ) from error

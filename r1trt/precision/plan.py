@@ -202,6 +202,7 @@ def _layer_problems(layer: LayerPrecision) -> Iterator[str]:
         if getattr(layer, name) not in getattr(allowed, name):
             yield f"{name} is {getattr(layer, name)}, but can be {_choices(getattr(allowed, name))}"
     yield from _product_problems(layer)
+    yield from _operator_problems(layer)
     for name in ("input_scale", "weight_scale", "mid_scale", "down_scale"):
         yield from _scale_problems(name, getattr(layer, name))
     if isinstance(layer.weight_scale, tuple) != (layer.weight_axis is not None):
@@ -210,6 +211,15 @@ def _layer_problems(layer: LayerPrecision) -> Iterator[str]:
         yield f"weight_axis is {layer.weight_axis}, but weights are scaled along their rows (axis 0)"
     if not layer.reason.strip():
         yield "reason is empty"
+
+
+def _operator_problems(layer: LayerPrecision) -> Iterator[str]:
+    """The three operators have one type for all activations (`r1trt/operators.py`)."""
+    if layer.op in ("R1DynamicRoPE", "R1HLAAttention", "R1DynamicMoE") and not layer.quantizes_input:
+        others = {"input": layer.input, "weight": layer.weight}
+        for name, kind in others.items():
+            if kind is not None and kind != layer.output:
+                yield f"{name} is {kind} and output {layer.output}; the operator has one type for both"
 
 
 def _product_problems(layer: LayerPrecision) -> Iterator[str]:

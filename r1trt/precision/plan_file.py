@@ -115,21 +115,42 @@ def layer_lines(text: str) -> dict[str, int]:
 
 
 _Lines = dict[tuple[str, ...], int]
+# Scales of a large model, one a row, are some ten million characters.
+_MAX_TEXT = 1 << 27
+_MAX_DEPTH = 8
 _Made = TypeVar("_Made")
 
 
 def _parse(text: str, where: object) -> tuple[object, _Lines]:
     try:
+        _require_plain(text)
         loader = _Loader(text)
         root = loader.get_single_node()
         document = None if root is None else loader.construct_document(root)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise PlanError("The precision plan is not YAML.", where=where, found=error) from error
     lines: _Lines = {}
     repeated = list(_walk(root, (), lines))
     if repeated:
         raise PlanError("The precision plan repeats keys.", where=where, found="; ".join(repeated))
     return document, lines
+
+
+def _require_plain(text: str) -> None:
+    """Raises ValueError for what a plan never holds, and what costs a parser its stack or all memory."""
+    if len(text) > _MAX_TEXT:
+        raise ValueError(f"{len(text)} characters; at most {_MAX_TEXT} expected")
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise ValueError(f"{_line_of(event)}: anchors and aliases are not read")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"{_line_of(event)}: nested deeper than {_MAX_DEPTH} levels")
+
+
+def _line_of(event: yaml.Event) -> str:
+    return "a line" if event.start_mark is None else f"line {event.start_mark.line + 1}"
 
 
 def _walk(node: Any, path: tuple[str, ...], lines: _Lines) -> Iterator[str]:
@@ -225,7 +246,7 @@ class _Reader:
             self._report(("thresholds", key), f"thresholds.{key} is {value[key]!r}, expected a number")
         if wrong or set(value) != set(names):
             return None
-        return self._made(("thresholds",), lambda: Thresholds(**{key: float(value[key]) for key in names}))
+        return self._made(("thresholds",), lambda: Thresholds(**{key: _float(value[key]) for key in names}))
 
     def _layers(self, value: object) -> dict[str, LayerPrecision]:
         if not isinstance(value, dict):
@@ -264,6 +285,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _float(value: object) -> float:
+    """A YAML number as a float; integers beyond its range are infinite."""
+    assert isinstance(value, int | float)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _read_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"is {value!r}, expected text")
@@ -271,13 +301,13 @@ def _read_text(value: object) -> str:
 
 
 def _read_op(value: object) -> str:
-    if value not in LAYER_OPS:
+    if not isinstance(value, str) or value not in LAYER_OPS:
         raise ValueError(f"is {value!r}, can be {', '.join(LAYER_OPS)}")
     return str(value)
 
 
 def _read_precision(value: object) -> str:
-    if value not in PRECISIONS:
+    if not isinstance(value, str) or value not in PRECISIONS:
         raise ValueError(f"is {value!r}, can be {', '.join(PRECISIONS)}")
     return str(value)
 
@@ -291,8 +321,10 @@ def _read_axis(value: object) -> int:
 def _read_scale(value: object) -> float:
     if not _is_number(value):
         raise ValueError(f"is {value!r}, expected one FP32 number")
-    scale = float(value)  # type: ignore[arg-type]  # a number, see above
-    if not math.isfinite(scale) or scale <= 0 or np.float32(scale) == 0:
+    scale = _float(value)
+    with np.errstate(over="ignore", under="ignore"):
+        stored = np.float32(scale)
+    if not np.isfinite(stored) or stored <= 0:
         raise ValueError(f"is {value!r}; scales are finite FP32 numbers above 0")
     return scale
 

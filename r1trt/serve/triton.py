@@ -99,7 +99,7 @@ def repository_from_engine(config: TritonConfig) -> Path:
     name = require_model_name(config.model_name or str(bundle.manifest["source"]["model_name"]))
     _require_replaceable(config.output)
     require_free_space(config.output.parent, bundle.bytes)
-    with atomic_directory(config.output) as repository:
+    with atomic_directory(config.output, kind="triton") as repository:
         _write_model(repository / name, bundle, config.limits)
         check_model_directory(repository / name)
         _write_documents(repository, name, bundle)

@@ -54,7 +54,7 @@ def documents_from_file(path: Path) -> list[Document]:
     if path.suffix != ".jsonl":
         documents = [Document(text=content)] if content.strip() else []
     else:
-        lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
         documents = [_document_from_line(line, f"{path}, line {number}") for number, line in lines]
     if not documents:
         raise ConfigError("The prompts are empty.", where=path)
@@ -65,7 +65,7 @@ def _document_from_line(line: str, where: str) -> Document:
     expected = '{"text": "..."}, {"prompt": "..."} or {"messages": [{"role": "...", "content": "..."}]}'
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError("A line is not JSON.", where=where, found=error, expected=expected) from error
     if isinstance(entry, dict):
         if isinstance(entry.get("text"), str):

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from r1trt.artifacts import read_manifest, write_manifest
 from r1trt.engine.build import build_engine
 from r1trt.engine.config import BuildConfig
-from r1trt.errors import BuildError, CheckpointError, ConfigError, PlanError, UnavailableError
+from r1trt.errors import BuildError, CheckpointError, ConfigError, PlanError, R1TrtError, UnavailableError
 from r1trt.export.io import load_export
 from r1trt.precision.plan_file import load_plan, save_plan
 from r1trt.precision.rules import plan_from_rules
@@ -276,3 +277,46 @@ def test_the_newest_export_is_the_default(
             {k: v for k, v in read_manifest(llama_export).items() if k != "schema"},
         )
     assert build_engine(BuildConfig(arch="cpu")) == Path("engines/newer/cpu-fp32")
+
+
+def test_an_edited_plan_is_not_written_over(llama_export: Path, tmp_path: Path) -> None:
+    config = BuildConfig(model=llama_export, arch="cpu", precision="fp32", output=tmp_path / "build")
+    plan = build_engine(config) / "precision.yaml"
+    edited = plan.read_text().replace("kl_max: 1.0e-05", "kl_max: 1.0e-04")
+    assert edited != plan.read_text()
+    plan.write_text(edited)
+    with pytest.raises(ConfigError, match="edited"):
+        build_engine(config)
+    assert plan.read_text() == edited
+    build_engine(replace(config, plan=plan))
+    assert "kl_max: 0.0001" in plan.read_text()
+
+
+def test_a_build_does_not_replace_its_export(llama_export: Path) -> None:
+    with pytest.raises(R1TrtError, match="another kind"):
+        build_engine(BuildConfig(model=llama_export, arch="cpu", output=llama_export))
+    assert (llama_export / "model.onnx").is_file()
+
+
+def test_a_lowered_layer_of_a_cpu_build_is_simulated(llama_export: Path, tmp_path: Path) -> None:
+    config = BuildConfig(model=llama_export, arch="cpu", precision="fp32", output=tmp_path / "build")
+    plan = load_plan(build_engine(config) / "precision.yaml")
+    name = "model.layers.0.mlp.down_proj"
+    lowered = replace(plan.layers[name], input="bf16", weight="bf16")
+    save_plan(replace(plan, layers={**plan.layers, name: lowered}), tmp_path / "plan.yaml")
+    engine = build_engine(replace(config, plan=tmp_path / "plan.yaml"))
+    onnxruntime.InferenceSession(engine / "cpu.onnx", providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    "option", [{"max_batch_size": 1}, {"cache": False}, {"backend": "tensorrt"}, {"plan": Path("x.yaml")}]
+)
+def test_finishing_takes_no_options_that_are_decided(
+    llama_export: Path, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    with pytest.raises(UnavailableError):
+        build_engine(
+            BuildConfig(model=llama_export, arch="hopper", precision="bf16", output=tmp_path / "build")
+        )
+    with pytest.raises(ConfigError, match="its options already"):
+        build_engine(BuildConfig(model=tmp_path / "build", **option))

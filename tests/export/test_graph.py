@@ -82,6 +82,15 @@ def test_copy_makes_the_export_self_contained(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+@pytest.mark.parametrize("output", ["export", "."])
+def test_an_export_does_not_replace_its_own_weights(output: str, tmp_path: Path) -> None:
+    write_llama(tmp_path / "checkpoint")
+    copied = export(tmp_path / "checkpoint", tmp_path / "export", copy=True)
+    with pytest.raises(ConfigError, match="holds the checkpoint"):
+        export(copied, tmp_path / output)
+    assert (copied / "model.safetensors").is_file()
+
+
 def test_a_linked_checkpoint_as_in_the_hub_cache(tmp_path: Path) -> None:
     real = write_llama(tmp_path / "real")
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"

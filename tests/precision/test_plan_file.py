@@ -131,3 +131,16 @@ def test_something_else_than_a_plan(text: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="cannot be read"):
         load_plan(tmp_path / "no.yaml")
+
+
+HOSTILE = {
+    "deep nesting": "a: " + "[" * 100_000,
+    "aliases that double": "a0: &a0 {k: 1}\na1: &a1 {x: *a0, y: *a0}\na2: {x: *a1, y: *a1}",
+    "an alias of itself": "a: &a {b: *a}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_yaml_is_refused(name: str) -> None:
+    with pytest.raises(PlanError, match=r"not YAML(?s:.*)(nested deeper|anchors and aliases)"):
+        plan_from_yaml(HOSTILE[name])

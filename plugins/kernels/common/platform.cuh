@@ -63,7 +63,7 @@ cudaError_t launch(LaunchShape const& shape, cudaStream_t stream, void (*kernel)
                                              static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<shape.grid, shape.threads, shape.shared_bytes, stream> > >(arguments...);
+  kernel<<<shape.grid, shape.threads, shape.shared_bytes, stream>>>(arguments...);
   return cudaGetLastError();
 }
 

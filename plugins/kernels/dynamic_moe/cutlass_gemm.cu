@@ -50,7 +50,7 @@ using RowMajor = cutlass::layout::RowMajor;
 using ColumnMajor = cutlass::layout::ColumnMajor;
 using CtaTile = cute::Shape<cute::_128, cute::_128, cute::_128>;
 using Cluster = cute::Shape<cute::_1, cute::_1, cute::_1>;
-using Problem = cutlass::gemm::GroupProblemShape<cute::Shape<int, int, int> >;
+using Problem = cutlass::gemm::GroupProblemShape<cute::Shape<int, int, int>>;
 // NOTES: scales lie along k, as the quantizing kernels and checkpoints have them.
 using Scales = cutlass::detail::Sm90BlockwiseScaleConfig<1, kScaleBlock, kScaleBlock, cute::GMMA::Major::K,
                                                          cute::GMMA::Major::K>;
@@ -63,7 +63,7 @@ using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
     cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, CtaTile, Cluster,
     cutlass::epilogue::collective::EpilogueTileAuto, float, float, void, RowMajor*, kOutputAlignment, Output,
     RowMajor*, kOutputAlignment, cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative,
-    cutlass::epilogue::fusion::LinearCombination<Output, float> >::CollectiveOp;
+    cutlass::epilogue::fusion::LinearCombination<Output, float>>::CollectiveOp;
 using Mainloop = typename collective::CollectiveBuilder<
     cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Element, cute::tuple<RowMajor*, LayoutA*>,
     kInputAlignment, Element, cute::tuple<ColumnMajor*, LayoutB*>, kInputAlignment, float, CtaTile, Cluster,
