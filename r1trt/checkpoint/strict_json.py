@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from io import BufferedReader
@@ -57,8 +58,14 @@ def json_object_from_bytes(data: bytes, where: object) -> dict[str, Any]:
     def no_constant(name: str) -> NoReturn:
         refuse(f"{name}, which JSON does not have")
 
+    def finite(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else refuse(f"{text[:200]}, beyond every number format")
+
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant, parse_float=finite
+        )
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise CheckpointError(

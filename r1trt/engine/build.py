@@ -43,6 +43,7 @@ from r1trt.engine.manifest import (
     engine_file,
     file_entry,
     manifest_of_build,
+    manifest_of_unfinished,
     versions,
 )
 from r1trt.engine.network_check import NetworkReport, check_network, require_obeyed
@@ -268,7 +269,7 @@ def _require_plan_unedited(output: Path, config: BuildConfig) -> None:
 
 def _finish(source: Path, config: BuildConfig, progress: Progress) -> Path:
     """Finish a build that stopped in front of its engine, wherever its directory is now."""
-    manifest = read_manifest(source, "engine")
+    manifest = manifest_of_unfinished(source)
     if manifest["status"] != NEEDS_ENGINE:
         raise ConfigError(
             "This directory is a finished build.", where=source, fix="name an export to build from"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from r1trt import __version__
-from r1trt.artifacts import sha256_of_file
+from r1trt.arch import ARCHITECTURES
+from r1trt.artifacts import MANIFEST_FILE, read_manifest, sha256_of_file
 from r1trt.engine.builder_api import BUILDER_APIS
 from r1trt.engine.config import BuildTarget
 from r1trt.engine.profile import BuildLimits
+from r1trt.errors import ConfigError
 from r1trt.export.io import ExportedModel
-from r1trt.precision.plan import PrecisionPlan
+from r1trt.precision.plan import PLAN_KINDS, PrecisionPlan
 
 COMPLETE, NEEDS_ENGINE = "complete", "needs-engine"
 _LIBRARIES = ("onnx", "onnx-ir", "onnxruntime")
@@ -74,6 +76,45 @@ def manifest_of_build(
         "files": [],
         "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def manifest_of_unfinished(directory: Path) -> dict[str, Any]:
+    """The manifest of a build that may lack its engine, checked: its directory may come from anywhere.
+
+    Raises:
+        ArtifactError: The directory is no build.
+        ConfigError: Lists each entry that no build writes.
+    """
+    manifest = read_manifest(directory, "engine")
+    known: dict[str, Callable[[Any], bool]] = {
+        "status": lambda value: value in (COMPLETE, NEEDS_ENGINE),
+        "arch": lambda value: isinstance(value, str) and value in ARCHITECTURES,
+        "precision": lambda value: value in PLAN_KINDS,
+        "backend": lambda value: value == "onnxruntime" or (isinstance(value, str) and value in BUILDER_APIS),
+        "sms": lambda value: isinstance(value, list) and all(type(sm) is int for sm in value),
+        "files": lambda value: isinstance(value, list) and all(map(_is_file_entry, value)),
+    }
+    wrong = [
+        f"{name}: {manifest.get(name)!r}"[:200]
+        for name, good in known.items()
+        if not good(manifest.get(name))
+    ]
+    if wrong:
+        raise ConfigError(
+            "The manifest of a build is not valid.",
+            where=directory / MANIFEST_FILE,
+            found="; ".join(wrong),
+            fix="copy the build again, or build from the export",
+        )
+    return manifest
+
+
+def _is_file_entry(entry: object) -> bool:
+    """A file of the directory itself: a plain name."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+        return False
+    name: str = entry["file"]
+    return Path(name).name == name
 
 
 def precision_summary(plan: PrecisionPlan) -> dict[str, int]:

@@ -120,6 +120,11 @@ def _encoded(documents: Sequence[str], tokenizer_file: Path) -> list[list[int]]:
             found=error,
             fix="calibration needs the checkpoint's tokenizer.json",
         ) from error
+    for document in documents:
+        try:
+            document.encode()
+        except UnicodeEncodeError as error:
+            raise PlanError("The calibration text is not Unicode.", found=error, expected=_FORMS) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return [list(tokenizer.encode(document).ids) for document in documents]

@@ -218,7 +218,7 @@ def test_pickled_weights_are_not_opened(write_checkpoint: WriteCheckpoint) -> No
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[1]", b'"x"', b"\xff", b'{"a":1,"a":1}', b'{"rms_norm_eps": NaN}']
+    "content", [b"{", b"[1]", b'"x"', b"\xff", b'{"a":1,"a":1}', b'{"rms_norm_eps": NaN}', b'{"a": 1e999}']
 )
 def test_bad_config_json(write_checkpoint: WriteCheckpoint, content: bytes) -> None:
     directory = write_checkpoint(CONFIGS["llama"])

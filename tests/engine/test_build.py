@@ -320,3 +320,25 @@ def test_finishing_takes_no_options_that_are_decided(
         )
     with pytest.raises(ConfigError, match="its options already"):
         build_engine(BuildConfig(model=tmp_path / "build", **option))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"status": None},
+        {"backend": "x"},
+        {"backend": ["tensorrt"]},
+        {"sms": ["x"]},
+        {"files": None},
+        {"files": [{"file": "../other"}]},
+    ],
+    ids=str,
+)
+def test_a_damaged_unfinished_build_is_refused(
+    llama_export: Path, tmp_path: Path, damage: dict[str, Any]
+) -> None:
+    with pytest.raises(UnavailableError):
+        build(llama_export, tmp_path / "build", "hopper", "bf16")
+    write_manifest(tmp_path / "build", read_manifest(tmp_path / "build") | damage)
+    with pytest.raises(ConfigError, match="manifest of a build is not valid"):
+        build_engine(BuildConfig(model=tmp_path / "build"))

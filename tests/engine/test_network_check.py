@@ -73,7 +73,11 @@ def asked(plan: PrecisionPlan, name: str, **types: Any) -> PrecisionPlan:
             {"input": "fp32", "output": "fp32"},
             "cache asked fp32, found bf16",
         ),
-        ("model.layers.0.self_attn.rope", {"output": "fp32"}, "output asked fp32, found bf16"),
+        (
+            "model.layers.0.self_attn.rope",
+            {"input": "fp32", "output": "fp32"},
+            "output asked fp32, found bf16",
+        ),
     ],
 )
 def test_a_disobeyed_layer_fails_the_build(

@@ -206,6 +206,7 @@ BAD_LINES = {
     "no mapping": "[1]",
     "text is no text": '{"text": 3}',
     "no messages": '{"messages": []}',
+    "nested for ever": "[" * 100_000,
     "message without content": '{"messages": [{"role": "user"}]}',
 }
 

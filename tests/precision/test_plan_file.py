@@ -144,3 +144,9 @@ HOSTILE = {
 def test_hostile_yaml_is_refused(name: str) -> None:
     with pytest.raises(PlanError, match=r"not YAML(?s:.*)(nested deeper|anchors and aliases)"):
         plan_from_yaml(HOSTILE[name])
+
+
+@pytest.mark.parametrize("op", ["R1DynamicRoPE", "R1HLAAttention"])
+def test_an_operator_has_one_activation_type(op: str) -> None:
+    with pytest.raises(PlanError, match="one type for both"):
+        LayerPrecision(op=op, input="bf16", output="fp32", reason="x")
