@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from r1trt.artifacts import MANIFEST_FILE, read_manifest
+from r1trt.artifacts.store import MANIFEST_FILE, read_manifest
 from r1trt.checkpoint import TensorRef, checkpoint_from_dir, read_safetensors_header
 from r1trt.config import ModelConfig
 from r1trt.errors import ConfigError, ExportError

@@ -30,16 +30,16 @@ from load_generator import Outcome, Request, closed_load, summary, triton_sender
 from processes import OthersShare, wait_for_quiet
 from serving_report import markdown, medians, plot, ratios, same_answers
 
-from r1trt.artifacts import read_manifest
-from r1trt.engine.build import build_engine
-from r1trt.engine.config import BuildConfig
+from r1trt.artifacts.store import read_manifest
+from r1trt.build.config import BuildConfig
+from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint
+from r1trt.package.generation import GenerationLimits
 from r1trt.runtime.generate import GenerateConfig, Generation
 from r1trt.runtime.session import session_from_engine
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
-from r1trt.serve.generation import GenerationLimits
-from r1trt.serve.trial import ServeConfig, serving
-from r1trt.serve.workspace import SERVER_PACKAGE
+from r1trt.triton_server.environment import SERVER_PACKAGE
+from r1trt.triton_server.serve import ServeConfig, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = Path.home() / ".cache" / "r1trt" / "benchmark-serving"

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1trt.errors import BuildError, ConfigError, R1TrtError
-from r1trt.plugins.build import CUTLASS_FLAGS, CUTLASS_SM, CUTLASS_SOURCE, SERIALIZED_WGMMA, TARGETS
-from r1trt.plugins.toolchain import Toolchain, toolchain_from_machine
+from r1trt.plugin_tools.build import CUTLASS_FLAGS, CUTLASS_SM, CUTLASS_SOURCE, SERIALIZED_WGMMA, TARGETS
+from r1trt.plugin_tools.toolchain import Toolchain, toolchain_from_machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLUGINS = REPOSITORY / "plugins"

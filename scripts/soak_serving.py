@@ -40,9 +40,9 @@ from load_generator import (
 )
 from processes import OthersShare, processes_below, resident_bytes
 
-from r1trt.artifacts import read_manifest
-from r1trt.serve.generation import GenerationLimits
-from r1trt.serve.trial import ServeConfig, serving
+from r1trt.artifacts.store import read_manifest
+from r1trt.package.generation import GenerationLimits
+from r1trt.triton_server.serve import ServeConfig, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLE_S = 1.0

@@ -12,8 +12,9 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from r1trt.config import RopeConfig, model_config_from_dict
+from r1trt.config import RopeConfig
 from r1trt.errors import ConfigError
+from r1trt.families import model_config_from_dict
 from r1trt.rope import rope_frequencies
 
 HEAD_DIM = 64

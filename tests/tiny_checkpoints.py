@@ -22,7 +22,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from r1trt.config import model_config_from_dict
+from r1trt.families import model_config_from_dict
 from r1trt.model import R1AsaForCausalLM, save_checkpoint
 
 VOCAB_SIZE = 320

@@ -1,7 +1,6 @@
 """Checkpoints in Hugging Face's layout: config, safetensors headers, index, and weights on demand."""
 
 from r1trt.checkpoint.checkpoint import Checkpoint, checkpoint_from_dir
-from r1trt.checkpoint.families import expected_tensors
 from r1trt.checkpoint.safetensors_header import SafetensorsHeader, TensorRef, read_safetensors_header
 from r1trt.checkpoint.weights import find_nonfinite, read_tensor
 
@@ -10,7 +9,6 @@ __all__ = [
     "SafetensorsHeader",
     "TensorRef",
     "checkpoint_from_dir",
-    "expected_tensors",
     "find_nonfinite",
     "read_safetensors_header",
     "read_tensor",

@@ -69,9 +69,9 @@ def build(fp8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **op
     MODEL may also be a build that stopped because a GPU or a library was missing (exit code 3): it is
     finished.
     """
-    from r1trt.artifacts import read_manifest
-    from r1trt.engine.build import build_engine
-    from r1trt.engine.config import BuildConfig
+    from r1trt.artifacts.store import read_manifest
+    from r1trt.build.config import BuildConfig
+    from r1trt.build.pipeline import build_engine
 
     precision = _precision({"fp8": fp8, "bf16": bf16, "fp32": fp32})
     config = BuildConfig(**options, precision=precision, cache=not no_cache)

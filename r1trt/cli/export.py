@@ -37,7 +37,7 @@ def export(
 
     Reads only the headers of the weights: they stay where they are, and the graph points into them.
     """
-    from r1trt.artifacts import read_manifest
+    from r1trt.artifacts.store import read_manifest
     from r1trt.export.export import ExportConfig, export_checkpoint
 
     config = ExportConfig(

@@ -43,7 +43,7 @@ def build(
     arch: str, output: Path | None, headers: Path | None, cutlass: Path | None, jobs: int, as_json: bool
 ) -> None:
     """Compile the plugins with nvcc; a second call with the same inputs takes the library from the cache."""
-    from r1trt.plugins import PluginBuildConfig, build_plugins
+    from r1trt.plugin_tools import PluginBuildConfig, build_plugins
 
     config = PluginBuildConfig(arch=arch, output=output, headers=headers, cutlass=cutlass, jobs=jobs)
     library = build_plugins(config, lambda text: click.echo(text, err=True))

@@ -52,8 +52,8 @@ def serve(
     The server listens on this machine's loopback interface only. It comes from the package index and is kept
     in the user's cache directory.
     """
-    from r1trt.serve.generation import GenerationLimits
-    from r1trt.serve.trial import ServeConfig, serving
+    from r1trt.package.generation import GenerationLimits
+    from r1trt.triton_server.serve import ServeConfig, serving
 
     config = ServeConfig(
         engine=engine,

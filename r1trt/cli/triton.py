@@ -80,8 +80,8 @@ def triton(
     An engine with a KV cache becomes a model that generates text; one built with --no-cache becomes a model
     that gives the logits of a prompt. Several ENGINEs are builds of one model for different GPUs.
     """
-    from r1trt.serve.generation import GenerationLimits
-    from r1trt.serve.triton import TritonConfig, repository_from_engine
+    from r1trt.package.generation import GenerationLimits
+    from r1trt.package.repository import TritonConfig, repository_from_engine
 
     limits = GenerationLimits(
         rows=rows, chunk_tokens=chunk_tokens, token_budget=token_budget, max_queue=max_queue

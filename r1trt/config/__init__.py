@@ -1,6 +1,5 @@
-"""Model configurations, and their reader for Hugging Face's config.json."""
+"""Model configurations, independent of any file format."""
 
-from r1trt.config.huggingface import FAMILY_OF_ARCHITECTURE, model_config_from_dict
 from r1trt.config.model import (
     Family,
     HlaConfig,
@@ -14,7 +13,6 @@ from r1trt.config.model import (
 )
 
 __all__ = [
-    "FAMILY_OF_ARCHITECTURE",
     "Family",
     "HlaConfig",
     "InterBlock",
@@ -24,5 +22,4 @@ __all__ = [
     "RopeKind",
     "Scoring",
     "TopkMethod",
-    "model_config_from_dict",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from r1trt import __version__
-from r1trt.artifacts import atomic_directory, sha256_of_file, write_manifest
+from r1trt.artifacts.store import atomic_directory, sha256_of_file, write_manifest
 from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
 from r1trt.errors import ConfigError
 from r1trt.export.model import check_model, onnx_from_checkpoint

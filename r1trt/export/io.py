@@ -8,10 +8,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from r1trt.artifacts import read_manifest
+from r1trt.artifacts.store import read_manifest
 from r1trt.checkpoint import read_safetensors_header
-from r1trt.config import ModelConfig, model_config_from_dict
+from r1trt.config import ModelConfig
 from r1trt.errors import ExportError
+from r1trt.families import model_config_from_dict
 
 LOCAL_WEIGHTS = "."
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1trt.artifacts import copy_file, require_free_space
+from r1trt.artifacts.store import copy_file, require_free_space
 from r1trt.checkpoint import Checkpoint
 from r1trt.errors import ExportError
 from r1trt.export.io import LOCAL_WEIGHTS

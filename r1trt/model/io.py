@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from r1trt.artifacts import atomic_directory
-from r1trt.config import model_config_from_dict
+from r1trt.artifacts.store import atomic_directory
 from r1trt.errors import CheckpointError
+from r1trt.families import model_config_from_dict
 from r1trt.model.decoder import R1AsaForCausalLM
 
 CONFIG_NAME = "config.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from r1trt.passes.edit import FLOAT, dims_of, replace_value
+from r1trt.graph.edit import FLOAT, dims_of, replace_value
 
 # They move elements of input 0 and compute nothing, so a widening cast commutes with them.
 _MOVES = frozenset(

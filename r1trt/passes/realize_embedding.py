@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from r1trt.passes.edit import Emitter, data_type, dims_of, planned_nodes, required
-from r1trt.passes.weights import typed_weight
+from r1trt.graph.edit import Emitter, data_type, dims_of, planned_nodes, required
+from r1trt.graph.weights import typed_weight
 from r1trt.precision.plan import PrecisionPlan
 
 

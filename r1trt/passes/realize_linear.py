@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.passes.edit import Emitter, data_type, dims_of, planned_nodes, required
-from r1trt.passes.weights import matmul_weight, typed_weight
+from r1trt.graph.edit import Emitter, data_type, dims_of, planned_nodes, required
+from r1trt.graph.weights import matmul_weight, typed_weight
 from r1trt.precision.plan import LayerPrecision, PrecisionPlan
 
 FP8 = ir.DataType.FLOAT8E4M3FN

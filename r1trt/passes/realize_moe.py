@@ -6,8 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from r1trt.errors import PlanError
-from r1trt.operators import DYNAMIC_MOE
-from r1trt.passes.edit import (
+from r1trt.graph.edit import (
     FLOAT,
     Emitter,
     cast_input,
@@ -17,7 +16,8 @@ from r1trt.passes.edit import (
     retype_outputs,
     static_dims,
 )
-from r1trt.passes.weights import typed_weight
+from r1trt.graph.weights import typed_weight
+from r1trt.operators import DYNAMIC_MOE
 from r1trt.precision.plan import LayerPrecision, PrecisionPlan, Scale
 
 _AT = {name: index for index, name in enumerate(DYNAMIC_MOE.inputs)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from r1trt.passes.edit import (
+from r1trt.graph.edit import (
     Emitter,
     cast_input,
     data_type,

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from r1trt.artifacts import read_manifest
+from r1trt.artifacts.store import read_manifest
 from r1trt.errors import R1TrtError
 
 Int64Array = npt.NDArray[np.int64]

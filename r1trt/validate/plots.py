@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from r1trt.validate.metrics import KL_BIN_EDGES, kl_histogram
+from r1trt.evaluate.metrics import KL_BIN_EDGES, kl_histogram
 
 if TYPE_CHECKING:
     from r1trt.validate.report import Comparison, ValidationReport

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from r1trt.artifacts import MANIFEST_FILE
-from r1trt.validate.compare import PairFigures, StageName
+from r1trt.artifacts.store import MANIFEST_FILE
+from r1trt.evaluate.compare import PairFigures, StageName
 from r1trt.validate.stages import TITLES, Stage
 from r1trt.validate.verdict import Check
 

@@ -10,16 +10,17 @@ from typing import Any
 
 import onnx
 
-from r1trt.artifacts import read_manifest, sha256_of_file
-from r1trt.config import ModelConfig, model_config_from_dict
+from r1trt.artifacts.store import read_manifest, sha256_of_file
+from r1trt.config import ModelConfig
 from r1trt.errors import ConfigError, R1TrtError, UnavailableError
+from r1trt.evaluate.compare import StageName, StageRunner, reference_loader, session_loader
+from r1trt.evaluate.reference import ReferenceModel, layer_output
+from r1trt.families import model_config_from_dict
 from r1trt.runtime.onnxruntime_session import (
     session_from_cpu_engine,
     session_from_export,
     session_from_simulation,
 )
-from r1trt.validate.compare import StageName, StageRunner, reference_loader, session_loader
-from r1trt.validate.reference import ReferenceModel, layer_output
 
 TITLES: Mapping[StageName, str] = {
     "checkpoint": "checkpoint in PyTorch, FP32",

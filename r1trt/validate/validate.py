@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from r1trt import __version__
 from r1trt.errors import ConfigError, UnavailableError, ValidationError
+from r1trt.evaluate.text import Window, default_documents, documents_from_file, windows_from_documents
 from r1trt.precision.plan import Thresholds
 from r1trt.precision.plan_file import load_plan
 from r1trt.precision.rules import THRESHOLDS
 from r1trt.runtime.tokenizer import tokenizer_from_dir
-from r1trt.validate.text import Window, default_documents, documents_from_file, windows_from_documents
 
 if TYPE_CHECKING:
-    from r1trt.validate.compare import Pair, PairFigures, StageName
+    from r1trt.evaluate.compare import Pair, PairFigures, StageName
     from r1trt.validate.report import Comparison, ValidationReport
     from r1trt.validate.stages import Sources
 
@@ -102,7 +102,7 @@ def _require_libraries() -> None:
 
 
 def _validated(config: ValidateConfig, sources: Sources, progress: Progress) -> ValidationReport:
-    from r1trt.validate.compare import compare_stages
+    from r1trt.evaluate.compare import compare_stages
     from r1trt.validate.report import ValidationReport
     from r1trt.validate.stages import stages_from_sources
     from r1trt.validate.verdict import pairs_to_compare

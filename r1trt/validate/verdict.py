@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from r1trt.evaluate.compare import Pair, StageName
+from r1trt.evaluate.metrics import LogitsComparison
 from r1trt.precision.plan import Thresholds
-from r1trt.validate.compare import Pair, StageName
-from r1trt.validate.metrics import LogitsComparison
 
 
 @dataclass(frozen=True, kw_only=True)

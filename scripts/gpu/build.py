@@ -14,9 +14,9 @@ from gpu import REPOSITORY, WORK
 from gpu.context import Context, Result
 from r1trt.arch import ARCHITECTURES
 from r1trt.errors import BuildError
-from r1trt.plugins.build import SERIALIZED_WGMMA, TARGETS, PluginBuildConfig, build_plugins
-from r1trt.plugins.library import LIBRARY_FILE
-from r1trt.plugins.toolchain import Toolchain, toolchain_from_machine
+from r1trt.plugin_tools.build import SERIALIZED_WGMMA, TARGETS, PluginBuildConfig, build_plugins
+from r1trt.plugin_tools.library import LIBRARY_FILE
+from r1trt.plugin_tools.toolchain import Toolchain, toolchain_from_machine
 
 KERNELS = REPOSITORY / "plugins" / "kernels"
 HERE = Path(__file__).parent

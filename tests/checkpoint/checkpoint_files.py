@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from r1trt.checkpoint import expected_tensors
-from r1trt.config import model_config_from_dict
+from r1trt.families import expected_tensors, model_config_from_dict
 
 CONFIGS: Mapping[str, dict[str, Any]] = {
     "llama": {

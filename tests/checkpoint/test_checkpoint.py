@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from checkpoint_files import CONFIGS, WriteCheckpoint, arrays_of, safetensors_bytes, write_index
 
-from r1trt.checkpoint import checkpoint_from_dir, expected_tensors, read_tensor
-from r1trt.config import model_config_from_dict
+from r1trt.checkpoint import checkpoint_from_dir, read_tensor
 from r1trt.errors import CheckpointError, ConfigError
+from r1trt.families import expected_tensors, model_config_from_dict
 
 INDEX = "model.safetensors.index.json"
 

@@ -11,8 +11,8 @@ import pytest
 from tiny_plugin_sources import write_tiny_sources
 
 from r1trt.cli import cli, main
-from r1trt.plugins.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
-from r1trt.plugins.sources import SOURCE_VARIABLE
+from r1trt.plugin_tools.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
+from r1trt.plugin_tools.sources import SOURCE_VARIABLE
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from r1trt.artifacts import write_manifest
+from r1trt.artifacts.store import write_manifest
 from r1trt.cli import main
 
 ENGINE = {

@@ -8,10 +8,10 @@ import pytest
 from passes.hand_made import HandMade, bf16, fp8_grid, normal, outputs_of, plan_of
 
 from r1trt.errors import PlanError
+from r1trt.graph.quantize import scale_from_amax
 from r1trt.passes.pipeline import typed_model_from_plan
 from r1trt.passes.simulate import simulated_model_from_typed
 from r1trt.precision.plan import LayerPrecision, PrecisionPlan
-from r1trt.precision.quantize import scale_from_amax
 
 BATCH, K, N = 3, 24, 16
 X_SCALE = 0.0123

@@ -15,6 +15,8 @@ import pytest
 from safetensors import safe_open
 from tiny_checkpoints import write_llama, write_qwen2, write_r1_asa
 
+from r1trt.build.write_typed import WEIGHTS_FILE, write_typed_model
+from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 from r1trt.errors import PlanError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
@@ -24,8 +26,6 @@ from r1trt.passes.pipeline import TypedBackend, typed_model_from_plan
 from r1trt.passes.remove_cache import model_without_cache
 from r1trt.passes.set_capacity import model_with_capacity
 from r1trt.passes.simulate import simulated_model_from_typed
-from r1trt.passes.write_typed import WEIGHTS_FILE, write_typed_model
-from r1trt.precision.calibrate import CalibrationConfig, calibrated_plan
 from r1trt.precision.plan import PlanKind, PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
 

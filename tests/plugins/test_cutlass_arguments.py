@@ -14,7 +14,7 @@ from kernels.build import HOST, KERNELS, build_library
 from kernels.library import KernelLibrary
 from kernels.moe_cases import BLOCK_128, PER_CHANNEL, WEIGHT_ONLY, MoeCase
 
-from r1trt.plugins.toolchain import toolchain_from_machine
+from r1trt.plugin_tools.toolchain import toolchain_from_machine
 
 FUSED, SEPARATE = 1, 2
 PROBE = """

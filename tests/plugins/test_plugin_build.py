@@ -21,17 +21,17 @@ from tiny_plugin_sources import KERNEL, REGISTER, write_tiny_sources
 
 from r1trt.errors import BuildError, ConfigError, R1TrtError, UnavailableError
 from r1trt.operators import OPERATORS
-from r1trt.plugins import (
+from r1trt.plugin_tools import (
     PluginBuildConfig,
     build_plugins,
     library_from_path,
     toolchain,
     toolchain_from_machine,
 )
-from r1trt.plugins.build import TARGETS
-from r1trt.plugins.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
-from r1trt.plugins.sources import SOURCE_VARIABLE, hash_of_sources
-from r1trt.plugins.status import problem_of_library
+from r1trt.plugin_tools.build import TARGETS
+from r1trt.plugin_tools.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
+from r1trt.plugin_tools.sources import SOURCE_VARIABLE, hash_of_sources
+from r1trt.plugin_tools.status import problem_of_library
 
 LIMIT_S = 900
 

@@ -13,16 +13,16 @@ from harness.driver import BF16, FLOAT, FP8, INT64, TENSORRT_11, Field, Harness,
 from test_plugin_registry import findings, run_child
 from tiny_checkpoints import write_r1_asa
 
-from r1trt.artifacts import read_manifest
-from r1trt.engine.build import build_engine
-from r1trt.engine.child import BuildRequest, build_in_child
-from r1trt.engine.config import BuildConfig
-from r1trt.engine.profile import PROFILES_FILE, InputRange, OptimizationProfile, save_profiles
+from r1trt.artifacts.store import read_manifest
+from r1trt.build.child import BuildRequest, build_in_child
+from r1trt.build.config import BuildConfig
+from r1trt.build.pipeline import build_engine
+from r1trt.build.profile import PROFILES_FILE, InputRange, OptimizationProfile, save_profiles
 from r1trt.errors import BuildError, UnavailableError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.operators import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPERATORS, OPSET
-from r1trt.plugins.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
-from r1trt.plugins.nodes import INPUT_MASK
+from r1trt.passes.name_absent_inputs import INPUT_MASK
+from r1trt.plugin_tools.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
 
 TYPES = {
     ir.DataType.FLOAT: FLOAT,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r1trt.artifacts import write_manifest
+from r1trt.artifacts.store import write_manifest
 from r1trt.errors import UnavailableError
 from r1trt.runtime.session import SessionError, session_from_engine
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import write_llama
 
-from r1trt.engine.build import build_engine
-from r1trt.engine.config import BuildConfig
+from r1trt.build.config import BuildConfig
+from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.serve.workspace import ServingEnvironment, serving_environment
+from r1trt.triton_server.environment import ServingEnvironment, serving_environment
 
 TINY_ROWS, TINY_CAPACITY = 4, 64
 

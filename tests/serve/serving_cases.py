@@ -9,13 +9,13 @@ import numpy as np
 
 from r1trt.errors import R1TrtError
 from r1trt.runtime.generate import StopTexts
+from r1trt.runtime.rows import RowSession
 from r1trt.runtime.sampling import Sampler
 from r1trt.runtime.session import Float32Array, Int64Array, SessionError, SessionLimits
 from r1trt.runtime.tokenizer import TextTokenizer
-from r1trt.serve.metrics import RecordedMetrics
-from r1trt.serve.request import Client, GenerationRequest, Progress
-from r1trt.serve.rows import RowSession
-from r1trt.serve.scheduler import Scheduler, SchedulerConfig
+from r1trt.serving.metrics import RecordedMetrics
+from r1trt.serving.request import Client, GenerationRequest, Progress
+from r1trt.serving.scheduler import Scheduler, SchedulerConfig
 
 NEAR_TIE = 1e-3
 """Two candidates' logits this close may change places where the order of sums changes."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from r1trt.plugins.library import INFO_KEYS, INFO_MARKER
+from r1trt.plugin_tools.library import INFO_KEYS, INFO_MARKER
 
 GRAPH = """
 <ir_version: 10, opset_import: ["": 24]>

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
-from r1trt.serve.inputs import DEFAULT_MAX_TOKENS, INPUTS, Call, call_from_tensors
-from r1trt.serve.request import RequestError
+from r1trt.serving.inputs import DEFAULT_MAX_TOKENS, INPUTS, Call, call_from_tensors
+from r1trt.serving.request import RequestError
 
 CAPACITY = 64
 NUMPY_TYPES = {

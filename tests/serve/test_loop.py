@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from serving_cases import Answer, FailingRows
 
+from r1trt.runtime.rows import RowSession, rows_from_engine
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
-from r1trt.serve.loop import SchedulerError, SchedulerThread
-from r1trt.serve.metrics import RecordedMetrics
-from r1trt.serve.request import CancelledError, Client, GenerationRequest, Progress
-from r1trt.serve.rows import RowSession, rows_from_engine
-from r1trt.serve.scheduler import Scheduler, SchedulerConfig
+from r1trt.serving.loop import SchedulerError, SchedulerThread
+from r1trt.serving.metrics import RecordedMetrics
+from r1trt.serving.request import CancelledError, Client, GenerationRequest, Progress
+from r1trt.serving.scheduler import Scheduler, SchedulerConfig
 
 PATIENCE_S = 30
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from serving_cases import Bench, FailingRows, explain_difference, run_alone
 
+from r1trt.runtime.rows import RowSession, rows_from_engine
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.runtime.session import SessionError
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
-from r1trt.serve import metrics as m
-from r1trt.serve.request import CancelledError, Client, GenerationRequest, QueueFullError, RequestError
-from r1trt.serve.rows import RowSession, rows_from_engine
+from r1trt.serving import metrics as m
+from r1trt.serving.request import CancelledError, Client, GenerationRequest, QueueFullError, RequestError
 
 ROWS, CAPACITY = 4, 64
 

@@ -22,10 +22,10 @@ from server_client import free_ports, get
 from small_engine import TENSORRT
 from tiny_checkpoints import write_llama
 
-from r1trt.artifacts import read_manifest, write_manifest
-from r1trt.serve.server import HOST, ServerConfig, TritonServer
-from r1trt.serve.triton import TritonConfig, repository_from_engine
-from r1trt.serve.workspace import ServingEnvironment
+from r1trt.artifacts.store import read_manifest, write_manifest
+from r1trt.package.repository import TritonConfig, repository_from_engine
+from r1trt.triton_server.environment import ServingEnvironment
+from r1trt.triton_server.process import HOST, ServerConfig, TritonServer
 
 MODEL = "tiny"
 STAND_IN = Path(__file__).parent / "stand_in_backend" / "model.py"

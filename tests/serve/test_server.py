@@ -21,14 +21,14 @@ import tritonclient.grpc
 from server_client import MODEL, events, free_ports, get, metric, post, stream, stream_all
 from serving_cases import explain_difference, run_alone
 
+from r1trt.package.generation import GenerationLimits
+from r1trt.package.repository import TritonConfig, repository_from_engine
+from r1trt.runtime.rows import rows_from_engine
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
-from r1trt.serve.generation import GenerationLimits
-from r1trt.serve.request import GenerationRequest
-from r1trt.serve.rows import rows_from_engine
-from r1trt.serve.server import SHARED_MEMORY, ServerError, is_ready
-from r1trt.serve.trial import ServeConfig, Trial, serving
-from r1trt.serve.triton import TritonConfig, repository_from_engine
-from r1trt.serve.workspace import ServingEnvironment
+from r1trt.serving.request import GenerationRequest
+from r1trt.triton_server.environment import ServingEnvironment
+from r1trt.triton_server.process import SHARED_MEMORY, ServerError, is_ready
+from r1trt.triton_server.serve import ServeConfig, Trial, serving
 
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."

@@ -13,13 +13,13 @@ import onnxruntime
 import pytest
 from small_engine import PLUGIN_GRAPH, TENSORRT, TENSORRT_RTX, plugin_library, write_engine
 
-from r1trt.artifacts import sha256_of_file
+from r1trt.artifacts.store import sha256_of_file
 from r1trt.cli import main
 from r1trt.errors import BuildError, R1TrtError
-from r1trt.serve.generation import SERVING_MODULES, GenerationLimits
-from r1trt.serve.inputs import INPUTS, OUTPUTS
-from r1trt.serve.triton import TritonConfig, repository_from_engine
-from r1trt.serve.triton_config import check_model_directory
+from r1trt.package.generation import SERVING_MODULES, GenerationLimits
+from r1trt.package.repository import TritonConfig, repository_from_engine
+from r1trt.package.triton_config import check_model_directory
+from r1trt.serving.inputs import INPUTS, OUTPUTS
 
 SCORING = {"cache": False, "capacity": None}
 ADA = {**TENSORRT, "arch": "ada", "sms": [89], "engines": [{"file": "engine.sm89.plan", "sm": 89}]}
@@ -77,7 +77,7 @@ IMPORTS = """
 import sys, types
 sys.path.insert(0, sys.argv[1])
 sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
-import r1trt.serve.backend.model, r1trt.serve.onnxruntime_rows, r1trt.serve.tensorrt_rows
+import r1trt.frontends.triton.model, r1trt.runtime.onnxruntime_rows, r1trt.runtime.tensorrt_rows
 print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "r1trt"))
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from r1trt.errors import ExportError
-from r1trt.serve.triton_config import (
+from r1trt.package.triton_config import (
     EngineInterface,
     TensorInterface,
     check_model_directory,

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import write_llama, write_r1_asa
 
-from r1trt.artifacts import read_manifest
-from r1trt.engine.build import build_engine
-from r1trt.engine.config import BuildConfig
+from r1trt.artifacts.store import read_manifest
+from r1trt.build.config import BuildConfig
+from r1trt.build.pipeline import build_engine
 from r1trt.errors import ConfigError, R1TrtError, UnavailableError, ValidationError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.validate.report import ValidationReport

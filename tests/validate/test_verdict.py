@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from r1trt.evaluate.compare import Pair, StageName
+from r1trt.evaluate.metrics import LogitsComparison
 from r1trt.precision.plan import Thresholds
-from r1trt.validate.compare import Pair, StageName
-from r1trt.validate.metrics import LogitsComparison
 from r1trt.validate.verdict import Check, checks_of_pair, pairs_to_compare
 
 PLAN = Thresholds(kl_max=0.05, perplexity_increase_max=0.05, agreement_min=0.8, logits_max_relative_error=0.1)

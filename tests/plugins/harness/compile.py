@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from r1trt.plugins.sources import compiled_files
-from r1trt.plugins.toolchain import Toolchain, toolchain_from_machine
+from r1trt.plugin_tools.sources import compiled_files
+from r1trt.plugin_tools.toolchain import Toolchain, toolchain_from_machine
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PLUGINS = REPOSITORY / "plugins"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.compile import CACHE
 
-from r1trt.plugins.toolchain import PYPI_PACKAGES
+from r1trt.plugin_tools.toolchain import PYPI_PACKAGES
 
 
 def pypi_nvcc() -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from r1trt.plugins.toolchain import Toolchain, toolchain_from_machine
+from r1trt.plugin_tools.toolchain import Toolchain, toolchain_from_machine
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 KERNELS = REPOSITORY / "plugins" / "kernels"

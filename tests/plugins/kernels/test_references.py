@@ -14,7 +14,8 @@ from kernels.rope_cases import RopeCase
 from tiny_checkpoints import r1_asa_raw_config
 from torch.nn import functional as F
 
-from r1trt.config import HlaConfig, MoeConfig, RopeConfig, model_config_from_dict
+from r1trt.config import HlaConfig, MoeConfig, RopeConfig
+from r1trt.families import model_config_from_dict
 from r1trt.model.attention import block_mask, causal_mask, lam_after_skip, masked_attention
 from r1trt.model.moe import DynamicMoe
 from r1trt.model.rope import DynamicRope

@@ -1,0 +1,72 @@
+"""Evidence of what a TensorRT-RTX plan computes: the products in the text that its compiler leaves inside.
+
+The format is undocumented and belongs to one version of the library, so nothing here ever fails a build.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from r1trt.build.network_check import plan_key
+from r1trt.build.read_back import node_of_metadata
+
+# Beyond it the search through the weights' bytes takes longer than the build.
+MAX_BYTES = 1 << 29
+
+_TEXT = re.compile(rb"[\x20-\x7e\n\t]{200,}")
+_TENSOR = re.compile(r"tensor=\{([^\n]*)")
+_TENSOR_NAME = re.compile(r'name=(?:"([^"]*)"|(\S+))')
+_TENSOR_TYPE = re.compile(r"type=(\w+)")
+_PRODUCT = re.compile(r'^\s+fully_connected=\{ name="?([^"\s]+)"?([^\n]*)', re.MULTILINE)
+_LAYERS = re.compile(r'layers="([^"]*)"')
+
+
+def products_of_engine(path: Path, keys: Mapping[str, object]) -> dict[str, Any]:
+    """The products of an engine.
+
+    Args:
+        path: Serialized engine.
+        keys: The precision plan's layers.
+
+    Returns:
+        `products`: for each one the plan's layers that it computes, and its operand and result types; or
+        `unread`, the reason why there are none.
+    """
+    size = path.stat().st_size
+    if not 0 < size <= MAX_BYTES:
+        return {"unread": f"{size} bytes; only engines up to {MAX_BYTES} bytes are searched"}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        text = "\n".join(match[0].decode("ascii") for match in _TEXT.finditer(content))
+    products = [_product(name, rest, _tensor_types(text), keys) for name, rest in _PRODUCT.findall(text)]
+    return {"products": products} if products else {"unread": "no products in the text of the engine"}
+
+
+def _tensor_types(text: str) -> dict[str, str]:
+    types = {}
+    for tensor in _TENSOR.findall(text):
+        name, dtype = _TENSOR_NAME.search(tensor), _TENSOR_TYPE.search(tensor)
+        if name and dtype:
+            types[name[1] or name[2]] = dtype[1]
+    return types
+
+
+def _product(name: str, rest: str, types: Mapping[str, str], keys: Mapping[str, object]) -> dict[str, Any]:
+    def side(kind: str) -> list[str]:
+        found = re.search(kind + r"(?:_args)?=\{([^}]*)\}", rest)
+        return [types.get(item, "?") for item in re.findall(r'"([^"]*)"', found[1])] if found else []
+
+    layers = _LAYERS.search(rest)
+    nodes = re.findall(r"\[ONNX Layer: [^\]]*\]", layers[1]) if layers else []
+    # Merged products join their names with "+".
+    found = {plan_key(node_of_metadata(node), keys) for node in nodes}
+    found |= {plan_key(part, keys) for part in name.split("+")}
+    return {
+        "name": name,
+        "layers": sorted(key for key in found if key is not None),
+        "inputs": side("input"),
+        "output": side("output"),
+    }

@@ -1,0 +1,122 @@
+"""The plugin library of a build: chosen, put beside the engine, and named in the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r1trt.artifacts.store import copy_file
+from r1trt.build.builder_api import BUILDER_APIS
+from r1trt.build.config import BuildConfig
+from r1trt.errors import BuildError, ConfigError, UnavailableError
+from r1trt.plugin_tools.library import (
+    LIBRARY_FILE,
+    PluginLibrary,
+    find_library,
+    library_from_path,
+    require_code_for,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlugins:
+    """Plugins of one build.
+
+    Attributes:
+        library: The library; None for a builder without plugins, or where none was built yet.
+        embed: Whether the engine carries the library, so that nobody has to load it.
+    """
+
+    library: PluginLibrary | None = None
+    embed: bool = False
+
+    def put_beside_engine(self, directory: Path) -> dict[str, Any]:
+        """Copies the library into a build directory.
+
+        Returns:
+            The manifest's entries: `plugins` describes the library, `plugin_libraries` names what has to be
+            loaded before the engine.
+        """
+        if self.library is None:
+            return {"plugins": None, "plugin_libraries": []}
+        target = directory / LIBRARY_FILE
+        if self.library.path.resolve() != target.resolve():
+            # The file may be a link to that of the build that is being finished.
+            target.unlink(missing_ok=True)
+            copy_file(self.library.path, target)
+        return {
+            "plugins": {**self.library.as_manifest(), "embedded": self.embed},
+            "plugin_libraries": [] if self.embed else [LIBRARY_FILE],
+        }
+
+
+def plugins_for_build(
+    config: BuildConfig, backend: str, sms: Sequence[int], *, required: bool
+) -> BuildPlugins:
+    """Chooses the library: the one that the configuration names, else one that was built before.
+
+    Args:
+        config: The build's options.
+        backend: Its builder.
+        sms: Compute capabilities that the library must have code for.
+        required: Whether the engine is built here and now.
+
+    Raises:
+        ConfigError: Plugins are asked for, and the builder takes none.
+        BuildError: The named file is no plugin library, or lacks code for one of the GPUs.
+        UnavailableError: There is no library, and it is required.
+    """
+    if backend not in BUILDER_APIS or not BUILDER_APIS[backend].has_plugins:
+        if config.plugin_library is not None or config.embed_plugins:
+            raise ConfigError(
+                "--plugin-library and --embed-plugins are for the builder tensorrt.",
+                found=f"--backend {backend}",
+                fix="leave them out, or build with --backend tensorrt",
+            )
+        return BuildPlugins()
+    library = _library(config.plugin_library, sms)
+    if library is None and required:
+        raise UnavailableError(
+            "The engine needs the plugin library, and none was built for this GPU.",
+            expected=", ".join(f"SM{sm}" for sm in sms),
+            fix="run `r1trt plugins build --arch all`, then this command again",
+        )
+    return BuildPlugins(library=library, embed=config.embed_plugins)
+
+
+def _library(named: Path | None, sms: Sequence[int]) -> PluginLibrary | None:
+    if named is None:
+        return find_library(*sms)
+    library = library_from_path(named)
+    require_code_for(library, sms, where=named)
+    return library
+
+
+def plugins_of_unfinished(config: BuildConfig, directory: Path, manifest: Mapping[str, Any]) -> BuildPlugins:
+    """The plugins that a build is finished with: those asked for now, else those that lie in its directory.
+
+    Args:
+        config: Options of the command that finishes it.
+        directory: The unfinished build.
+        manifest: Its manifest, `sms` being those of this machine.
+
+    Raises:
+        R1TrtError: As `plugins_for_build`, or the directory's library is not the manifest's.
+    """
+    recorded = manifest.get("plugins")
+    beside = directory / LIBRARY_FILE
+    if config.plugin_library is not None or recorded is None:
+        return plugins_for_build(config, manifest["backend"], manifest["sms"], required=True)
+    library = library_from_path(beside)
+    if library.sha256 != recorded["sha256"]:
+        raise BuildError(
+            "The plugin library of the unfinished build changed.",
+            where=beside,
+            found=f"SHA-256 {library.sha256}",
+            expected=recorded["sha256"],
+            fix="copy the directory again, or name a library with --plugin-library",
+        )
+    require_code_for(library, manifest["sms"], where=beside)
+    return BuildPlugins(library=library, embed=config.embed_plugins or recorded["embedded"])

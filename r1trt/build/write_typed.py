@@ -1,0 +1,157 @@
+"""Write a typed graph: the graph file, and all of its weights in one safetensors file, streamed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import onnx_ir as ir
+
+from r1trt.errors import BuildError
+from r1trt.graph.quantize import WeightSource, WeightTensor
+
+WEIGHTS_FILE = "weights.safetensors"
+INLINE_BYTES = 1024
+_HEADER_ALIGNMENT = 8
+
+Progress = Callable[[str, int, int], None]
+
+_SAFETENSORS_NAMES: Mapping[ir.DataType, str] = {
+    ir.DataType.FLOAT: "F32",
+    ir.DataType.FLOAT16: "F16",
+    ir.DataType.BFLOAT16: "BF16",
+    ir.DataType.FLOAT8E4M3FN: "F8_E4M3",
+    ir.DataType.INT64: "I64",
+    ir.DataType.INT32: "I32",
+    ir.DataType.BOOL: "BOOL",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One tensor of the file; `start` counts bytes from the end of the header."""
+
+    value: ir.Value
+    tensor: ir.TensorProtocol
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.tensor.nbytes
+
+
+def write_typed_model(
+    model: ir.Model, directory: Path, *, name: str = "typed.onnx", progress: Progress | None = None
+) -> Path:
+    """Write `directory/name` and `directory/weights.safetensors`.
+
+    Args:
+        model: A typed graph. Afterwards its weights are external tensors of the new file.
+        directory: An existing directory; the files in it are self-contained.
+        name: Name of the graph file.
+        progress: Called with ("weights", bytes written, bytes in all).
+
+    Returns:
+        Path of the graph file.
+
+    Raises:
+        BuildError: The disk is too small for the weights.
+        CheckpointError: A weight cannot be read.
+    """
+    _take_in_small_tensors(model)
+    entries = _layout(model)
+    total = entries[-1].stop if entries else 0
+    free = shutil.disk_usage(directory).free
+    if free < total:
+        raise BuildError(
+            "The disk is too small for the weights.", where=directory, found=free, expected=total
+        )
+    path = directory / WEIGHTS_FILE
+    with path.open("wb") as file:
+        header = _header(entries)
+        file.write(header)
+        for entry in entries:
+            _stream(entry, file, len(header))
+            if progress is not None:
+                progress("weights", entry.stop, total)
+    for entry in entries:
+        _point_to_file(entry, directory, len(header))
+    ir.save(model, directory / name)
+    return directory / name
+
+
+def _take_in_small_tensors(model: ir.Model) -> None:
+    """Small tensors that lie in the checkpoint move into the graph file, which must not point there."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes < INLINE_BYTES:
+            source = WeightSource(name=str(value.name), parts=(tensor,), shape=(1, tensor.size))
+            array = np.concatenate(list(source.chunks())).reshape(_dims(tensor))
+            value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
+
+
+def _layout(model: ir.Model) -> list[_Entry]:
+    """Large initializers, widest types first: without holes, each tensor is then aligned to its element."""
+    values = [v for v in model.graph.initializers.values() if v.const_value is not None]
+    large = [v for v in values if cast(ir.TensorProtocol, v.const_value).nbytes >= INLINE_BYTES]
+    entries: list[_Entry] = []
+    start = 0
+    for value in sorted(large, key=lambda v: -cast(ir.TensorProtocol, v.const_value).dtype.itemsize):
+        tensor = cast(ir.TensorProtocol, value.const_value)
+        entries.append(_Entry(value=value, tensor=tensor, start=start))
+        start = entries[-1].stop
+    return entries
+
+
+def _dims(tensor: ir.TensorProtocol) -> list[int]:
+    return [int(size) for size in tensor.shape if isinstance(size, int)]
+
+
+def _header(entries: list[_Entry]) -> bytes:
+    table: dict[str, Any] = {"__metadata__": {"format": "r1trt"}}
+    for entry in entries:
+        table[str(entry.value.name)] = {
+            "dtype": _SAFETENSORS_NAMES[entry.tensor.dtype],
+            "shape": _dims(entry.tensor),
+            "data_offsets": [entry.start, entry.stop],
+        }
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _HEADER_ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _stream(entry: _Entry, file: BinaryIO, base: int) -> None:
+    if isinstance(entry.tensor, ir.ExternalTensor):
+        source = WeightSource(
+            name=str(entry.value.name), parts=(entry.tensor,), shape=tuple(_dims(entry.tensor))
+        )
+        for chunk in source.chunks():
+            file.write(np.ascontiguousarray(chunk).view(np.uint8).data)
+    elif isinstance(entry.tensor, WeightTensor):
+        entry.tensor.tofile(file)
+    else:
+        file.write(entry.tensor.tobytes())
+    if file.tell() != base + entry.stop:
+        raise BuildError(
+            "A weight was not written whole.",
+            where=entry.value.name,
+            found=file.tell(),
+            expected=base + entry.stop,
+        )
+
+
+def _point_to_file(entry: _Entry, directory: Path, base: int) -> None:
+    entry.value.const_value = ir.ExternalTensor(
+        WEIGHTS_FILE,
+        base + entry.start,
+        entry.tensor.nbytes,
+        entry.tensor.dtype,
+        shape=ir.Shape(_dims(entry.tensor)),
+        name=str(entry.value.name),
+        base_dir=directory,
+    )

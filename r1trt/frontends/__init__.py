@@ -1,0 +1,1 @@
+"""Transports: what hands a server's requests to the scheduler."""

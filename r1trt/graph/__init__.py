@@ -1,0 +1,1 @@
+"""Edits of ONNX graphs and weights in other types, shared by operators and passes."""

@@ -1,0 +1,94 @@
+"""Weights of realized layers: followed back to the checkpoint, registered in the type the plan asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from r1trt.errors import PlanError
+from r1trt.graph.edit import Emitter, register, static_dims
+from r1trt.graph.quantize import WeightSource, WeightTensor
+from r1trt.precision.plan import Scale
+
+_SUFFIXES = {
+    ir.DataType.FLOAT: "fp32",
+    ir.DataType.BFLOAT16: "bf16",
+    ir.DataType.FLOAT16: "fp16",
+    ir.DataType.FLOAT8E4M3FN: "fp8_e4m3",
+}
+
+
+def weight_source_from_value(value: ir.Value) -> WeightSource:
+    """The checkpoint tensors behind a weight: an initializer, or a Cast, Reshape or row-wise Concat of some.
+
+    Raises:
+        PlanError: Something else stands in front of the weight.
+    """
+    return WeightSource(name=_weight_name(value), parts=tuple(_parts(value)), shape=static_dims(value))
+
+
+def _parts(value: ir.Value) -> list[ir.TensorProtocol]:
+    if value.const_value is not None:
+        return [value.const_value]
+    node = value.producer()
+    if node is not None and node.op_type in ("Cast", "Reshape") and node.inputs[0] is not None:
+        return _parts(node.inputs[0])
+    if node is not None and node.op_type == "Concat" and node.attributes["axis"].as_int() == 0:
+        return [part for item in node.inputs if item is not None for part in _parts(item)]
+    raise PlanError(
+        "A weight is not a tensor of the checkpoint.",
+        where=value.name,
+        found="an input of the graph" if node is None else f"the result of {node.op_type} '{node.name}'",
+        expected="an initializer, or a Cast, Reshape or Concat along axis 0 of initializers",
+    )
+
+
+def _weight_name(value: ir.Value) -> str:
+    node = value.producer()
+    if node is None:
+        return str(value.name)
+    if node.op_type == "Cast" and node.inputs[0] is not None:
+        return _weight_name(node.inputs[0])
+    return str(node.name).removesuffix(".stack").removesuffix(".concat") + ".weight"
+
+
+def typed_weight(
+    graph: ir.Graph, value: ir.Value, dtype: ir.DataType, scale: Scale | None = None
+) -> ir.Value:
+    """The weight as an initializer of the type `dtype`, made once; FP8 takes a scale, or one for each row.
+
+    An initializer that has the type already stays what it is.
+    """
+    if value.const_value is not None and value.dtype == dtype and scale is None:
+        return value
+    source = weight_source_from_value(value)
+    changed = source.dtype != dtype or scale is not None
+    name = f"{source.name}.{_SUFFIXES[dtype]}" if changed else source.name
+    return register(graph, WeightTensor(source, dtype, name=name, scale=scale))
+
+
+def matmul_weight(
+    emit: Emitter, value: ir.Value, dtype: ir.DataType, act: ir.DataType, scale: Scale | None
+) -> ir.Value:
+    """A linear's weight [N,K] as the right side of a MatMul: [K,N] in the type `act`.
+
+    FP8 weights are dequantized first; the Transpose behind that is what builders fold into the product.
+    """
+    rows, columns = static_dims(value)
+    weight = typed_weight(emit.graph, value, dtype, scale)
+    if scale is not None:
+        weight = dequantized(emit, weight, np.asarray(scale, np.float32), act, "Weight")
+    return emit.node("Transpose", "TransposeWeight", [weight], act, (columns, rows), {"perm": [1, 0]})
+
+
+def dequantized(
+    emit: Emitter,
+    weight: ir.Value,
+    scale: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    act: ir.DataType,
+    what: str,
+) -> ir.Value:
+    """DequantizeLinear of FP8 values to `act`; the FP32 scale neither rounds nor decides the type."""
+    inputs = [weight, emit.constant(f"{what.lower()}_scale", scale)]
+    attributes = {"output_dtype": int(act)} | ({"axis": 0} if scale.ndim else {})
+    return emit.node("DequantizeLinear", f"Dequantize{what}", inputs, act, static_dims(weight), attributes)

@@ -1,0 +1,1 @@
+"""Model repositories of inference servers, written from builds."""

@@ -1,0 +1,185 @@
+"""The generation model's directory in a Triton repository: configuration, engine, and the code that runs it.
+
+The code is the part of this package that serving needs; it is copied, so that a server needs no installation
+of r1trt, and no newer NumPy than its Python backend works with.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import r1trt
+from r1trt.errors import ConfigError
+from r1trt.package.triton_config import model_config_text, triton_schema
+from r1trt.serving.inputs import INPUTS, OUTPUTS, Tensor
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonModelConfig
+
+SERVING_MODULES = (
+    "__init__.py",
+    "artifacts/__init__.py",
+    "artifacts/store.py",
+    "errors.py",
+    "frontends/__init__.py",
+    "frontends/triton/__init__.py",
+    "frontends/triton/model.py",
+    "frontends/triton/orphan.py",
+    "frontends/triton/responses.py",
+    "frontends/triton/triton_metrics.py",
+    "runtime/__init__.py",
+    "runtime/chat_template.py",
+    "runtime/cuda_memory.py",
+    "runtime/generate.py",
+    "runtime/onnxruntime_rows.py",
+    "runtime/rows.py",
+    "runtime/sampling.py",
+    "runtime/session.py",
+    "runtime/tensorrt_rows.py",
+    "runtime/tensorrt_session.py",
+    "runtime/tokenizer.py",
+    "serving/__init__.py",
+    "serving/inputs.py",
+    "serving/loop.py",
+    "serving/metrics.py",
+    "serving/request.py",
+    "serving/row_table.py",
+    "serving/scheduler.py",
+)
+"""What the model imports of this package, and all of it."""
+
+_MODEL_PY = '''"""The generation model; its code is in `python/`, its engine in `engine/`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "python"))
+
+from r1trt.frontends.triton.model import TritonPythonModel  # the name that Triton asks this file for
+
+__all__ = ["TritonPythonModel"]
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationLimits:
+    """How requests share the model; written into the repository, where they can be edited.
+
+    Attributes:
+        rows: Requests that run at a time; None takes the engine's batch size.
+        chunk_tokens: Prompt tokens of one call; None takes 64 on a CPU, and what the engine accepts on a GPU.
+        token_budget: Tokens of all running requests together, asked-for ones included; None allows what the
+            cache holds.
+        max_queue: Requests that wait, at most.
+        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+    """
+
+    rows: int | None = None
+    chunk_tokens: int | None = None
+    token_budget: int | None = None
+    max_queue: int = 256
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value out of range."""
+        for name in ("rows", "chunk_tokens", "token_budget", "max_queue", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is too small.", found=value, expected="1 or more")
+
+
+def write_generation_model(directory: Path, manifest: Mapping[str, Any], limits: GenerationLimits) -> Path:
+    """Writes a model directory without its engine; the directory's name is the model's.
+
+    Args:
+        directory: Where; it does not exist yet.
+        manifest: The engine's.
+        limits: How requests share the model.
+
+    Returns:
+        Where the engine has to be put: a directory like a build's, or a link to one. It is not there yet.
+    """
+    version = directory / "1"
+    version.mkdir(parents=True)
+    config = generation_config(directory.name, manifest, limits)
+    (directory / "config.pbtxt").write_text(model_config_text(config))
+    write_warmup_data(directory)
+    (version / "model.py").write_text(_MODEL_PY)
+    package = Path(r1trt.__file__).parent
+    for name in SERVING_MODULES:
+        target = version / "python" / "r1trt" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package / name, target)
+    return version / "engine"
+
+
+def generation_config(name: str, manifest: Mapping[str, Any], limits: GenerationLimits) -> TritonModelConfig:
+    """The model's configuration, for Triton's Python backend.
+
+    Raises:
+        ConfigError: The engine was built for fewer rows.
+    """
+    rows = limits.rows or manifest["max_batch_size"]
+    if rows > manifest["max_batch_size"]:
+        raise ConfigError(
+            "The engine was not built for so many rows.",
+            found=rows,
+            expected=f"at most {manifest['max_batch_size']} (--max-batch-size of the build)",
+        )
+    schema = triton_schema()
+    # Batching is the model's own, so a request is one row; 1 and not 0, since the front ends send [1, 1].
+    config: TritonModelConfig = schema.ModelConfig(name=name, backend="python", max_batch_size=1)
+    config.model_transaction_policy.decoupled = True
+    for tensor in INPUTS:
+        _add_tensor(config.input.add(optional=True), tensor)
+    for tensor in OUTPUTS:
+        _add_tensor(config.output.add(), tensor)
+    for key, value in _parameters(manifest, limits, rows).items():
+        config.parameters[key].string_value = str(value)
+    # The model finds its GPU itself: Triton's own placement would only say which of several.
+    config.instance_group.add(count=1, kind=schema.ModelInstanceGroup.KIND_CPU)
+    _add_warmup(config)
+    return config
+
+
+def _parameters(manifest: Mapping[str, Any], limits: GenerationLimits, rows: int) -> dict[str, int]:
+    on_cpu = manifest["backend"] == "onnxruntime"
+    chunk = limits.chunk_tokens or (64 if on_cpu else manifest["max_input_len"])
+    optional = {"token_budget": limits.token_budget, "threads": limits.threads}
+    return {
+        "rows": rows,
+        "chunk_tokens": min(chunk, manifest["max_input_len"]),
+        "max_queue": limits.max_queue,
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def _add_tensor(message: Any, tensor: Tensor) -> None:
+    message.name = tensor.name
+    message.data_type = triton_schema().DataType.Value(f"TYPE_{tensor.dtype}")
+    message.dims.append(-1 if tensor.is_list else 1)
+
+
+def _add_warmup(config: TritonModelConfig) -> None:
+    """One request before the server reports ready: the first call of a model allocates."""
+    schema = triton_schema()
+    warmup = config.model_warmup.add(name="two tokens", batch_size=1)
+    warmup.inputs["text_input"].data_type = schema.TYPE_STRING
+    warmup.inputs["text_input"].dims.append(1)
+    warmup.inputs["text_input"].input_data_file = "prompt"
+    warmup.inputs["max_tokens"].data_type = schema.TYPE_INT32
+    warmup.inputs["max_tokens"].dims.append(1)
+    warmup.inputs["max_tokens"].input_data_file = "max_tokens"
+
+
+def write_warmup_data(directory: Path) -> None:
+    """Writes the files that the configuration's warm-up names."""
+    warmup = directory / "warmup"
+    warmup.mkdir()
+    text = b"Hello"
+    (warmup / "prompt").write_bytes(len(text).to_bytes(4, "little") + text)
+    (warmup / "max_tokens").write_bytes((2).to_bytes(4, "little"))

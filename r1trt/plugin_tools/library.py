@@ -1,0 +1,191 @@
+"""A built plugin library: what it says about itself, and where one is looked for.
+
+The library carries its description as text behind a marker, so that a lone file can be described without
+being loaded into a process, which would register its plugins there.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r1trt.artifacts.store import sha256_of_file
+from r1trt.errors import BuildError
+from r1trt.plugin_tools.sources import hash_of_sources, source_directory
+
+LIBRARY_FILE = "libr1trt_plugins.so"
+LIBRARY_VARIABLE = "R1TRT_PLUGINS"
+CACHE_VARIABLE = "R1TRT_CACHE"
+INFO_MARKER = b"R1TRT_PLUGINS_INFO:"
+INFO_KEYS = frozenset({"key", "sources", "operators", "sms", "headers", "cutlass", "nvcc"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginLibrary:
+    """A library of TensorRT plugins.
+
+    Attributes:
+        path: The file.
+        sha256: Of its contents, in hex.
+        key: Hash of everything that it was built from, in hex.
+        sources: Hash of the plugins' sources that it was built from, in hex; empty if it is not known.
+        operators: Operator types that it has plugins for.
+        sms: Compute capabilities that it has code for, as in 90 for SM90.
+        headers: Version of NVIDIA's headers that it was compiled with; "own" for the project's.
+        cutlass: Version of CUTLASS that it was compiled with; empty if it was not.
+        nvcc: Version of the CUDA compiler.
+        cached: Whether it was there already when it was asked for.
+    """
+
+    path: Path
+    sha256: str
+    key: str
+    sources: str
+    operators: tuple[str, ...]
+    sms: tuple[int, ...]
+    headers: str
+    cutlass: str
+    nvcc: str
+    cached: bool = True
+
+    def as_manifest(self) -> dict[str, Any]:
+        """The library's entry in a manifest."""
+        return {
+            "file": self.path.name,
+            "sha256": self.sha256,
+            "operators": list(self.operators),
+            "sms": list(self.sms),
+            "headers": self.headers,
+            "cutlass": self.cutlass,
+            "nvcc": self.nvcc,
+        }
+
+
+def library_from_path(path: Path, *, cached: bool = True) -> PluginLibrary:
+    """Reads a library's description and hashes it; does not load it.
+
+    Args:
+        path: The library.
+        cached: What the result says in `cached`.
+
+    Raises:
+        BuildError: The file cannot be read, or is no plugin library of this project.
+    """
+    try:
+        info = _info(path)
+    except (OSError, ValueError) as error:
+        raise BuildError(
+            "Not a plugin library of r1trt.",
+            where=path,
+            found=getattr(error, "strerror", None) or error,
+            expected=f"a {LIBRARY_FILE}",
+            fix="r1trt plugins build --arch all",
+        ) from error
+    return PluginLibrary(
+        path=path,
+        sha256=sha256_of_file(path),
+        key=str(info["key"]),
+        sources=str(info["sources"]),
+        operators=tuple(info["operators"]),
+        sms=tuple(int(sm) for sm in info["sms"]),
+        headers=str(info["headers"]),
+        cutlass=str(info["cutlass"]),
+        nvcc=str(info["nvcc"]),
+        cached=cached,
+    )
+
+
+def find_library(*sms: int) -> PluginLibrary | None:
+    """Finds a library that was built before: the one that R1TRT_PLUGINS names, else the newest in the cache.
+
+    Of the cache, only libraries that were built from the sources that are here count.
+
+    Args:
+        sms: Compute capabilities that it must have code for.
+
+    Raises:
+        BuildError: R1TRT_PLUGINS names something else, or a library without code for one of `sms`.
+    """
+    if named := os.environ.get(LIBRARY_VARIABLE):
+        library = library_from_path(Path(named))
+        require_code_for(library, sms, where=f"{LIBRARY_VARIABLE}={named}")
+        return library
+    return next((library for library in _current_libraries() if not _sms_without_code(library, sms)), None)
+
+
+def require_code_for(library: PluginLibrary, sms: Sequence[int], *, where: object) -> None:
+    """Refuses a library without code for a GPU.
+
+    Args:
+        library: The library.
+        sms: Compute capabilities of the GPUs.
+        where: What named the library.
+
+    Raises:
+        BuildError: It has none.
+    """
+    lacking = _sms_without_code(library, sms)
+    if lacking:
+        raise BuildError(
+            "The plugin library has no code for the GPU.",
+            where=where,
+            found=", ".join(f"SM{built}" for built in library.sms),
+            expected=", ".join(f"SM{sm}" for sm in lacking),
+            fix="run `r1trt plugins build --arch all`",
+        )
+
+
+def cache_directory() -> Path:
+    """Where libraries are kept: $R1TRT_CACHE, else r1trt/ in the user's cache directory."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named) / "plugins"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "r1trt" / "plugins"
+
+
+def _current_libraries() -> Iterator[PluginLibrary]:
+    """The cache's libraries of the sources that are here, newest first; of any where there are no sources."""
+    try:
+        sources = hash_of_sources(source_directory())
+    except BuildError:
+        sources = None
+    files = [
+        path for path in cache_directory().glob(f"*/{LIBRARY_FILE}") if not path.parent.name.startswith(".")
+    ]
+    for path in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        # An entry of another version of r1trt may be described in another way.
+        with suppress(BuildError):
+            library = library_from_path(path)
+            if sources in (None, library.sources):
+                yield library
+
+
+def _sms_without_code(library: PluginLibrary, sms: Sequence[int]) -> list[int]:
+    """Those of `sms` that none of a library's codes runs on.
+
+    Code runs on its own SM and on newer ones of its generation; SM90's uses features that only SM90 has.
+    """
+
+    def runs(built: int, sm: int) -> bool:
+        return sm == built or (built != 90 and sm // 10 == built // 10 and sm > built)
+
+    return [sm for sm in sms if not any(runs(built, sm) for built in library.sms)]
+
+
+def _info(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(INFO_MARKER)
+        if start < 0:
+            raise ValueError(f"no {INFO_MARKER.decode()} in it")
+        start += len(INFO_MARKER)
+        text = content[start : content.find(b"\0", start)]
+    info = json.loads(text)
+    if not isinstance(info, dict) or not info.keys() >= INFO_KEYS:
+        raise ValueError("its description is incomplete")
+    return info

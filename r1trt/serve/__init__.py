@@ -1,1 +1,0 @@
-"""Engines as model repositories of inference servers."""

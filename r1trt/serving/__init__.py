@@ -1,0 +1,1 @@
+"""Continuous batching of requests over a session, whatever server they come from."""

@@ -1,0 +1,263 @@
+"""Continuous batching: requests join and leave a running batch between any two calls of the model.
+
+A call either reads a piece of a prompt or gives every running request its next token, in turn, so that a long
+prompt delays the others' tokens by one piece at a time; prompts take turns too, a piece each. The two kinds
+do not share a call: a row of one token beside a row of 64 would be padded to 64, and on its own the piece
+costs no more.
+
+Legend: B rows of one call, S tokens of one call, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from r1trt.errors import ConfigError, R1TrtError
+from r1trt.runtime.rows import RowSession
+from r1trt.runtime.session import Float32Array, Int64Array
+from r1trt.runtime.tokenizer import TextTokenizer
+from r1trt.serving import metrics as m
+from r1trt.serving.request import (
+    ActiveRequest,
+    CancelledError,
+    Client,
+    GenerationRequest,
+    Progress,
+    QueueFullError,
+    RequestError,
+)
+from r1trt.serving.row_table import RowTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """How requests share a model.
+
+    Attributes:
+        chunk_tokens: Prompt tokens of one call, at most. Larger pieces read prompts faster, and hold up the
+            running requests for longer.
+        token_budget: A request is admitted when the prompt and the tokens asked for, of it and of all
+            running requests, sum to at most this; None allows what the cache holds.
+        max_queue: Requests that wait for a row, at most; further ones are refused.
+    """
+
+    chunk_tokens: int = 64
+    token_budget: int | None = None
+    max_queue: int = 256
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value out of range."""
+        for name in ("chunk_tokens", "token_budget", "max_queue"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"The scheduler's {name} is too small.", found=value, expected="1 or more")
+
+
+class Scheduler:
+    """Serves requests with one model. `submit` may be called from any thread, everything else from one.
+
+    Args:
+        session: The model.
+        tokenizer: Its tokenizer.
+        config: Limits.
+        metrics: Where measurements go.
+    """
+
+    def __init__(
+        self,
+        session: RowSession,
+        tokenizer: TextTokenizer,
+        config: SchedulerConfig,
+        metrics: m.MetricSink,
+    ) -> None:
+        capacity = session.limits.capacity
+        if capacity is None:
+            raise ConfigError("A model without a KV cache cannot be scheduled.")
+        self._session = session
+        self._tokenizer = tokenizer
+        self._config = config
+        self._metrics = metrics
+        self._capacity = capacity
+        self._budget = config.token_budget or session.rows * capacity
+        self._chunk = min(config.chunk_tokens, session.limits.max_input_len or config.chunk_tokens)
+        self._arrived: deque[ActiveRequest] = deque()
+        self._waiting: deque[ActiveRequest] = deque()
+        self._table = RowTable(session.rows, capacity)
+        self._decode_next = False
+
+    def submit(self, request: GenerationRequest, client: Client) -> None:
+        """Enters a request into the queue.
+
+        Raises:
+            RequestError: It can never be served: prompt and tokens asked for exceed the cache or the budget.
+            QueueFullError: Too many requests wait.
+        """
+        self._check(request)
+        self._arrived.append(ActiveRequest(request, client, self._tokenizer))
+
+    def step(self) -> bool:
+        """Admits requests and calls the model once.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        while self._arrived:
+            self._waiting.append(self._arrived.popleft())
+        self._drop_cancelled()
+        self._admit()
+        reading, decoding = self._table.reading(), self._table.decoding()
+        if reading and not (decoding and self._decode_next):
+            self._read(self._table.reading_group(reading[0], self._chunk))
+            self._decode_next = True
+        elif decoding:
+            self._decode(decoding)
+            self._decode_next = False
+        self._set_gauges()
+        if not reading and not decoding:
+            self._metrics.flush()
+        return bool(reading or decoding)
+
+    def close(self, error: R1TrtError) -> None:
+        """Ends every request with an error."""
+        for active in [*self._arrived, *self._waiting, *self._table.requests()]:
+            self._fail(active, error)
+        self._arrived.clear()
+        self._waiting.clear()
+        self._set_gauges()
+        self._metrics.flush()
+
+    def _check(self, request: GenerationRequest) -> None:
+        prompt, new = len(request.prompt_ids), request.max_new_tokens
+        if request.budget > min(self._capacity, self._budget):
+            raise RequestError(
+                "The request is too long for the engine.",
+                found=f"{prompt} prompt tokens + {new} max_tokens",
+                expected=f"at most {min(self._capacity, self._budget) + 1} in total",
+                fix="shorten the prompt, or ask for fewer tokens",
+            )
+        if max(request.prompt_ids) >= self._session.limits.vocab_size or min(request.prompt_ids) < 0:
+            raise RequestError("A token of the prompt is not in the model's vocabulary.")
+        if len(self._arrived) + len(self._waiting) >= self._config.max_queue:
+            raise QueueFullError(
+                "The queue is full.",
+                found=f"{self._config.max_queue} requests waiting",
+                fix="send the request again later",
+            )
+
+    def _admit(self) -> None:
+        """First come, first served: a request that does not fit yet holds back those behind it."""
+        while self._waiting:
+            held = sum(active.request.budget for active in self._table.requests())
+            if self._table.is_full or held + self._waiting[0].request.budget > self._budget:
+                return
+            active = self._waiting.popleft()
+            self._table.put(active)
+            active.started_at = time.perf_counter()
+            self._metrics.observe(m.QUEUE_SECONDS, active.started_at - active.submitted_at)
+        if move := self._table.close_gap():
+            self._session.move(*move)
+
+    def _drop_cancelled(self) -> None:
+        for active in self._table.requests():
+            if active.client.is_cancelled():
+                self._fail(active, CancelledError("The request was cancelled."))
+        gone = [active for active in self._waiting if active.client.is_cancelled()]
+        for active in gone:
+            self._waiting.remove(active)
+            self._fail(active, CancelledError("The request was cancelled."))
+
+    def _read(self, group: Sequence[ActiveRequest]) -> None:
+        S = min(self._chunk, max(active.unread for active in group))
+        input_ids_BS = np.zeros((len(group), S), np.int64)
+        seq_len_B = np.array([min(S, active.unread) for active in group], np.int64)
+        past_len_B = np.array([active.past for active in group], np.int64)
+        for row, active in enumerate(group):
+            piece = active.request.prompt_ids[active.past : active.past + int(seq_len_B[row])]
+            input_ids_BS[row, : len(piece)] = piece
+        logits_BV = self._call(group, input_ids_BS, seq_len_B, past_len_B)
+        if logits_BV is None:
+            return
+        self._metrics.add(m.PREFILL_STEPS)
+        self._metrics.add(m.PROMPT_TOKENS, int(seq_len_B.sum()))
+        for row, active in enumerate(group):
+            active.past += int(seq_len_B[row])
+            if active.unread:
+                self._table.defer(active)
+            else:
+                self._take(active, logits_BV[row])
+
+    def _decode(self, decoding: Sequence[ActiveRequest]) -> None:
+        first, last = decoding[0].row, decoding[-1].row
+        B = last - first + 1
+        input_ids_BS, seq_len_B = np.zeros((B, 1), np.int64), np.zeros(B, np.int64)
+        # Rows between that read a prompt or are free stay as they are: their padding lies after their tokens.
+        past_len_B = self._table.past()[first : last + 1]
+        for active in decoding:
+            input_ids_BS[active.row - first] = active.last_token
+            seq_len_B[active.row - first] = 1
+        logits_BV = self._call(decoding, input_ids_BS, seq_len_B, past_len_B)
+        if logits_BV is None:
+            return
+        self._metrics.add(m.DECODE_STEPS)
+        for active in decoding:
+            active.past += 1
+            self._take(active, logits_BV[active.row - first])
+
+    def _call(
+        self,
+        requests: Sequence[ActiveRequest],
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+    ) -> Float32Array | None:
+        """One call of the model; what it raises ends the requests in it, and no others."""
+        try:
+            return self._session.step(requests[0].row, input_ids_BS, seq_len_B, past_len_B)
+        except R1TrtError as error:
+            for active in requests:
+                self._fail(active, error)
+            return None
+
+    def _take(self, active: ActiveRequest, logits_V: Float32Array) -> None:
+        try:
+            progress = active.take(logits_V)
+        except R1TrtError as error:
+            # What made the logits NaN may stay in the row and would spoil its next request.
+            self._session.clear(active.row)
+            self._fail(active, error)
+            return
+        self._metrics.add(m.NEW_TOKENS)
+        if active.new_tokens == 1:
+            self._metrics.observe(m.FIRST_TOKEN_SECONDS, active.first_token_at - active.submitted_at)
+        if progress.is_final:
+            self._table.remove(active)
+            self._metrics.add(m.FINISHED)
+            if active.new_tokens > 1:
+                decoding = time.perf_counter() - active.first_token_at
+                self._metrics.observe(m.TOKEN_SECONDS, decoding / (active.new_tokens - 1))
+        self._send(active, progress)
+
+    def _fail(self, active: ActiveRequest, error: R1TrtError) -> None:
+        self._table.remove(active)
+        self._metrics.add(m.CANCELLED if isinstance(error, CancelledError) else m.FAILED)
+        self._send(active, Progress(error=error))
+
+    def _send(self, active: ActiveRequest, progress: Progress) -> None:
+        try:
+            active.client.send(progress)
+        except Exception:  # a transport's own error types: whichever it is, nobody listens any more
+            if not progress.is_final:
+                self._table.remove(active)
+                self._metrics.add(m.CANCELLED)
+
+    def _set_gauges(self) -> None:
+        self._metrics.set(m.WAITING, len(self._waiting) + len(self._arrived))
+        self._metrics.set(m.RUNNING, len(self._table.requests()))
+        self._metrics.set(
+            m.CACHE_USE, float(self._table.past().sum()) / (self._session.rows * self._capacity)
+        )

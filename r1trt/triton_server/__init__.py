@@ -1,0 +1,1 @@
+"""The bundled Triton server as a process on this machine."""

@@ -1,0 +1,239 @@
+"""The bundled Triton server as a process on this machine's loopback interface."""
+
+from __future__ import annotations
+
+import ctypes
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from r1trt.errors import ConfigError, R1TrtError
+from r1trt.triton_server.environment import ServingEnvironment
+
+HOST = "127.0.0.1"
+SHARED_MEMORY = Path("/dev/shm")
+READY_TIMEOUT_S = 300.0
+EXIT_TIMEOUT_S = 10
+_POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1
+_ERROR_LINES = 20
+
+
+class ServerError(R1TrtError):
+    """The server did not start, or ended by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """A server to start.
+
+    Attributes:
+        repository: Model repository.
+        log: File that the server's messages go to.
+        http_port: For the HTTP protocol.
+        grpc_port: For the gRPC protocol.
+        metrics_port: For Prometheus metrics.
+        arguments: Further arguments of the server.
+    """
+
+    repository: Path
+    log: Path
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    arguments: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for ports that exclude each other."""
+        if len({self.http_port, self.grpc_port, self.metrics_port}) < 3:
+            raise ConfigError(
+                "The ports have to differ.", found=f"{self.http_port}, {self.grpc_port}, {self.metrics_port}"
+            )
+
+    @property
+    def shared_memory_prefix(self) -> str:
+        """Start of the names of the server's shared memory.
+
+        One port has one server at a time, so what carries its number and belongs to no running server was
+        left by a dead one.
+        """
+        return f"r1trt_{os.getuid()}_{self.http_port}_"
+
+
+class TritonServer:
+    """A running server; a context manager that starts and stops it.
+
+    Args:
+        environment: The bundled server.
+        config: What to start.
+    """
+
+    def __init__(self, environment: ServingEnvironment, config: ServerConfig) -> None:
+        self._environment = environment
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> TritonServer:
+        """Starts the server and waits until it is ready."""
+        self.start()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stops the server."""
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        assert self._process is not None, "the server was not started"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Starts the process.
+
+        Raises:
+            ServerError: A port is taken.
+        """
+        for port in (self._config.http_port, self._config.grpc_port, self._config.metrics_port):
+            _require_free(port)
+        # The port is free, so this memory belongs to nobody.
+        remove_shared_memory(self._config.shared_memory_prefix)
+        libc = ctypes.CDLL(None)
+        with self._config.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                env=self._environment.variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C on the terminal is for this process, which then stops the server in order.
+                start_new_session=True,
+                # A server without the process that watches it would hold its ports forever.
+                preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+            )
+
+    def wait_until_ready(self, timeout: float = READY_TIMEOUT_S) -> None:
+        """Waits until all models answer.
+
+        Raises:
+            ServerError: The server ended, or the time is over; the message has the server's own.
+        """
+        deadline = time.monotonic() + timeout
+        while not is_ready(self._config.http_port):
+            if not self.is_running:
+                raise ServerError(
+                    "The server ended before it was ready.", where=self._config.log, found=self._errors()
+                )
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"The server was not ready after {timeout:.0f} s.",
+                    where=self._config.log,
+                    found=self._errors(),
+                )
+            time.sleep(_POLL_S)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait(self, poll: Callable[[], None] = lambda: None) -> None:
+        """Waits until the process ends by itself.
+
+        Args:
+            poll: Called now and then; what it raises ends the waiting.
+
+        Raises:
+            ServerError: It ended.
+        """
+        while self.is_running:
+            poll()
+            time.sleep(_POLL_S)
+        raise ServerError("The server ended by itself.", where=self._config.log, found=self._errors())
+
+    def stop(self) -> None:
+        """Ends the process in order, or with force when it does not, and removes its shared memory."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(EXIT_TIMEOUT_S + 5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        remove_shared_memory(self._config.shared_memory_prefix)
+
+    def _command(self) -> list[str]:
+        config = self._config
+        return [
+            str(self._environment.server),
+            f"--model-repository={config.repository}",
+            f"--backend-directory={self._environment.backends}",
+            f"--backend-config=python,shm-region-prefix-name={config.shared_memory_prefix}",
+            *(f"--{protocol}-address={HOST}" for protocol in ("http", "grpc", "metrics")),
+            f"--http-port={config.http_port}",
+            f"--grpc-port={config.grpc_port}",
+            f"--metrics-port={config.metrics_port}",
+            "--allow-gpu-metrics=false",
+            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+            *config.arguments,
+        ]
+
+    def _errors(self) -> str:
+        """The log's errors, or its last lines."""
+        lines = self._config.log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith(("E", "error:")) and "CudaDriver" not in line]
+        return "\n".join((errors or lines)[-_ERROR_LINES:])
+
+
+def is_ready(http_port: int) -> bool:
+    """Whether a server on this machine says that all its models answer."""
+    connection = http.client.HTTPConnection(HOST, http_port, timeout=5)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def remove_shared_memory(prefix: str) -> list[str]:
+    """Removes shared memory whose name starts with `prefix`; returns the names."""
+    names = [path.name for path in SHARED_MEMORY.glob(f"{prefix}*")]
+    for name in names:
+        (SHARED_MEMORY / name).unlink(missing_ok=True)
+    return names
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        # As the server does: a port that a closed connection still lingers on is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServerError(
+                f"Port {port} of this machine cannot be used.",
+                found=error.strerror,
+                fix="choose others with --http-port, --grpc-port and --metrics-port",
+            ) from error

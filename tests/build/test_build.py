@@ -1,0 +1,344 @@
+"""Whole builds with the real builders: every architecture, unfinished builds, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from r1trt.artifacts.store import read_manifest, write_manifest
+from r1trt.build.config import BuildConfig
+from r1trt.build.pipeline import build_engine
+from r1trt.errors import BuildError, CheckpointError, ConfigError, PlanError, R1TrtError, UnavailableError
+from r1trt.export.io import load_export
+from r1trt.precision.plan_file import load_plan, save_plan
+from r1trt.precision.rules import plan_from_rules
+from r1trt.runtime.onnxruntime_session import session_from_simulation
+from r1trt.runtime.session import session_from_engine
+
+ENGINES = {"ampere": [80, 86], "ada": [89], "blackwell": [120]}
+VOLATILE = {"built_at"}
+
+
+def build(export: Path, output: Path, arch: str, precision: Any = None, **options: Any) -> Path:
+    return build_engine(BuildConfig(model=export, arch=arch, precision=precision, output=output, **options))
+
+
+def logits_of(session: Any) -> Any:
+    """A ragged prefill and one decode step; real tokens only."""
+    session.reset(2)
+    ids = np.random.default_rng(0).integers(2, 300, (2, 12))
+    first = session.step(ids, np.array([12, 7]), np.array([0, 0]))
+    second = session.step(ids[:, :1], np.array([1, 1]), np.array([12, 7]))
+    session.close()
+    return np.concatenate([first[0], first[1, :7], second[0], second[1]])
+
+
+def relative_error(found: Any, expected: Any) -> float:
+    return float(np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean()))
+
+
+@pytest.mark.parametrize(
+    ("arch", "precision"), [("ampere", "bf16"), ("ada", "fp8"), ("blackwell", "fp8"), ("ada", "fp32")]
+)
+def test_r1_asa_builds_offline_and_obeys_its_plan(
+    r1_asa_export: Path, tmp_path: Path, arch: str, precision: str
+) -> None:
+    output = build(r1_asa_export, tmp_path / "engine", arch, precision)
+    manifest = read_manifest(output, "engine")
+    assert manifest["status"] == "complete"
+    assert [entry["sm"] for entry in manifest["engines"]] == ENGINES[arch]
+    for entry in manifest["engines"]:
+        assert (output / entry["file"]).stat().st_size == entry["bytes"] > 0
+    assert manifest["network_check"]["disobeyed"] == 0
+    assert manifest["network_check"]["unverified"] == 2  # the two attentions
+    report = json.loads((output / "layers.json").read_text())
+    assert {layer["name"] for layer in report["layers"]} == set(load_plan(output / "precision.yaml").layers)
+    for path in output.iterdir():
+        if path.suffix == ".json":
+            assert str(tmp_path) not in path.read_text(), f"{path.name} names a place of this machine"
+
+
+def test_executed_products_are_fp8_where_the_plan_says_so(r1_asa_export: Path, tmp_path: Path) -> None:
+    output = build(r1_asa_export, tmp_path / "engine", "ada", "fp8")
+    executed = json.loads((output / "layers.json").read_text())["executed"]["sm89"]["products"]
+    by_layer = {key: item for item in executed for key in item["layers"]}
+    for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        product = by_layer[f"model.layers.0.self_attn.{projection}"]
+        assert product["inputs"][:2] == ["fp8_e4m3", "fp8_e4m3"], product
+        assert product["output"] == ["bf16"], product
+    experts = [item for item in executed if "model.layers.1.mlp.moe" in item["layers"]]
+    assert {tuple(item["inputs"][:2]) for item in experts} == {("fp8_e4m3",) * 2, ("float",) * 2}
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("bf16", 0.06)])
+def test_the_simulation_is_near_the_export(
+    r1_asa_export: Path, tmp_path: Path, precision: str, limit: float
+) -> None:
+    output = build(r1_asa_export, tmp_path / "engine", "ada", precision)
+    expected = logits_of(session_from_engine(r1_asa_export))
+    found = logits_of(session_from_simulation(output, read_manifest(output)))
+    assert relative_error(found, expected) < limit
+
+
+def test_cpu_engine_computes_what_the_export_computes(r1_asa_export: Path, tmp_path: Path) -> None:
+    output = build(r1_asa_export, tmp_path / "engine", "cpu")
+    manifest = read_manifest(output, "engine")
+    assert (manifest["backend"], manifest["precision"]) == ("onnxruntime", "fp32")
+    shutil.move(output, tmp_path / "elsewhere")
+    found = logits_of(session_from_engine(tmp_path / "elsewhere"))
+    assert relative_error(found, logits_of(session_from_engine(r1_asa_export))) < 1e-5
+
+
+def test_cpu_engine_in_bf16_is_the_simulation(llama_export: Path, tmp_path: Path) -> None:
+    cpu = build(llama_export, tmp_path / "cpu", "cpu", "bf16")
+    gpu = build(llama_export, tmp_path / "gpu", "ada", "bf16")
+    simulated = logits_of(session_from_simulation(gpu, read_manifest(gpu)))
+    np.testing.assert_allclose(logits_of(session_from_engine(cpu)), simulated, atol=1e-5)
+
+
+def test_without_a_cache_the_engine_scores_whole_prompts(llama_export: Path, tmp_path: Path) -> None:
+    output = build(llama_export, tmp_path / "engine", "ada", "bf16", cache=False, max_input_len=32)
+    manifest = read_manifest(output, "engine")
+    assert (manifest["cache"], manifest["capacity"]) == (False, None)
+    profiles = json.loads((output / "profiles.json").read_text())
+    assert [sorted(profile["inputs"]) for profile in profiles] == [["input_ids", "seq_len"]]
+
+
+def test_two_builds_are_byte_identical(r1_asa_export: Path, tmp_path: Path) -> None:
+    first, second = (build(r1_asa_export, tmp_path / name, "ada", "fp8") for name in ("a", "another"))
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in second.iterdir())
+    for name in names:
+        if name == "manifest.json":
+            contents = [
+                {k: v for k, v in read_manifest(path).items() if k not in VOLATILE}
+                for path in (first, second)
+            ]
+            assert contents[0] == contents[1]
+        else:
+            assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+# ------------------------------------------------------------------ builds that stop in front of the engine
+
+
+def test_hopper_keeps_everything_but_the_engine(r1_asa_export: Path, tmp_path: Path) -> None:
+    output = tmp_path / "engine"
+    with pytest.raises(UnavailableError) as caught:
+        build(r1_asa_export, output, "hopper", "fp8")
+    assert caught.value.exit_code == 3
+    assert f"r1trt build {output}" in caught.value.details["fix"]
+    manifest = read_manifest(output, "engine")
+    assert (manifest["status"], manifest["engines"]) == ("needs-engine", [])
+    found = {path.name for path in output.iterdir()}
+    wanted = ("typed.onnx", "simulated.onnx", "weights.safetensors", "precision.yaml", "profiles.json")
+    assert found >= {*wanted, "tokenizer.json", "config.json"}
+    logits_of(session_from_simulation(output, manifest))
+    with pytest.raises(UnavailableError):  # building it again here comes to the same end
+        build_engine(BuildConfig(model=output))
+
+
+def without_tensorrt_rtx(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """A broken installation in front of the real one, for the processes that try to import it."""
+    (directory / "tensorrt_rtx").mkdir(parents=True)
+    (directory / "tensorrt_rtx/__init__.py").write_text("raise ImportError('libtensorrt_rtx.so not found')")
+    monkeypatch.setenv("PYTHONPATH", str(directory))
+
+
+def unfinished(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A build that could not be finished where it was made, copied to another place."""
+    with monkeypatch.context() as broken:
+        without_tensorrt_rtx(broken, tmp_path / "broken")
+        with pytest.raises(UnavailableError, match="but the engine") as caught:
+            build(export, tmp_path / "made", "ada", "fp8")
+    assert "libtensorrt_rtx.so not found" in caught.value.details["found"]
+    return Path(shutil.move(tmp_path / "made", tmp_path / "copied"))
+
+
+def test_an_unfinished_build_is_finished_elsewhere(
+    r1_asa_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = unfinished(r1_asa_export, tmp_path, monkeypatch)
+    assert build_engine(BuildConfig(model=directory)) == directory
+    manifest = read_manifest(directory, "engine")
+    assert manifest["status"] == "complete"
+    at_once = build(r1_asa_export, tmp_path / "at_once", "ada", "fp8")
+    assert (directory / "engine.sm89.plan").read_bytes() == (at_once / "engine.sm89.plan").read_bytes()
+    with pytest.raises(ConfigError, match="finished build"):
+        build_engine(BuildConfig(model=directory))
+
+
+def test_an_unfinished_build_is_not_finished_as_something_else(
+    r1_asa_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = unfinished(r1_asa_export, tmp_path, monkeypatch)
+    with pytest.raises(ConfigError, match="something else"):
+        build_engine(BuildConfig(model=directory, arch="blackwell"))
+    with (directory / "weights.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x55")
+    with pytest.raises(BuildError, match=r"file of the unfinished build changed"):
+        build_engine(BuildConfig(model=directory))
+    assert read_manifest(directory)["status"] == "needs-engine"
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def test_ampere_refuses_fp8_at_once(r1_asa_export: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="ampere cannot run FP8"):
+        build(r1_asa_export, tmp_path / "engine", "ampere", "fp8")
+    assert not (tmp_path / "engine").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"arch": None}, "--arch is missing"),
+        ({"arch": "hopper", "backend": "tensorrt-rtx"}, "does not build for --arch hopper"),
+        ({"arch": "cpu", "backend": "tensorrt"}, "does not build for --arch cpu"),
+        ({"arch": "ada", "backend": "onnxruntime"}, "does not build for --arch ada"),
+        ({"arch": "ada", "max_input_len": 65}, "KV cache"),
+        ({"arch": "ada", "max_seq_len": 1 << 20}, "positions|capacity"),
+    ],
+)
+def test_contradictions_are_refused(
+    llama_export: Path, tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_engine(BuildConfig(model=llama_export, output=tmp_path / "engine", **options))
+    assert re.search(says, str(caught.value))
+    assert not (tmp_path / "engine").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, r1_asa_export: Path) -> None:
+    from tiny_checkpoints import write_llama
+
+    from r1trt.export.export import ExportConfig, export_checkpoint
+
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True)
+    export = export_checkpoint(
+        ExportConfig(checkpoint=checkpoint, output=tmp_path / "export", max_seq_len=32)
+    )
+    tensor = load_export(export).model.graph.initializers["model.layers.1.mlp.up_proj.weight"].const_value
+    with (checkpoint / "model.safetensors").open("r+b") as file:
+        file.seek(tensor.offset + 8)  # type: ignore[union-attr]  # an external tensor
+        file.write(np.float32("nan").tobytes())
+    with pytest.raises(CheckpointError, match="NaN") as caught:
+        build(export, tmp_path / "engine", "cpu")
+    assert "model.layers.1.mlp.up_proj.weight: 1" in caught.value.details["found"]
+
+
+def test_a_plan_file_decides(llama_export: Path, tmp_path: Path) -> None:
+    plan = plan_from_rules(load_export(llama_export).model, "ada", "bf16")
+    wide = replace(plan.layers["lm_head"], input="fp32", weight="fp32", output="fp32", reason="tried out")
+    save_plan(replace(plan, layers={**plan.layers, "lm_head": wide}), tmp_path / "plan.yaml")
+    output = build(llama_export, tmp_path / "engine", "ada", plan=tmp_path / "plan.yaml")
+    report = json.loads((output / "layers.json").read_text())
+    (head,) = [layer for layer in report["layers"] if layer["name"] == "lm_head"]
+    assert head["found"] == {"input": "fp32", "weight": "fp32", "output": "fp32"}
+    with pytest.raises(PlanError, match="blackwell"):
+        build(llama_export, tmp_path / "other", "blackwell", plan=tmp_path / "plan.yaml")
+
+
+def test_a_cut_off_build_leaves_the_previous_one(r1_asa_export: Path, tmp_path: Path) -> None:
+    output = build(r1_asa_export, tmp_path / "engine", "ada", "bf16")
+    before = read_manifest(output)
+
+    def interrupt(phase: str, done: int, total: int) -> None:
+        if phase.startswith("Building"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        config = BuildConfig(model=r1_asa_export, arch="ada", precision="fp8", output=output)
+        build_engine(config, interrupt)
+    assert read_manifest(output) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
+
+
+def test_the_newest_export_is_the_default(
+    llama_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no export"):
+        build_engine(BuildConfig(arch="cpu"))
+    for name in ("older", "newer"):
+        shutil.copytree(llama_export, tmp_path / "engines" / name)
+        write_manifest(
+            tmp_path / "engines" / name,
+            {k: v for k, v in read_manifest(llama_export).items() if k != "schema"},
+        )
+    assert build_engine(BuildConfig(arch="cpu")) == Path("engines/newer/cpu-fp32")
+
+
+def test_an_edited_plan_is_not_written_over(llama_export: Path, tmp_path: Path) -> None:
+    config = BuildConfig(model=llama_export, arch="cpu", precision="fp32", output=tmp_path / "build")
+    plan = build_engine(config) / "precision.yaml"
+    edited = plan.read_text().replace("kl_max: 1.0e-05", "kl_max: 1.0e-04")
+    assert edited != plan.read_text()
+    plan.write_text(edited)
+    with pytest.raises(ConfigError, match="edited"):
+        build_engine(config)
+    assert plan.read_text() == edited
+    build_engine(replace(config, plan=plan))
+    assert "kl_max: 0.0001" in plan.read_text()
+
+
+def test_a_build_does_not_replace_its_export(llama_export: Path) -> None:
+    with pytest.raises(R1TrtError, match="another kind"):
+        build_engine(BuildConfig(model=llama_export, arch="cpu", output=llama_export))
+    assert (llama_export / "model.onnx").is_file()
+
+
+def test_a_lowered_layer_of_a_cpu_build_is_simulated(llama_export: Path, tmp_path: Path) -> None:
+    config = BuildConfig(model=llama_export, arch="cpu", precision="fp32", output=tmp_path / "build")
+    plan = load_plan(build_engine(config) / "precision.yaml")
+    name = "model.layers.0.mlp.down_proj"
+    lowered = replace(plan.layers[name], input="bf16", weight="bf16")
+    save_plan(replace(plan, layers={**plan.layers, name: lowered}), tmp_path / "plan.yaml")
+    engine = build_engine(replace(config, plan=tmp_path / "plan.yaml"))
+    onnxruntime.InferenceSession(engine / "cpu.onnx", providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    "option", [{"max_batch_size": 1}, {"cache": False}, {"backend": "tensorrt"}, {"plan": Path("x.yaml")}]
+)
+def test_finishing_takes_no_options_that_are_decided(
+    llama_export: Path, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    with pytest.raises(UnavailableError):
+        build_engine(
+            BuildConfig(model=llama_export, arch="hopper", precision="bf16", output=tmp_path / "build")
+        )
+    with pytest.raises(ConfigError, match="its options already"):
+        build_engine(BuildConfig(model=tmp_path / "build", **option))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"status": None},
+        {"backend": "x"},
+        {"backend": ["tensorrt"]},
+        {"sms": ["x"]},
+        {"files": None},
+        {"files": [{"file": "../other"}]},
+    ],
+    ids=str,
+)
+def test_a_damaged_unfinished_build_is_refused(
+    llama_export: Path, tmp_path: Path, damage: dict[str, Any]
+) -> None:
+    with pytest.raises(UnavailableError):
+        build(llama_export, tmp_path / "build", "hopper", "bf16")
+    write_manifest(tmp_path / "build", read_manifest(tmp_path / "build") | damage)
+    with pytest.raises(ConfigError, match="manifest of a build is not valid"):
+        build_engine(BuildConfig(model=tmp_path / "build"))

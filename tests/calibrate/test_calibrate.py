@@ -1,0 +1,249 @@
+"""Calibration of tiny checkpoints against ranges that PyTorch's hooks see; forms of calibration files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoints import write_llama, write_r1_asa, write_tokenizer
+
+from r1trt.calibrate.calibrate import MSE_FRACTIONS, CalibrationConfig, calibrated_plan
+from r1trt.calibrate.text import documents_from_file, token_chunks
+from r1trt.errors import PlanError
+from r1trt.export.export import ExportConfig, export_checkpoint
+from r1trt.export.io import ExportedModel, load_export
+from r1trt.graph.quantize import fp8_from_float
+from r1trt.model import load_checkpoint
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.precision.rules import plan_from_rules
+
+TOKENS, CHUNK = 300, 64
+TEXT = "The cat sat on the mat, and 17 other things happened on 3 May. " * 40
+RTOL = 1e-5
+
+
+def exported(checkpoint: Path, directory: Path) -> ExportedModel:
+    return load_export(
+        export_checkpoint(ExportConfig(checkpoint=checkpoint, output=directory, max_seq_len=64))
+    )
+
+
+def config_for(checkpoint: Path, directory: Path, **options: object) -> CalibrationConfig:
+    text = directory / "text.txt"
+    text.write_text(TEXT)
+    base = CalibrationConfig(
+        tokenizer=checkpoint / "tokenizer.json", text=text, method="amax", tokens=TOKENS, chunk=CHUNK
+    )
+    return replace(base, **options)  # type: ignore[arg-type]  # the dataclass checks them
+
+
+def calibrated(model: ExportedModel, config: CalibrationConfig, scaling: str = "tensor") -> PrecisionPlan:
+    plan = plan_from_rules(model.model, "ada", "fp8", weight_scaling=scaling)  # type: ignore[arg-type]
+    return calibrated_plan(plan, model.model, model.weight_base, config)
+
+
+def seen_by_hooks(checkpoint: Path, config: CalibrationConfig) -> dict[str, list[torch.Tensor]]:
+    """Inputs of every nn.Linear of the PyTorch reference on the same chunks, by module name."""
+    module = load_checkpoint(checkpoint, torch.float32)
+    seen: dict[str, list[torch.Tensor]] = {}
+    for name, child in module.named_modules():
+        if isinstance(child, torch.nn.Linear):
+            child.register_forward_hook(
+                lambda _m, inputs, _y, name=name: seen.setdefault(name, []).append(inputs[0].flatten())
+            )
+    assert config.text is not None
+    documents = documents_from_file(config.text)
+    with torch.no_grad():
+        for chunk in token_chunks(documents, config.tokenizer, length=config.chunk, tokens=config.tokens):
+            module(torch.from_numpy(chunk)[None])
+    return seen
+
+
+def amax_of(tensors: list[torch.Tensor]) -> float:
+    return max(float(tensor.abs().max()) for tensor in tensors if tensor.numel())
+
+
+@pytest.fixture(scope="module")
+def asa(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportedModel]:
+    directory = tmp_path_factory.mktemp("asa")
+    shared = {"num_shared_experts": 1, "shared_intermediate_size": 48}
+    checkpoint = write_r1_asa(directory / "checkpoint", tokenizer=True, **shared)
+    return checkpoint, exported(checkpoint, directory / "export")
+
+
+def test_ranges_equal_pytorchs(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
+    checkpoint, model = asa
+    config = config_for(checkpoint, tmp_path)
+    plan, seen = calibrated(model, config), seen_by_hooks(checkpoint, config)
+    assert not plan.missing_scales
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        key = f"model.layers.1.self_attn.{name}"
+        assert plan.layers[key].input_scale == pytest.approx(amax_of(seen[key]) / 448, rel=RTOL)
+
+
+def test_expert_ranges_cover_routed_tokens_only(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
+    checkpoint, model = asa
+    config = config_for(checkpoint, tmp_path)
+    layer = calibrated(model, config).layers["model.layers.0.mlp.moe"]
+    seen = seen_by_hooks(checkpoint, config)
+    mids = [
+        x
+        for name, found in seen.items()
+        if name.startswith("model.layers.0.mlp.")
+        for x in found
+        if name.endswith("down_proj")
+    ]
+    inputs = [
+        x
+        for name, found in seen.items()
+        if name.startswith("model.layers.0.mlp.")
+        for x in found
+        if name.endswith("gate_proj")
+    ]
+    assert mids and inputs
+    assert layer.mid_scale == pytest.approx(amax_of(mids) / 448, rel=RTOL)
+    assert layer.input_scale == pytest.approx(amax_of(inputs) / 448, rel=RTOL)
+
+
+def test_expert_weight_scales(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
+    checkpoint, model = asa
+    layer = calibrated(model, config_for(checkpoint, tmp_path)).layers["model.layers.0.mlp.moe"]
+    state = load_checkpoint(checkpoint, torch.float32).state_dict()
+    experts = [f"model.layers.0.mlp.experts.{e}" for e in range(8)] + ["model.layers.0.mlp.shared_expert"]
+
+    def amax(*names: str) -> float:
+        return max(float(state[f"{name}.weight"].abs().max()) for name in names)
+
+    gate_up = [amax(f"{name}.gate_proj", f"{name}.up_proj") / 448 for name in experts]
+    assert layer.weight_scale == pytest.approx(gate_up, rel=1e-6)
+    assert layer.down_scale == pytest.approx([amax(f"{name}.down_proj") / 448 for name in experts], rel=1e-6)
+
+
+def test_the_error_search_finds_the_best_candidate(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True)
+    model = exported(checkpoint, tmp_path / "export")
+    config = config_for(checkpoint, tmp_path, method="mse")
+    key = "model.layers.1.mlp.down_proj"
+    from transformers import AutoModelForCausalLM
+
+    module = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    seen: list[np.ndarray] = []
+    module.get_submodule(key).register_forward_hook(
+        lambda _m, inputs, _y: seen.append(inputs[0].numpy().ravel())
+    )
+    assert config.text is not None
+    with torch.no_grad():
+        chunks = token_chunks([TEXT], config.tokenizer, length=config.chunk, tokens=config.tokens)
+        for chunk in chunks:
+            module(torch.from_numpy(chunk)[None])
+    x = np.concatenate(seen)
+    candidates = [np.float32(np.abs(x).max() / 448 * part) for part in MSE_FRACTIONS]
+    errors = [
+        float(((fp8_from_float(x, scale).astype(np.float32) * scale - x) ** 2).sum()) for scale in candidates
+    ]
+    want = candidates[int(np.argmin(errors))]
+    assert calibrated(model, config).layers[key].input_scale == pytest.approx(float(want), rel=RTOL)
+
+
+def test_row_scales(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True)
+    model = exported(checkpoint, tmp_path / "export")
+    layer = calibrated(model, config_for(checkpoint, tmp_path), "channel").layers[
+        "model.layers.0.mlp.up_proj"
+    ]
+    weight = model.model.graph.initializers["model.layers.0.mlp.up_proj.weight"].const_value
+    assert weight is not None and layer.weight_axis == 0
+    assert layer.weight_scale == pytest.approx(np.abs(weight.numpy()).max(axis=1) / 448, rel=1e-6)
+
+
+def test_given_scales_stay(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
+    checkpoint, model = asa
+    config = config_for(checkpoint, tmp_path)
+    full = calibrated(model, config)
+    kept, filled = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
+    given = replace(full.layers[kept], input_scale=0.5, weight_scale=0.25)
+    lacking = replace(full.layers[filled], input_scale=None, weight_scale=None)
+    partial = replace(full, layers={**full.layers, kept: given, filled: lacking})
+    done = calibrated_plan(partial, model.model, model.weight_base, config)
+    assert done.layers == {**full.layers, kept: given}
+
+
+def test_progress_and_record(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
+    checkpoint, model = asa
+    calls: list[tuple[str, int, int]] = []
+    plan = plan_from_rules(model.model, "ada", "fp8")
+    config = config_for(checkpoint, tmp_path)
+    done = calibrated_plan(plan, model.model, model.weight_base, config, lambda *call: calls.append(call))
+    assert {phase for phase, _, _ in calls} == {"measuring ranges", "measuring weights"}
+    assert all(done <= total for _, done, total in calls)
+    assert done.calibration["method"] == "amax" and int(done.calibration["tokens"]) >= TOKENS
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(directory)
+    return directory / "tokenizer.json"
+
+
+def test_jsonl_with_text_and_messages(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    path.write_text("\n".join([json.dumps({"text": "one"}), "", json.dumps({"messages": messages})]))
+    assert documents_from_file(path) == [
+        "one",
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n",
+    ]
+
+
+BAD_LINES = {
+    "not JSON": "{text: one}",
+    "another key": '{"content": "one"}',
+    "no mapping": "[1]",
+    "text is no text": '{"text": 3}',
+    "no messages": '{"messages": []}',
+    "nested for ever": "[" * 100_000,
+    "message without content": '{"messages": [{"role": "user"}]}',
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_line_is_named(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"text": "one"}\n' + BAD_LINES[case] + "\n")
+    with pytest.raises(PlanError, match=r"c\.jsonl, line 2"):
+        documents_from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("c.csv", b"a"), ("c.txt", b"\xff\xfe\xff"), ("c.jsonl", b"\xff")]
+)
+def test_a_file_of_another_form(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PlanError):
+        documents_from_file(tmp_path / name)
+
+
+def test_too_little_text(tokenizer: Path) -> None:
+    with pytest.raises(PlanError, match="too short"):
+        token_chunks(["short"], tokenizer, length=64, tokens=1000)
+
+
+def test_chunks_come_from_all_documents_in_turn(tokenizer: Path) -> None:
+    chunks = token_chunks([TEXT, TEXT[::-1]], tokenizer, length=100, tokens=400)
+    assert [len(chunk) for chunk in chunks] == [100] * 4
+    assert not np.array_equal(chunks[0], chunks[1])
+
+
+def test_many_short_documents_are_joined(tokenizer: Path) -> None:
+    chunks = token_chunks(["A short one."] * 100, tokenizer, length=128, tokens=300)
+    assert sum(map(len, chunks)) >= 300
+
+
+def test_a_missing_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"tokenizer\.json"):
+        token_chunks([TEXT], tmp_path / "tokenizer.json", length=64, tokens=300)
