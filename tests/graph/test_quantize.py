@@ -13,6 +13,7 @@ import pytest
 from passes.hand_made import HandMade, fp8_codes, normal, outputs_of
 
 from r1trt.errors import CheckpointError, PlanError
+from r1trt.graph import quantize
 from r1trt.graph.quantize import (
     WeightSource,
     WeightTensor,
@@ -20,7 +21,6 @@ from r1trt.graph.quantize import (
     scale_from_amax,
     weight_amax,
 )
-from r1trt.graph import quantize
 
 FLOAT, BF16, FP8 = ir.DataType.FLOAT, ir.DataType.BFLOAT16, ir.DataType.FLOAT8E4M3FN
 SHAPE = (6, 5, 7)
