@@ -21,6 +21,7 @@ FOLDERS = (
     "checkpoint",
     "model",
     "graph",
+    "ops",
     "lowerings",
     "lowerings/onnxruntime",
     "lowerings/tensorrt_rtx",

@@ -12,10 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "r1trt"
 
 # From the base to the top; a module may import its own stage and those above it in this list.
 STAGES = (
-    ("errors", "progress", "operators", "artifacts", "arch", "data", "cuda_driver"),
+    ("errors", "progress", "artifacts", "arch", "data", "cuda_driver"),
     ("config",),
     ("families",),
     ("rope",),
+    ("ops",),
     ("plugin_tools",),
     ("checkpoint", "model"),
     ("lowerings",),

@@ -16,7 +16,7 @@ from r1trt.calibrate.text import TokenChunks, documents_from_file, token_chunks
 from r1trt.errors import PlanError
 from r1trt.graph.quantize import scale_from_amax, weight_amax
 from r1trt.graph.weights import weight_source_from_value
-from r1trt.operators import DYNAMIC_MOE
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.passes.add_probes import Probe, Statistic, probed_model, probes_for
 from r1trt.passes.remove_cache import model_without_cache
 from r1trt.precision.checks import layer_nodes

@@ -15,8 +15,9 @@ from r1trt.config import ModelConfig
 from r1trt.export import functions
 from r1trt.export.graph import Dims, GraphEmitter, dims
 from r1trt.export.moe import moe_layer
-from r1trt.lowerings.specs import INTER_BLOCKS
-from r1trt.operators import DOMAIN, DYNAMIC_ROPE, HLA_ATTENTION
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION, INTER_BLOCKS
+from r1trt.ops.operator import DOMAIN
 from r1trt.rope import rope_frequencies
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from r1trt.checkpoint import TensorRef
-from r1trt.operators import DOMAIN, DOMAIN_VERSION, OPSET
+from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, OPSET
 
 Dims = tuple[int | str, ...]
 Attributes = Mapping[str, int | float]

@@ -14,7 +14,7 @@ from r1trt.export.decoder import DecoderEmitter
 from r1trt.export.functions import layer_functions
 from r1trt.export.graph import GraphEmitter
 from r1trt.lowerings import functions_for
-from r1trt.operators import DOMAIN, IR_VERSION
+from r1trt.ops.operator import DOMAIN, IR_VERSION
 
 
 def onnx_from_checkpoint(

@@ -7,8 +7,7 @@ import onnx_ir as ir
 
 from r1trt.config import ModelConfig, MoeConfig
 from r1trt.export.graph import Dims, GraphEmitter, dims
-from r1trt.lowerings.specs import SCORINGS, TOPK_METHODS
-from r1trt.operators import DYNAMIC_MOE
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE, SCORINGS, TOPK_METHODS
 
 FLOAT = ir.DataType.FLOAT
 

@@ -6,8 +6,11 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from r1trt.lowerings.specs import attention_spec_from_node, moe_spec_from_node, rope_spec_from_node
-from r1trt.operators import DOMAIN, DYNAMIC_ROPE, HLA_ATTENTION, OPERATORS
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
+from r1trt.ops.operator import DOMAIN
+from r1trt.ops.registry import OPERATORS
 
 LoweringBackend = Literal["onnxruntime", "tensorrt-rtx"]
 
@@ -26,17 +29,17 @@ def function_for_node(node: ir.Node, backend: LoweringBackend, activation: ir.Da
         from r1trt.lowerings.onnxruntime.rope import rope_function
 
         if node.op_type == DYNAMIC_ROPE.name:
-            return rope_function(rope_spec_from_node(node))
+            return rope_function(DYNAMIC_ROPE.spec_from_node(node))
         if node.op_type == HLA_ATTENTION.name:
-            return attention_function(attention_spec_from_node(node))
-        return moe_function(moe_spec_from_node(node))
+            return attention_function(HLA_ATTENTION.spec_from_node(node))
+        return moe_function(DYNAMIC_MOE.spec_from_node(node))
     from r1trt.lowerings import tensorrt_rtx
 
     if node.op_type == DYNAMIC_ROPE.name:
-        return tensorrt_rtx.rope_function(rope_spec_from_node(node))
+        return tensorrt_rtx.rope_function(DYNAMIC_ROPE.spec_from_node(node))
     if node.op_type == HLA_ATTENTION.name:
-        return tensorrt_rtx.attention_function(attention_spec_from_node(node), activation)
-    return tensorrt_rtx.moe_function(moe_spec_from_node(node), activation)
+        return tensorrt_rtx.attention_function(HLA_ATTENTION.spec_from_node(node), activation)
+    return tensorrt_rtx.moe_function(DYNAMIC_MOE.spec_from_node(node), activation)
 
 
 def functions_for(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder, build_function
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.operators import DOMAIN, OPSET, AttributeValue, Operator
+from r1trt.ops.operator import DOMAIN, OPSET, AttributeValue, Operator
 
 # A body gets the op builder and one value per declared input; an absent optional input is simply not used.
 Body = Callable[..., "ir.Value | Sequence[ir.Value]"]
@@ -51,7 +51,7 @@ def function_from_body(
     return function
 
 
-def operator_function(operator: Operator, body: Body) -> ir.Function:
+def operator_function(operator: Operator[Any], body: Body) -> ir.Function:
     """Make an operator's body: the function declares all of the operator's inputs and attributes."""
     return function_from_body(operator.name, operator.inputs, body, operator.attributes)
 

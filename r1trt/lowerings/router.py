@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.lowerings.builder import constant
-from r1trt.lowerings.specs import MoeSpec
+from r1trt.ops.dynamic_moe import MoeSpec
 
 NORMALIZATION_EPSILON = 1e-20
 

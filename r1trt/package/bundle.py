@@ -14,7 +14,7 @@ from r1trt.artifacts.store import read_manifest
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.errors import BuildError, ConfigError
 from r1trt.inspect import model_from_onnx_file
-from r1trt.operators import OPERATORS
+from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools.library import find_library, library_from_path, require_code_for
 
 TOKENIZER_FILES = (

@@ -15,8 +15,8 @@ from onnxscript._internal.builder import OpBuilder
 
 from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, function_from_body, subgraph, to_float
 from r1trt.lowerings.router import route
-from r1trt.lowerings.specs import MoeSpec, moe_spec_from_node
-from r1trt.operators import DOMAIN, DYNAMIC_MOE
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
+from r1trt.ops.operator import DOMAIN
 
 _FP8 = ir.DataType.FLOAT8E4M3FN
 _STATISTIC = "R1CalibrationStatistic"
@@ -196,7 +196,7 @@ def _add_probe(
     function = _statistic_function(statistic)
     inputs = [node.inputs[0], scale]
     if probe.mid:
-        function = _mid_statistic_function(moe_spec_from_node(node), statistic)
+        function = _mid_statistic_function(DYNAMIC_MOE.spec_from_node(node), statistic)
         padded = [*node.inputs, *[None] * len(DYNAMIC_MOE.inputs)]
         wanted = ("x", "seq_len", "w_router", "router_bias", "w_gate_up", "shared_gate_up")
         inputs = [*(padded[DYNAMIC_MOE.inputs.index(name)] for name in wanted), scale]

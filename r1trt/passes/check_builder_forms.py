@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from r1trt.arch import FP8_MIN_SM
 from r1trt.errors import BuildError
-from r1trt.operators import OPERATORS
+from r1trt.ops.registry import OPERATORS
 
 BF16 = ir.DataType.BFLOAT16
 FP8 = frozenset({ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2})

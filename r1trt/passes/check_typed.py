@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from r1trt.errors import PlanError
-from r1trt.operators import DOMAIN
+from r1trt.ops.operator import DOMAIN
 
 _INLINE_BYTES = 1024
 _LISTED = 20

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from r1trt.errors import BuildError
-from r1trt.operators import DOMAIN, DYNAMIC_MOE, DYNAMIC_ROPE, HLA_ATTENTION, OPERATORS
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
+from r1trt.ops.operator import DOMAIN
+from r1trt.ops.registry import OPERATORS
 
 INPUT_MASK = "input_mask"
 

@@ -10,7 +10,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from r1trt.errors import PlanError
 from r1trt.lowerings import functions_for
-from r1trt.operators import DOMAIN, DOMAIN_VERSION, OPERATORS
+from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION
+from r1trt.ops.registry import OPERATORS
 from r1trt.passes.cancel_casts import CancelCastsPass
 from r1trt.passes.check_typed import CheckTypedPass, check_onnx
 from r1trt.passes.realize_attention import RealizeAttentionPass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from r1trt.graph.edit import Emitter, cast_input, data_type, planned_nodes, retype_outputs
-from r1trt.operators import DYNAMIC_ROPE, HLA_ATTENTION
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.precision.plan import PrecisionPlan
 
 # lam, inv_freq and the lengths keep the types that the operators fix.

@@ -17,7 +17,7 @@ from r1trt.graph.edit import (
     static_dims,
 )
 from r1trt.graph.weights import typed_weight
-from r1trt.operators import DYNAMIC_MOE
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.precision.plan import LayerPrecision, PrecisionPlan, Scale
 
 _AT = {name: index for index, name in enumerate(DYNAMIC_MOE.inputs)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from r1trt.graph.edit import FLOAT, data_type, dims_of, planned_nodes
-from r1trt.operators import HLA_ATTENTION
+from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.precision.plan import PrecisionPlan
 
 _CACHE_INPUTS = tuple(HLA_ATTENTION.inputs.index(name) for name in ("key_cache", "value_cache"))

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from r1trt.errors import ExportError
 from r1trt.graph.edit import dims_of
-from r1trt.operators import HLA_ATTENTION
+from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.passes.pipeline import set_operator_functions
 
 _CACHES = tuple(HLA_ATTENTION.inputs.index(name) for name in ("key_cache", "value_cache"))

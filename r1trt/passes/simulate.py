@@ -12,7 +12,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from r1trt.errors import BuildError
-from r1trt.operators import DOMAIN, OPERATORS
+from r1trt.ops.operator import DOMAIN
+from r1trt.ops.registry import OPERATORS
 from r1trt.passes.check_typed import proto_without_weights
 from r1trt.passes.pipeline import set_operator_functions
 

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from r1trt.arch import ARCHITECTURES
 from r1trt.artifacts.store import copy_file, require_free_space, sha256_of_file
 from r1trt.errors import BuildError, ConfigError
-from r1trt.operators import OPERATORS
+from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools.compilers import Compilers
 from r1trt.plugin_tools.library import LIBRARY_FILE, PluginLibrary, cache_directory, library_from_path
 from r1trt.plugin_tools.sources import (

@@ -214,7 +214,7 @@ def _layer_problems(layer: LayerPrecision) -> Iterator[str]:
 
 
 def _operator_problems(layer: LayerPrecision) -> Iterator[str]:
-    """The three operators have one type for all activations (`r1trt/operators.py`)."""
+    """The three operators have one type for all activations (`r1trt/ops/`)."""
     if layer.op in ("R1DynamicRoPE", "R1HLAAttention", "R1DynamicMoE") and not layer.quantizes_input:
         others = {"input": layer.input, "weight": layer.weight}
         for name, kind in others.items():

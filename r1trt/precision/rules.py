@@ -8,8 +8,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from r1trt.errors import PlanError
-from r1trt.lowerings.specs import node_input
-from r1trt.operators import DYNAMIC_MOE
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.precision.checks import check_plan, graph_hash, layer_nodes
 from r1trt.precision.plan import PLAN_KINDS, LayerPrecision, PlanKind, Precision, PrecisionPlan, Thresholds
 
@@ -118,7 +117,7 @@ def _moe(node: ir.Node, act: Precision, precision: PlanKind) -> LayerPrecision:
         input=product,
         weight=product,
         output=act,
-        shared_weight=product if node_input(node, DYNAMIC_MOE, "shared_down") is not None else None,
+        shared_weight=product if DYNAMIC_MOE.input(node, "shared_down") is not None else None,
         internals="router, selection and routing weights fp32",
         reason=reason,
     )

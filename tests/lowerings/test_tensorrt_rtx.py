@@ -14,17 +14,10 @@ from numpy.typing import NDArray
 
 from r1trt.errors import ExportError
 from r1trt.lowerings import functions_for, tensorrt_rtx
-from r1trt.lowerings.specs import AttentionSpec, attention_spec_from_node
-from r1trt.operators import (
-    DOMAIN,
-    DOMAIN_VERSION,
-    DYNAMIC_MOE,
-    DYNAMIC_ROPE,
-    HLA_ATTENTION,
-    IR_VERSION,
-    OPSET,
-    Operator,
-)
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
+from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Operator
 
 Array = NDArray[Any]
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
@@ -240,7 +233,7 @@ def test_attention_in_chunks_matches_whole_sequences(case: AttentionCase, body_t
     random = np.random.default_rng(1)
     model = attention_model(case)
     (node,) = model.graph
-    function = tensorrt_rtx.attention_function(attention_spec_from_node(node), body_type)
+    function = tensorrt_rtx.attention_function(HLA_ATTENTION.spec_from_node(node), body_type)
     model.functions[function.identifier()] = function
     session = session_of(model)
     calls = CALLS if case.capacity is not None else CALLS[:1]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from r1trt.export.functions import layer_functions
-from r1trt.operators import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from r1trt.precision.checks import graph_hash
 from r1trt.precision.plan import LayerPrecision, PrecisionPlan
 from r1trt.precision.rules import THRESHOLDS

@@ -20,7 +20,7 @@ from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 from r1trt.errors import PlanError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
-from r1trt.operators import OPERATORS
+from r1trt.ops.registry import OPERATORS
 from r1trt.passes.check_typed import proto_without_weights
 from r1trt.passes.pipeline import TypedBackend, typed_model_from_plan
 from r1trt.passes.remove_cache import model_without_cache

@@ -26,7 +26,10 @@ from tiny_checkpoints import write_r1_asa
 
 from r1trt.export.io import load_export
 from r1trt.model import load_checkpoint, recorded_decisions
-from r1trt.operators import DOMAIN, DYNAMIC_ROPE, HLA_ATTENTION, IR_VERSION, OPERATORS
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
+from r1trt.ops.operator import DOMAIN, IR_VERSION
+from r1trt.ops.registry import OPERATORS
 from r1trt.runtime.session import LogitsSession, SessionLimits
 
 LENGTHS = (37, 23)

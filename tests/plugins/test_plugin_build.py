@@ -20,7 +20,7 @@ from test_plugin_registry import findings, run_child
 from tiny_plugin_sources import KERNEL, REGISTER, write_tiny_sources
 
 from r1trt.errors import BuildError, ConfigError, R1TrtError, UnavailableError
-from r1trt.operators import OPERATORS
+from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools import (
     PluginBuildConfig,
     build_plugins,

@@ -23,7 +23,7 @@ from harness.driver import (
 )
 from harness.layers import HOST_SMS, INPUT_MASK, LAYERS, NUM_SMS, attention_layer, moe_layer
 
-from r1trt.operators import OPERATORS
+from r1trt.ops.registry import OPERATORS
 
 
 @pytest.fixture(scope="module")

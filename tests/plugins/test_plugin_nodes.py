@@ -20,7 +20,8 @@ from r1trt.build.pipeline import build_engine
 from r1trt.build.profile import PROFILES_FILE, InputRange, OptimizationProfile, save_profiles
 from r1trt.errors import BuildError, UnavailableError
 from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.operators import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPERATORS, OPSET
+from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from r1trt.ops.registry import OPERATORS
 from r1trt.passes.name_absent_inputs import INPUT_MASK
 from r1trt.plugin_tools.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
 

@@ -17,7 +17,8 @@ from harness.compile import harness_library, host_plugin_library
 from harness.driver import BF16, FLOAT, FP8, INT64, TENSORRT_10, TENSORRT_11
 from harness.layers import LAYERS, Layer
 
-from r1trt.operators import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPERATORS, OPSET
+from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from r1trt.ops.registry import OPERATORS
 
 HARNESS = Path(__file__).parent / "harness"
 ONNX_TYPES = {

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from r1trt.operators import DOMAIN, IR_VERSION, OPSET
+from r1trt.ops.operator import DOMAIN, IR_VERSION, OPSET
 
 VOCAB_SIZE, WIDTH = 96, 4
 Array = npt.NDArray[np.float32]

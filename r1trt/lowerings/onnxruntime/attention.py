@@ -13,8 +13,7 @@ from onnxscript._internal.builder import OpBuilder
 
 from r1trt.lowerings.builder import FLOAT, arange, dim, dims, operator_function, subgraph
 from r1trt.lowerings.onnxruntime.block import block_attention
-from r1trt.lowerings.specs import AttentionSpec
-from r1trt.operators import HLA_ATTENTION
+from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
 
 
 def _full_attention(

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.lowerings.builder import arange, constant, dim, dims
-from r1trt.lowerings.specs import AttentionSpec
+from r1trt.ops.hla_attention import AttentionSpec
 
 
 def _pick_rows(op: OpBuilder, x: ir.Value, rows_BR: ir.Value, heads: int) -> ir.Value:

@@ -8,8 +8,7 @@ from onnxscript._internal.builder import OpBuilder
 from r1trt.errors import ExportError
 from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, operator_function, subgraph
 from r1trt.lowerings.router import route
-from r1trt.lowerings.specs import MoeSpec
-from r1trt.operators import DYNAMIC_MOE
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
 
 
 def swiglu(op: OpBuilder, x: ir.Value, gate_up: ir.Value, down: ir.Value) -> ir.Value:

@@ -6,8 +6,7 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.lowerings.builder import arange, dim, operator_function, to_float
-from r1trt.lowerings.specs import RopeSpec
-from r1trt.operators import DYNAMIC_ROPE
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE, RopeSpec
 
 
 def _cos_sin(op: OpBuilder, spec: RopeSpec, position_BS: ir.Value, inv_freq: ir.Value) -> list[ir.Value]:

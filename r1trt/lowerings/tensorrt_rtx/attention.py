@@ -10,9 +10,8 @@ from onnxscript._internal.builder import OpBuilder
 
 from r1trt.errors import ExportError
 from r1trt.lowerings.builder import FLOAT, arange, dim, dims, operator_function, to_float
-from r1trt.lowerings.specs import AttentionSpec
 from r1trt.lowerings.tensorrt_rtx.block import block_attention
-from r1trt.operators import HLA_ATTENTION
+from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
 
 HEADS_FIRST = [0, 2, 1, 3]
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.lowerings.builder import arange, constant, dim, dims, to_float
-from r1trt.lowerings.specs import AttentionSpec
+from r1trt.ops.hla_attention import AttentionSpec
 
 END = np.iinfo(np.int64).max
 

@@ -21,8 +21,7 @@ from onnxscript._internal.builder import OpBuilder
 from r1trt.errors import ExportError
 from r1trt.lowerings.builder import FLOAT, arange, constant, dim, operator_function, to_float
 from r1trt.lowerings.router import route
-from r1trt.lowerings.specs import MoeSpec
-from r1trt.operators import DYNAMIC_MOE
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
 
 FP8 = ir.DataType.FLOAT8E4M3FN
 

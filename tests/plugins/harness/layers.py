@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from harness.driver import BF16, FLOAT, FP8, INT64, Field, Tensor, fields_from
 
-from r1trt.operators import OPERATORS
+from r1trt.ops.registry import OPERATORS
 
 INPUT_MASK = "input_mask"
 # What a plugin serializes besides: the host layer's number of multiprocessors.

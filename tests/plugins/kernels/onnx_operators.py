@@ -15,7 +15,11 @@ from kernels.library import KernelLibrary
 from kernels.params import AttentionParams, MoeParams, MoeWeight, RopeParams
 from onnx.reference.op_run import OpRun
 
-from r1trt.operators import DOMAIN, DYNAMIC_MOE, DYNAMIC_ROPE, HLA_ATTENTION, OPERATORS
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
+from r1trt.ops.operator import DOMAIN
+from r1trt.ops.registry import OPERATORS
 
 Array = np.ndarray
 Tensors = Mapping[str, Array | None]
