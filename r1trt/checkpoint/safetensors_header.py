@@ -5,21 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from r1trt.checkpoint.strict_json import json_object_from_bytes, open_regular
+from r1trt.data_types import OF_SAFETENSORS
 from r1trt.errors import CheckpointError
-
-ITEM_BYTES: Mapping[str, int] = {
-    **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1},
-    **{"U16": 2, "I16": 2, "F16": 2, "BF16": 2},
-    **{"U32": 4, "I32": 4, "F32": 4},
-    **{"U64": 8, "I64": 8, "F64": 8, "C64": 8},
-}
-"""Bytes of one element by safetensors' dtype name."""
 
 # NOTES: the format's own limit; it also bounds what a hostile file can make us allocate.
 MAX_HEADER_BYTES = 100_000_000
@@ -140,8 +132,8 @@ def _tensor_ref(name: str, entry: Any, file: str, data_start: int, path: Path) -
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         _refuse("safetensors entry is malformed", where, repr(entry)[:200], "dtype, shape, data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        _refuse("tensor has an unknown dtype", where, repr(dtype)[:200], ", ".join(ITEM_BYTES))
+    if not isinstance(dtype, str) or dtype not in OF_SAFETENSORS:
+        _refuse("tensor has an unknown dtype", where, repr(dtype)[:200], ", ".join(OF_SAFETENSORS))
     if (
         not isinstance(shape, list)
         or len(shape) > MAX_RANK
@@ -151,7 +143,7 @@ def _tensor_ref(name: str, entry: Any, file: str, data_start: int, path: Path) -
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n, 1 << 62) for n in offsets):
         _refuse("tensor has invalid offsets", where, repr(offsets)[:200], "[begin, end] in bytes")
     begin, end = offsets
-    length = math.prod(shape) * ITEM_BYTES[dtype]
+    length = math.prod(shape) * OF_SAFETENSORS[dtype].bytes
     if end - begin != length:
         found = f"offsets {begin} to {end}: {end - begin} bytes"
         _refuse("tensor's length contradicts its shape", where, found, f"{dtype}{shape}: {length} bytes")

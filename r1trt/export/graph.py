@@ -9,17 +9,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from r1trt.checkpoint import TensorRef
+from r1trt.data_types import OF_SAFETENSORS
 from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, OPSET
 
 Dims = tuple[int | str, ...]
 Attributes = Mapping[str, int | float]
-
-DTYPE_OF_SAFETENSORS = {
-    "F32": ir.DataType.FLOAT,
-    "F16": ir.DataType.FLOAT16,
-    "BF16": ir.DataType.BFLOAT16,
-    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
-}
 
 
 def dims(*sizes: int | str) -> Dims:
@@ -57,7 +51,7 @@ class GraphEmitter:
             self._locations[ref.file],
             ref.offset,
             ref.length,
-            DTYPE_OF_SAFETENSORS[ref.dtype],
+            ir.DataType(OF_SAFETENSORS[ref.dtype].onnx),
             shape=ir.Shape(ref.shape),
             name=name,
         )

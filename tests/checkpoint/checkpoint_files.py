@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from r1trt.checkpoint import Checkpoint
+from r1trt.data_types import OF_SAFETENSORS
 from r1trt.families import expected_tensors, model_config_from_dict
 
 CONFIGS: Mapping[str, dict[str, Any]] = {
@@ -76,6 +78,13 @@ def arrays_of(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = expected_tensors(model_config_from_dict(config, where=Path("config.json")))
     return {name: rng.standard_normal(shape).astype("<f4") for name, shape in shapes.items()}
+
+
+def tensor_of(checkpoint: Checkpoint, name: str) -> np.ndarray:
+    """The values at the place that the checkpoint names for a tensor."""
+    ref = checkpoint.tensors[name]
+    data = np.fromfile(checkpoint.path / ref.file, np.uint8, ref.length, offset=ref.offset)
+    return data.view(OF_SAFETENSORS[ref.dtype].numpy).reshape(ref.shape)
 
 
 def write_index(directory: Path, weight_map: Mapping[str, str]) -> None:

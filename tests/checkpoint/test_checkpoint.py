@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_files import CONFIGS, WriteCheckpoint, arrays_of, safetensors_bytes, write_index
+from checkpoint_files import CONFIGS, WriteCheckpoint, arrays_of, safetensors_bytes, tensor_of, write_index
 
-from r1trt.checkpoint import checkpoint_from_dir, read_tensor
+from r1trt.checkpoint import checkpoint_from_dir
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.families import expected_tensors, model_config_from_dict
 
@@ -26,7 +26,7 @@ def test_opens_and_reads(write_checkpoint: WriteCheckpoint, family: str, shards:
     assert len(checkpoint.files) == shards
     assert not checkpoint.has_links
     for name, array in arrays.items():
-        np.testing.assert_array_equal(read_tensor(checkpoint, name), array)
+        np.testing.assert_array_equal(tensor_of(checkpoint, name), array)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_cache_layout_has_links(write_checkpoint: WriteCheckpoint, tmp_path: Pat
         file.symlink_to(Path("..", "blobs", str(number)))
     checkpoint = checkpoint_from_dir(directory)
     assert checkpoint.has_links
-    np.testing.assert_array_equal(read_tensor(checkpoint, "model.norm.weight"), arrays["model.norm.weight"])
+    np.testing.assert_array_equal(tensor_of(checkpoint, "model.norm.weight"), arrays["model.norm.weight"])
     os.unlink(tmp_path / "blobs" / "0")
     with pytest.raises(CheckpointError):
         checkpoint_from_dir(directory)
