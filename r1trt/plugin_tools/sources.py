@@ -11,6 +11,7 @@ from pathlib import Path
 from r1trt.errors import BuildError
 
 SOURCE_VARIABLE = "R1TRT_PLUGINS_SOURCE"
+PACKAGED_SOURCES = Path(__file__).resolve().parents[1] / "plugin_sources"
 HEADER = "NvInferRuntime.h"
 VERSION_HEADER = "NvInferVersion.h"
 HEADER_VARIABLES = ("TENSORRT_INCLUDE_DIR", "TENSORRT_ROOT", "TENSORRT_HOME")
@@ -49,18 +50,20 @@ class Headers:
 
 
 def source_directory() -> Path:
-    """The folder `plugins/` of a checkout: what R1TRT_PLUGINS_SOURCE names, else the one beside this package.
+    """The plugins' sources: what R1TRT_PLUGINS_SOURCE names, else the package's own.
+
+    In a checkout the package's folder is a link to `plugins/`; in a wheel it holds the files.
 
     Raises:
         BuildError: There are no sources there.
     """
     named = os.environ.get(SOURCE_VARIABLE)
-    directory = Path(named) if named else Path(__file__).resolve().parents[2] / "plugins"
+    directory = Path(named) if named else PACKAGED_SOURCES.resolve()
     if not (directory / "register.cpp").is_file():
         raise BuildError(
             "The plugins' sources are not here.",
             where=directory,
-            fix=f"install r1trt from a checkout, or set {SOURCE_VARIABLE} to its plugins folder",
+            fix=f"install r1trt again, or set {SOURCE_VARIABLE} to the folder plugins/ of a checkout",
         )
     return directory
 

@@ -55,6 +55,10 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
         library_from_path(tmp_path / "absent.so")
 
 
+def test_the_package_has_the_sources_of_the_checkout() -> None:
+    assert source_directory() == Path(__file__).resolve().parents[2] / "plugins"
+
+
 def test_nothing_is_found_where_nothing_was_built() -> None:
     assert find_library() is None
 

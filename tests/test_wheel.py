@@ -1,0 +1,96 @@
+"""The wheel in an environment outside the repository: from a checkpoint to a served engine's files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_checkpoints import write_llama
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROJECT = ("pyproject.toml", "README.md", "LICENSE", "r1trt", "plugins")
+
+pytestmark = pytest.mark.slow
+
+
+def output_of(*command: object, cwd: Path) -> str:
+    """What a command prints that finds nothing of this repository by its environment."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["R1TRT_CACHE"] = str(cwd / "cache")
+    result = subprocess.run(
+        [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outside")
+
+
+@pytest.fixture(scope="module")
+def wheel(outside: Path) -> Path:
+    """The wheel of a copy of the project: setuptools would add what earlier builds left in `build/`."""
+    project = outside / "project"
+    project.mkdir()
+    for name in PROJECT:
+        source = REPOSITORY / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, project / name, symlinks=True, ignore=ignore)
+        else:
+            shutil.copy(source, project / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
+    output_of(*pip, "--wheel-dir", outside / "wheels", project, cwd=outside)
+    [built] = (outside / "wheels").glob("r1trt-*.whl")
+    shutil.rmtree(project)
+    return built
+
+
+@pytest.fixture(scope="module")
+def command(outside: Path, wheel: Path) -> Path:
+    """The installed command; the dependencies are those of this environment, without its own r1trt."""
+    environment = outside / "environment"
+    venv.create(environment)
+    python = environment / "bin" / "python"
+    output_of(
+        sys.executable, "-m", "pip", "--quiet", "--python", python, "install", "--no-deps", wheel, cwd=outside
+    )
+    packages = output_of(
+        python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=outside
+    ).strip()
+    # NOTES: a folder that a .pth file names does not have its own .pth files read: no editable install.
+    (Path(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    where = output_of(python, "-c", "import r1trt; print(r1trt.__file__)", cwd=outside)
+    assert Path(where.strip()).is_relative_to(environment)
+    return environment / "bin" / "r1trt"
+
+
+def results(command: Path, *arguments: object, cwd: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(output_of(command, *arguments, "--json", cwd=cwd))
+    return found
+
+
+def test_a_checkpoint_becomes_a_repository(command: Path, outside: Path) -> None:
+    checkpoint = write_llama(outside / "tiny", tokenizer=True)
+    results(command, "export", checkpoint, "-o", "export", "--max-seq-len", 64, cwd=outside)
+    results(command, "build", "export", "--arch", "cpu", "-o", "engine", cwd=outside)
+    answer = results(command, "generate", "engine", "--prompt", "the cat", "--max-new-tokens", 4, cwd=outside)
+    assert isinstance(answer["text"], str) and answer["new_tokens"] == 4
+    output_of(command, "triton", "engine", "-o", "repository", cwd=outside)
+    assert list((outside / "repository").rglob("config.pbtxt"))
+
+
+def test_it_carries_the_plugins_sources(command: Path, outside: Path) -> None:
+    library = results(command, "plugins", "build", "--arch", "hopper", "-o", "plugins", cwd=outside)
+    assert library["sms"] == [90]
+    assert (outside / "plugins" / "libr1trt_plugins.so").is_file()
