@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenizers import Tokenizer
+import pytest
 
 import r1trt.data
-from r1trt.data import calibration_text, heldout_text, validation_prompts
+from r1trt.data import CALIBRATION, HELDOUT
+from r1trt.runtime.prompts import documents_from_file, token_ids
+from r1trt.runtime.tokenizer import tokenizer_from_dir
 
 MIN_TOKENS = 6000
 
 
-def test_texts_hold_enough_tokens(smollm2_dir: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(smollm2_dir / "tokenizer.json"))
-    assert len(tokenizer.encode(heldout_text()).ids) >= MIN_TOKENS
-    assert sum(len(tokenizer.encode(text).ids) for text in calibration_text()) >= MIN_TOKENS
+@pytest.mark.parametrize("path", [CALIBRATION, HELDOUT], ids=lambda path: path.name)
+def test_texts_hold_enough_tokens(smollm2_dir: Path, path: Path) -> None:
+    tokenizer = tokenizer_from_dir(smollm2_dir)
+    documents = documents_from_file(path)
+    assert sum(len(token_ids(document, tokenizer)) for document in documents) >= MIN_TOKENS
 
 
 def test_calibration_is_mixed_and_shares_nothing_with_the_held_out_text() -> None:
-    documents = calibration_text()
-    assert len(documents) >= 10 and all(document.strip() for document in documents)
-    assert any("<|im_start|>user" in document for document in documents)
-    assert any("\ndef " in document for document in documents)
-    held_out = {line for line in heldout_text().splitlines() if len(line) > 40}
-    assert not held_out & {line for document in documents for line in document.splitlines()}
-
-
-def test_prompts_are_twenty_different_ones() -> None:
-    assert len(set(validation_prompts())) == 20
+    documents = documents_from_file(CALIBRATION)
+    assert len(documents) >= 10 and all(document.text.strip() or document.messages for document in documents)
+    assert any("\ndef " in document.text for document in documents)
+    conversations = [document.messages for document in documents if document.messages]
+    assert conversations and all(messages[-1]["role"] == "assistant" for messages in conversations)
+    pieces = [document.text for document in documents]
+    pieces += [message["content"] for messages in conversations for message in messages]
+    assert not any("<|im_start|>" in piece for piece in pieces), "no model's markers stand in the text"
+    held_out = {line for line in HELDOUT.read_text(encoding="utf-8").splitlines() if len(line) > 40}
+    assert not held_out & {line for piece in pieces for line in piece.splitlines()}
 
 
 def test_the_texts_stay_small_and_their_sources_are_named() -> None:

@@ -15,7 +15,7 @@ from scripts_under_test import MAKE_SMOLLM2, run_script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r1trt.checkpoint import checkpoint_from_dir
-from r1trt.data import heldout_text
+from r1trt.data import HELDOUT
 
 GGUF = next(
     Path(str(file.locate()))
@@ -45,7 +45,11 @@ def test_tokenizer_round_trips_and_splits_as_smollm_does(smollm2_dir: Path, name
 
 def test_tokenizer_agrees_with_transformers_own_converter_on_prose(smollm2_dir: Path) -> None:
     # Their converter drops SmolLM's splitting of digits, so lines with digits are left out.
-    lines = [line for line in heldout_text().splitlines() if not any(c.isdigit() for c in line)]
+    lines = [
+        line
+        for line in HELDOUT.read_text(encoding="utf-8").splitlines()
+        if not any(c.isdigit() for c in line)
+    ]
     ours = AutoTokenizer.from_pretrained(smollm2_dir)
     theirs = AutoTokenizer.from_pretrained(GGUF.parent, gguf_file=GGUF.name)
     text = "\n".join(lines)

@@ -136,8 +136,7 @@ def _plan(
         return loaded
     from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 
-    tokenizer = export.path / "tokenizer.json"
-    calibration = CalibrationConfig(tokenizer=tokenizer, text=config.calibration)
+    calibration = CalibrationConfig(tokenizer=export.path, text=config.calibration)
     return calibrated_plan(loaded, export.model, export.weight_base, calibration, progress)
 
 

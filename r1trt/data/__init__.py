@@ -1,27 +1,11 @@
-"""Texts of the package: calibration, held-out text, prompts. Sources and licences: README.md."""
+"""Texts of the package, as files. Sources and licences: README.md."""
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
+from pathlib import Path
 
-_SEPARATOR = "\n\f\n"
+CALIBRATION = Path(__file__).with_name("calibration.jsonl")
+"""Calibration documents: prose, reference entries, manuals, code and conversations."""
 
-
-def _read(name: str) -> str:
-    return files(__name__).joinpath(name).read_text(encoding="utf-8")
-
-
-def calibration_text() -> list[str]:
-    """Returns the calibration documents: prose, reference entries, manuals, code and ChatML conversations."""
-    return _read("calibration.txt").removesuffix("\n").split(_SEPARATOR)
-
-
-def heldout_text() -> str:
-    """Returns one text for perplexities, which shares no document with the calibration documents."""
-    return _read("heldout.txt")
-
-
-def validation_prompts() -> list[str]:
-    """Returns 20 short user prompts, without any chat template."""
-    return [json.loads(line)["prompt"] for line in _read("prompts.jsonl").splitlines()]
+HELDOUT = Path(__file__).with_name("heldout.txt")
+"""One text for perplexities, which shares no document with the calibration documents."""

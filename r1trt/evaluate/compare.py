@@ -23,7 +23,7 @@ from polygraphy.logger import G_LOGGER
 
 from r1trt.evaluate.metrics import LogitsComparison, TensorError
 from r1trt.evaluate.reference import LOGITS, Outputs, ReferenceModel
-from r1trt.evaluate.text import Window
+from r1trt.evaluate.windows import Window
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 from r1trt.runtime.session import LogitsSession, prefill_chunks
 

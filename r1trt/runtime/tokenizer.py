@@ -49,8 +49,8 @@ class TextTokenizer:
         """Returns token ids; by default with what the tokenizer puts around a text, for instance BOS."""
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Renders messages and opens the assistant's turn.
+    def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+        """Renders messages and, by default, opens the assistant's turn.
 
         Raises:
             ConfigError: The model has no chat template, or the template refuses the messages.
@@ -62,7 +62,9 @@ class TextTokenizer:
                 fix="pass the prompt as raw text",
             )
         # The template writes the special tokens itself.
-        text = self.chat_template.render(messages, special_tokens=self.special_tokens)
+        text = self.chat_template.render(
+            messages, special_tokens=self.special_tokens, add_generation_prompt=add_generation_prompt
+        )
         return self.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,19 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1trt import __version__
+from r1trt.data import HELDOUT
 from r1trt.errors import ConfigError, UnavailableError, ValidationError
-from r1trt.evaluate.text import Window, default_documents, documents_from_file, windows_from_documents
+from r1trt.evaluate.windows import Window, windows_from_ids
 from r1trt.precision.plan import Thresholds
 from r1trt.precision.plan_file import load_plan
 from r1trt.precision.rules import THRESHOLDS
+from r1trt.progress import Progress, ignore
+from r1trt.runtime.prompts import documents_from_file, encoded_documents
 from r1trt.runtime.tokenizer import tokenizer_from_dir
 
 if TYPE_CHECKING:
     from r1trt.evaluate.compare import Pair, PairFigures, StageName
     from r1trt.validate.report import Comparison, ValidationReport
     from r1trt.validate.stages import Sources
-
-Progress = Callable[[str, int, int], None]
 
 DEFAULT_WINDOW = 512
 DEFAULT_TOKENS = 2048
@@ -58,7 +58,7 @@ class ValidateConfig:
                 raise ConfigError(f"{name} is too small.", found=value, expected="2 or more")
 
 
-def validate_engine(config: ValidateConfig, progress: Progress | None = None) -> ValidationReport:
+def validate_engine(config: ValidateConfig, progress: Progress = ignore) -> ValidationReport:
     """Compare every stage that can be run here, and write the report into the artifact.
 
     Args:
@@ -78,7 +78,7 @@ def validate_engine(config: ValidateConfig, progress: Progress | None = None) ->
     from r1trt.validate.stages import sources_from_directory
 
     sources = sources_from_directory(config.engine, config.reference)
-    report = _validated(config, sources, progress or (lambda phase, done, total: None))
+    report = _validated(config, sources, progress)
     path = save_report(report, sources.manifest)
     if not report.passed:
         raise ValidationError(
@@ -155,10 +155,11 @@ def _thresholds(sources: Sources) -> Thresholds:
 
 
 def _windows(config: ValidateConfig, sources: Sources) -> list[Window]:
-    documents = documents_from_file(config.prompts) if config.prompts else default_documents()
-    size = min(config.window, sources.room or config.window)
+    documents = documents_from_file(config.prompts or HELDOUT)
     tokenizer = tokenizer_from_dir(config.engine)
-    return windows_from_documents(documents, tokenizer, size=size, max_tokens=config.max_tokens)
+    encoded = encoded_documents(documents, tokenizer, vocab_size=sources.config.vocab_size)
+    size = min(config.window, sources.room or config.window)
+    return windows_from_ids(encoded, size=size, max_tokens=config.max_tokens)
 
 
 def _facts(config: ValidateConfig, sources: Sources, windows: list[Window]) -> dict[str, str]:

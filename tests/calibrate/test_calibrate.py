@@ -1,4 +1,4 @@
-"""Calibration of tiny checkpoints against ranges that PyTorch's hooks see; forms of calibration files."""
+"""Calibration of tiny checkpoints against ranges that PyTorch's hooks see."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_checkpoints import write_llama, write_r1_asa, write_tokenizer
+from tiny_checkpoints import write_llama, write_r1_asa
 
-from r1trt.calibrate.calibrate import MSE_FRACTIONS, CalibrationConfig, calibrated_plan
-from r1trt.calibrate.text import documents_from_file, token_chunks
-from r1trt.errors import PlanError
+from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
+from r1trt.calibrate.ranges import MSE_FRACTIONS
+from r1trt.calibrate.text import TokenChunks, token_chunks
+from r1trt.errors import CheckpointError, ConfigError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.graph.quantize import fp8_from_float
 from r1trt.model import load_checkpoint
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
+from r1trt.runtime.tokenizer import tokenizer_from_dir
 
 TOKENS, CHUNK = 300, 64
 TEXT = "The cat sat on the mat, and 17 other things happened on 3 May. " * 40
@@ -35,15 +37,18 @@ def exported(checkpoint: Path, directory: Path) -> ExportedModel:
 def config_for(checkpoint: Path, directory: Path, **options: object) -> CalibrationConfig:
     text = directory / "text.txt"
     text.write_text(TEXT)
-    base = CalibrationConfig(
-        tokenizer=checkpoint / "tokenizer.json", text=text, method="amax", tokens=TOKENS, chunk=CHUNK
-    )
+    base = CalibrationConfig(tokenizer=checkpoint, text=text, method="amax", tokens=TOKENS, chunk=CHUNK)
     return replace(base, **options)  # type: ignore[arg-type]  # the dataclass checks them
 
 
 def calibrated(model: ExportedModel, config: CalibrationConfig, scaling: str = "tensor") -> PrecisionPlan:
     plan = plan_from_rules(model.model, "ada", "fp8", weight_scaling=scaling)  # type: ignore[arg-type]
     return calibrated_plan(plan, model.model, model.weight_base, config)
+
+
+def chunks_of(config: CalibrationConfig) -> TokenChunks:
+    ids = tokenizer_from_dir(config.tokenizer).encode(TEXT)
+    return token_chunks([ids], length=config.chunk, tokens=config.tokens)
 
 
 def seen_by_hooks(checkpoint: Path, config: CalibrationConfig) -> dict[str, list[torch.Tensor]]:
@@ -55,10 +60,8 @@ def seen_by_hooks(checkpoint: Path, config: CalibrationConfig) -> dict[str, list
             child.register_forward_hook(
                 lambda _m, inputs, _y, name=name: seen.setdefault(name, []).append(inputs[0].flatten())
             )
-    assert config.text is not None
-    documents = documents_from_file(config.text)
     with torch.no_grad():
-        for chunk in token_chunks(documents, config.tokenizer, length=config.chunk, tokens=config.tokens):
+        for chunk in chunks_of(config):
             module(torch.from_numpy(chunk)[None])
     return seen
 
@@ -135,10 +138,8 @@ def test_the_error_search_finds_the_best_candidate(tmp_path: Path) -> None:
     module.get_submodule(key).register_forward_hook(
         lambda _m, inputs, _y: seen.append(inputs[0].numpy().ravel())
     )
-    assert config.text is not None
     with torch.no_grad():
-        chunks = token_chunks([TEXT], config.tokenizer, length=config.chunk, tokens=config.tokens)
-        for chunk in chunks:
+        for chunk in chunks_of(config):
             module(torch.from_numpy(chunk)[None])
     x = np.concatenate(seen)
     candidates = [np.float32(np.abs(x).max() / 448 * part) for part in MSE_FRACTIONS]
@@ -183,67 +184,28 @@ def test_progress_and_record(asa: tuple[Path, ExportedModel], tmp_path: Path) ->
     assert done.calibration["method"] == "amax" and int(done.calibration["tokens"]) >= TOKENS
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(directory)
-    return directory / "tokenizer.json"
+def test_a_tokenizer_of_another_vocabulary(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True, vocab_size=200)
+    model = exported(checkpoint, tmp_path / "export")
+    with pytest.raises(ConfigError, match="0 to 199"):
+        calibrated(model, config_for(checkpoint, tmp_path))
 
 
-def test_jsonl_with_text_and_messages(tmp_path: Path) -> None:
-    path = tmp_path / "c.jsonl"
-    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-    path.write_text("\n".join([json.dumps({"text": "one"}), "", json.dumps({"messages": messages})]))
-    assert documents_from_file(path) == [
-        "one",
-        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n",
-    ]
+def test_conversations_are_written_out_with_the_checkpoints_own_template(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True)
+    model = exported(checkpoint, tmp_path / "export")
+    turns = [{"role": "user", "content": TEXT}, {"role": "assistant", "content": TEXT}]
+    chat, plain = tmp_path / "chat.jsonl", tmp_path / "plain.jsonl"
+    chat.write_text(json.dumps({"messages": turns}))
+    (checkpoint / "chat_template.jinja").write_text(
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    )
+    plain.write_text(json.dumps({"text": f"[user] {TEXT}[assistant] {TEXT}"}))
+    plans = [calibrated(model, config_for(checkpoint, tmp_path, text=text)) for text in (chat, plain)]
+    assert plans[0].layers == plans[1].layers
 
 
-BAD_LINES = {
-    "not JSON": "{text: one}",
-    "another key": '{"content": "one"}',
-    "no mapping": "[1]",
-    "text is no text": '{"text": 3}',
-    "no messages": '{"messages": []}',
-    "nested for ever": "[" * 100_000,
-    "message without content": '{"messages": [{"role": "user"}]}',
-}
-
-
-@pytest.mark.parametrize("case", BAD_LINES)
-def test_a_bad_line_is_named(tmp_path: Path, case: str) -> None:
-    path = tmp_path / "c.jsonl"
-    path.write_text('{"text": "one"}\n' + BAD_LINES[case] + "\n")
-    with pytest.raises(PlanError, match=r"c\.jsonl, line 2"):
-        documents_from_file(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"), [("c.csv", b"a"), ("c.txt", b"\xff\xfe\xff"), ("c.jsonl", b"\xff")]
-)
-def test_a_file_of_another_form(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(PlanError):
-        documents_from_file(tmp_path / name)
-
-
-def test_too_little_text(tokenizer: Path) -> None:
-    with pytest.raises(PlanError, match="too short"):
-        token_chunks(["short"], tokenizer, length=64, tokens=1000)
-
-
-def test_chunks_come_from_all_documents_in_turn(tokenizer: Path) -> None:
-    chunks = token_chunks([TEXT, TEXT[::-1]], tokenizer, length=100, tokens=400)
-    assert [len(chunk) for chunk in chunks] == [100] * 4
-    assert not np.array_equal(chunks[0], chunks[1])
-
-
-def test_many_short_documents_are_joined(tokenizer: Path) -> None:
-    chunks = token_chunks(["A short one."] * 100, tokenizer, length=128, tokens=300)
-    assert sum(map(len, chunks)) >= 300
-
-
-def test_a_missing_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=r"tokenizer\.json"):
-        token_chunks([TEXT], tmp_path / "tokenizer.json", length=64, tokens=300)
+def test_a_missing_tokenizer(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
+    checkpoint, model = asa
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        calibrated(model, config_for(checkpoint, tmp_path, tokenizer=tmp_path))

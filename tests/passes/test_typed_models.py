@@ -68,7 +68,7 @@ def plan_for(exported: ExportedModel, precision: PlanKind) -> PrecisionPlan:
 
 def calibrated(exported: ExportedModel, precision: PlanKind) -> PrecisionPlan:
     plan = plan_from_rules(exported.model, "ada", precision)
-    config = CalibrationConfig(tokenizer=exported.path / "tokenizer.json", tokens=512, chunk=64)
+    config = CalibrationConfig(tokenizer=exported.path, tokens=512, chunk=64)
     return calibrated_plan(plan, exported.model, exported.weight_base, config)
 
 

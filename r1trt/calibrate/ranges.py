@@ -1,0 +1,146 @@
+"""Scales of FP8 activations: ranges measured inside the exported graph while it reads text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from r1trt.calibrate.text import TokenChunks
+from r1trt.errors import PlanError
+from r1trt.graph.quantize import scale_from_amax
+from r1trt.passes.add_probes import Probe, Statistic, probed_model, probes_for
+from r1trt.passes.remove_cache import model_without_cache
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.precision.plan_file import short_float
+from r1trt.progress import Progress
+
+CalibrationMethod = Literal["amax", "mse"]
+CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
+
+AMAX = Statistic(amax=True, size=1)
+# Fractions of amax that the error search tries. E4M3 keeps its relative precision over 2^15, so a smaller
+# scale helps only what lies below that, and clips the rest: few candidates tell. On a 135M Llama the search
+# lowers the KL divergence of an FP8 model by 0.0016 +- 0.0006 of 0.0365 (7154 held-out tokens).
+MSE_FRACTIONS = (1.0, 0.9, 0.8, 0.65, 0.5)
+# Errors are sums over all elements, which settle sooner than a maximum, and cost a quantization a candidate.
+_ERROR_TOKENS = 2048
+MSE = Statistic(amax=False, size=len(MSE_FRACTIONS))
+
+_ACTIVATION_SCALES = frozenset({"input_scale", "mid_scale"})
+# Folding turns BF16 weights into FP32 when the session is made: faster calls, but twice the weights' memory.
+_FOLD_BELOW_BYTES = 1 << 30
+
+
+def activation_scales(
+    plan: PrecisionPlan,
+    model: ir.Model,
+    weight_base: Path,
+    chunks: TokenChunks,
+    method: CalibrationMethod,
+    progress: Progress,
+) -> dict[str, dict[str, float]]:
+    """Run the graph on text, and find the activation scales that a plan lacks.
+
+    Args:
+        plan: Says which layers.
+        model: Exported graph with `onnxruntime` bodies.
+        weight_base: Directory that the graph's external weights are relative to.
+        chunks: The text; each chunk starts with an empty cache.
+        method: How a scale follows from what was measured.
+        progress: Called with (phase, chunks done, chunks).
+
+    Returns:
+        `LayerPrecision`'s scales, by plan key; layers that read one value get one scale.
+
+    Raises:
+        PlanError: An activation is not finite.
+    """
+    quantized = [
+        name for name, layer in plan.layers.items() if _ACTIVATION_SCALES & set(layer.missing_scales)
+    ]
+    if not quantized:
+        return {}
+    scoring = model_without_cache(model)
+    probes = probes_for(scoring, quantized)
+    runner = _Runner(model=scoring, weight_base=weight_base, probes=probes, chunks=chunks, progress=progress)
+    scales = _searched(runner) if method == "mse" else _amax_scales(runner)
+    found: dict[str, dict[str, float]] = {name: {} for name in quantized}
+    for probe in probes:
+        for key in probe.layers:
+            found[key]["mid_scale" if probe.mid else "input_scale"] = short_float(scales[probe.name])
+    return found
+
+
+def _amax_scales(runner: _Runner) -> dict[str, float]:
+    amax = runner.run("measuring ranges", AMAX)
+    return {name: float(scale_from_amax(numbers[0])) for name, numbers in amax.items()}
+
+
+def _searched(runner: _Runner) -> dict[str, float]:
+    """The candidate of the smallest squared error, by probe."""
+    candidates = {
+        name: [scale * part for part in MSE_FRACTIONS] for name, scale in _amax_scales(runner).items()
+    }
+    some = replace(runner, chunks=_first_tokens(runner.chunks, _ERROR_TOKENS))
+    errors = some.run("measuring errors", MSE, candidates)
+    return {name: candidates[name][int(np.argmin(numbers))] for name, numbers in errors.items()}
+
+
+def _first_tokens(chunks: TokenChunks, tokens: int) -> TokenChunks:
+    """The first chunks, which come from different documents, up to `tokens` tokens."""
+    starts = np.cumsum([0, *map(len, chunks)])[:-1]
+    return [chunk for chunk, start in zip(chunks, starts, strict=True) if start < tokens]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Runner:
+    """Runs a probed graph over all chunks and folds the statistics; holds one chunk at a time."""
+
+    model: ir.Model
+    weight_base: Path
+    probes: Sequence[Probe]
+    chunks: TokenChunks
+    progress: Progress
+
+    def run(
+        self, phase: str, statistic: Statistic, scales: Mapping[str, Sequence[float]] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        self.progress(phase, 0, len(self.chunks))
+        session = _session(probed_model(self.model, self.probes, statistic, scales), self.weight_base)
+        fold = np.maximum if statistic.amax else np.add
+        totals = {probe.name: np.zeros(statistic.size) for probe in self.probes}
+        known = {item.name for item in session.get_inputs()}
+        for done, chunk in enumerate(self.chunks, start=1):
+            feeds = {"input_ids": chunk[None], "seq_len": np.array([len(chunk)], np.int64)}
+            values = session.run(
+                list(totals), {name: value for name, value in feeds.items() if name in known}
+            )
+            for name, value in zip(totals, values, strict=True):
+                totals[name] = fold(totals[name], np.asarray(value, np.float64))
+            self.progress(phase, done, len(self.chunks))
+        bad = [name for name, numbers in totals.items() if not np.isfinite(numbers).all()]
+        if bad:
+            raise PlanError("Activations are not finite.", where=bad[0], found=f"{len(bad)} probes")
+        return totals
+
+
+def _session(model: ir.Model, weight_base: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weight_base))
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    folded = sum(tensor.nbytes for tensor in tensors if tensor is not None) < _FOLD_BELOW_BYTES
+    return onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=[] if folded else ["ConstantFolding"],
+    )
