@@ -10,6 +10,7 @@ from typing import Literal
 from r1trt.errors import ConfigError, PlanError
 
 BuildPrecision = Literal["fp8", "bf16", "fp32"]
+Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 
 # Builders refuse FP8 below it: there are no FP8 tensor cores, and nothing emulates them.
 FP8_MIN_SM = 89

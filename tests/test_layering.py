@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "r1trt"
 
 # From the base to the top; a module may import its own stage and those above it in this list.
 STAGES = (
-    ("errors", "data_types", "progress", "artifacts", "arch", "data", "cuda_driver"),
+    ("errors", "cache", "data_types", "progress", "artifacts", "arch", "data", "cuda_driver"),
     ("config",),
     ("families",),
     ("rope",),

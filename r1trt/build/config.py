@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from r1trt.arch import Architecture, architecture, require_precision
+from r1trt.arch import Architecture, Backend, architecture, require_precision
 from r1trt.artifacts.store import ArtifactError, read_manifest
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.profile import BuildLimits
@@ -17,7 +17,6 @@ from r1trt.export.io import ExportedModel
 from r1trt.precision.plan import PlanKind
 from r1trt.rope import LENGTH_DEPENDENT_KINDS
 
-Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 BackendOption = Literal["auto", "tensorrt", "tensorrt-rtx", "onnxruntime"]
 
 DEFAULT_BATCH_SIZE = 4

@@ -19,7 +19,7 @@ from r1trt.artifacts.store import copy_file, require_free_space, sha256_of_file
 from r1trt.errors import BuildError, ConfigError
 from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools.compilers import Compilers
-from r1trt.plugin_tools.library import LIBRARY_FILE, PluginLibrary, cache_directory, library_from_path
+from r1trt.plugin_tools.library import LIBRARY_FILE, PluginLibrary, library_cache, library_from_path
 from r1trt.plugin_tools.sources import (
     Headers,
     compiled_files,
@@ -125,7 +125,7 @@ def build_plugins(config: PluginBuildConfig, progress: Progress = lambda text: N
     """
     toolchain = toolchain_from_machine()
     job = _Job(config, toolchain, source_directory(), headers_from_machine(config.headers))
-    cache = cache_directory()
+    cache = library_cache()
     cache.mkdir(parents=True, exist_ok=True)
     entry = cache / job.key
     with _locked(cache / f".{job.key}.lock"):

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.artifacts.store import sha256_of_file
+from r1trt.cache import cache_directory
 from r1trt.errors import BuildError
 from r1trt.plugin_tools.sources import hash_of_sources, source_directory
 
 LIBRARY_FILE = "libr1trt_plugins.so"
 LIBRARY_VARIABLE = "R1TRT_PLUGINS"
-CACHE_VARIABLE = "R1TRT_CACHE"
 INFO_MARKER = b"R1TRT_PLUGINS_INFO:"
 INFO_KEYS = frozenset({"key", "sources", "operators", "sms", "headers", "cutlass", "nvcc"})
 
@@ -141,12 +141,9 @@ def require_code_for(library: PluginLibrary, sms: Sequence[int], *, where: objec
         )
 
 
-def cache_directory() -> Path:
-    """Where libraries are kept: $R1TRT_CACHE, else r1trt/ in the user's cache directory."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named) / "plugins"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "r1trt" / "plugins"
+def library_cache() -> Path:
+    """Where built libraries are kept."""
+    return cache_directory() / "plugins"
 
 
 def _current_libraries() -> Iterator[PluginLibrary]:
@@ -156,7 +153,7 @@ def _current_libraries() -> Iterator[PluginLibrary]:
     except BuildError:
         sources = None
     files = [
-        path for path in cache_directory().glob(f"*/{LIBRARY_FILE}") if not path.parent.name.startswith(".")
+        path for path in library_cache().glob(f"*/{LIBRARY_FILE}") if not path.parent.name.startswith(".")
     ]
     for path in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         # An entry of another version of r1trt may be described in another way.

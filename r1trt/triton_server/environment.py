@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from r1trt.cache import cache_directory
 from r1trt.errors import UnavailableError
 
 Progress = Callable[[str, int, int], None]
@@ -50,12 +51,6 @@ class ServingEnvironment:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         path = os.pathsep.join([str(self.directory / "bin"), os.environ.get("PATH", os.defpath)])
         return {**inherited, "PATH": path, "LD_LIBRARY_PATH": self.library_path}
-
-
-def cache_directory() -> Path:
-    """`r1trt` in the user's cache directory (`$XDG_CACHE_HOME`, else `~/.cache`)."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "r1trt"
 
 
 def serving_environment(progress: Progress | None = None) -> ServingEnvironment:

@@ -10,8 +10,9 @@ import click
 import pytest
 from tiny_plugin_sources import write_tiny_sources
 
+from r1trt.cache import CACHE_VARIABLE
 from r1trt.cli import cli, main
-from r1trt.plugin_tools.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
+from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import SOURCE_VARIABLE
 
 

@@ -19,6 +19,7 @@ from harness.pypi_toolchain import pypi_nvcc
 from test_plugin_registry import findings, run_child
 from tiny_plugin_sources import KERNEL, REGISTER, write_tiny_sources
 
+from r1trt.cache import CACHE_VARIABLE
 from r1trt.errors import BuildError, ConfigError, R1TrtError, UnavailableError
 from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools import (
@@ -29,7 +30,7 @@ from r1trt.plugin_tools import (
     toolchain_from_machine,
 )
 from r1trt.plugin_tools.build import TARGETS
-from r1trt.plugin_tools.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
+from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import SOURCE_VARIABLE, hash_of_sources
 from r1trt.plugin_tools.status import problem_of_library
 

@@ -10,10 +10,11 @@ import pytest
 
 from r1trt.build.config import BuildConfig
 from r1trt.build.plugins import BuildPlugins, plugins_for_build, plugins_of_unfinished
+from r1trt.cache import CACHE_VARIABLE
 from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools import find_library, library_from_path
-from r1trt.plugin_tools.library import CACHE_VARIABLE, INFO_MARKER, LIBRARY_FILE, LIBRARY_VARIABLE
+from r1trt.plugin_tools.library import INFO_MARKER, LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import hash_of_sources, source_directory
 
 

@@ -18,12 +18,13 @@ from r1trt.build.child import BuildRequest, build_in_child
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.build.profile import PROFILES_FILE, InputRange, OptimizationProfile, save_profiles
+from r1trt.cache import CACHE_VARIABLE
 from r1trt.errors import BuildError, UnavailableError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from r1trt.ops.registry import OPERATORS
 from r1trt.passes.name_absent_inputs import INPUT_MASK
-from r1trt.plugin_tools.library import CACHE_VARIABLE, LIBRARY_FILE, LIBRARY_VARIABLE
+from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE
 
 TYPES = {
     ir.DataType.FLOAT: FLOAT,

@@ -1,0 +1,232 @@
+"""A build directory: engines, what they were made from, and what they accept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
+from r1trt.artifacts.base import Manifest
+from r1trt.artifacts.directory import ModelDirectory
+from r1trt.artifacts.export import WeightFile
+from r1trt.artifacts.fields import Check, Count, FileName, PathText, Size, Sm
+from r1trt.artifacts.manifest import Kind
+
+Status = Literal["complete", "needs-engine"]
+ArchName = Annotated[str, Check(expected=" | ".join(ARCHITECTURES), holds=ARCHITECTURES.__contains__)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A file of the directory.
+
+    Attributes:
+        file: Its name.
+        sha256: Hash of its contents, in hex.
+        bytes: Its size.
+    """
+
+    file: FileName
+    sha256: str = ""
+    bytes: Size = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineEntry(FileEntry):
+    """An engine.
+
+    Attributes:
+        sm: Compute capability that it is for; None for a CPU.
+    """
+
+    sm: Sm | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSource:
+    """What a build was made from.
+
+    Attributes:
+        model_name: The model's name.
+        checkpoint: Hugging Face directory.
+        export: Export directory.
+        model_hash: Hash of the graph's structure and weights' names, in hex; that of the precision plan.
+        model_sha256: Hash of the exported graph's file, in hex.
+        weights: The checkpoint's files.
+    """
+
+    model_name: str
+    checkpoint: PathText | None = None
+    export: PathText | None = None
+    model_hash: str | None = None
+    model_sha256: str | None = None
+    weights: tuple[WeightFile, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginsEntry:
+    """The plugin library that an engine was built with.
+
+    Attributes:
+        file: Its name.
+        sha256: Hash of its contents, in hex.
+        operators: Operators that it has plugins for.
+        sms: Compute capabilities that it has code for.
+        headers: Version of NVIDIA's headers that it was compiled with; "own" for the project's.
+        cutlass: Version of CUTLASS; empty without.
+        nvcc: Version of the CUDA compiler.
+        embedded: Whether the engines carry it.
+    """
+
+    file: str = ""
+    sha256: str = ""
+    operators: tuple[str, ...] = ()
+    sms: tuple[Sm, ...] = ()
+    headers: str = ""
+    cutlass: str = ""
+    nvcc: str = ""
+    embedded: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildManifest(Manifest):
+    """What a build is.
+
+    Attributes:
+        status: "needs-engine" for a build that stopped for want of a GPU or a library.
+        arch: The `--arch` that it is for.
+        sms: Compute capabilities that it is for; empty for a CPU.
+        backend: Its builder.
+        precision: Precision of its plan.
+        capacity: Rows of the KV cache, in tokens; None without a cache.
+        cache: Whether the engine has a KV cache.
+        max_batch_size: Rows of a call.
+        max_input_len: Tokens of a row in a call.
+        last_token_logits: Whether a call gives the logits of each row's last token only.
+        engines: One for each of `sms`, or the CPU's; none while unfinished.
+        source: What it was made from.
+        versions: Versions of r1trt and of the libraries that it went through.
+        precision_summary: Number of layers by the type of their weights.
+        files: The files that an engine can be made from.
+        built_at: Time, in UTC.
+        plan_sha256: Hash of the precision plan's file, in hex.
+        plugins: The plugin library; None without plugins.
+        plugin_libraries: Libraries to load in front of the engine.
+        network_check: Number of layers by how the network obeys the plan; empty without a network.
+    """
+
+    KIND: ClassVar[Kind] = "engine"
+
+    status: Status
+    arch: ArchName
+    sms: tuple[Sm, ...]
+    backend: Backend
+    precision: BuildPrecision
+    capacity: Count | None
+    cache: bool
+    max_batch_size: Count
+    max_input_len: Count
+    last_token_logits: bool = False
+    engines: tuple[EngineEntry, ...]
+    source: BuildSource
+    versions: Mapping[str, str]
+    precision_summary: Mapping[str, Size] = field(default_factory=dict)
+    files: tuple[FileEntry, ...] = ()
+    built_at: str = ""
+    plan_sha256: str | None = None
+    plugins: PluginsEntry | None = None
+    plugin_libraries: tuple[FileName, ...] = ()
+    network_check: Mapping[str, Size] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.cache and self.capacity is None:
+            raise ValueError("capacity: None, expected the KV cache's size where cache is true")
+        for_gpu = [engine.sm is not None for engine in self.engines]
+        if any(for_gpu) if self.backend == "onnxruntime" else not all(for_gpu):
+            raise ValueError(f"engines: not what the backend {self.backend} builds")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the engines are there."""
+        return bool(self.engines)
+
+    @property
+    def embeds_plugins(self) -> bool:
+        """Whether the engines carry code for the CPU, which TensorRT runs only where it is allowed to."""
+        return self.plugins is not None and self.plugins.embedded
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildDirectory(ModelDirectory):
+    """Names of the files in a build directory."""
+
+    @property
+    def precision_plan(self) -> Path:
+        """The precision plan."""
+        return self.path / "precision.yaml"
+
+    @property
+    def typed_graph(self) -> Path:
+        """The graph that a GPU's builder gets."""
+        return self.path / "typed.onnx"
+
+    @property
+    def simulated_graph(self) -> Path:
+        """The typed graph's arithmetic for ONNX Runtime's CPU."""
+        return self.path / "simulated.onnx"
+
+    @property
+    def weights(self) -> Path:
+        """The weights that the graphs point to."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def profiles(self) -> Path:
+        """Input shapes that the engine accepts."""
+        return self.path / "profiles.json"
+
+    @property
+    def layers(self) -> Path:
+        """The precision plan against the parsed network, layer by layer."""
+        return self.path / "layers.json"
+
+    @property
+    def cpu_engine(self) -> Path:
+        """The graph that ONNX Runtime runs."""
+        return self.path / "cpu.onnx"
+
+    def engine(self, sm: int) -> Path:
+        """The engine for a compute capability."""
+        return self.path / f"engine.sm{sm}.plan"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildArtifact(BuildDirectory):
+    """A build that is there.
+
+    Attributes:
+        manifest: What it is.
+    """
+
+    manifest: BuildManifest
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a build's manifest.
+
+        Raises:
+            ArtifactError: The directory is not a build, or its manifest is not valid.
+        """
+        return cls(path=path, manifest=BuildManifest.read(path))
+
+    @property
+    def engines(self) -> dict[int | None, Path]:
+        """The engines by compute capability; None stands for the CPU."""
+        return {entry.sm: self.path / entry.file for entry in self.manifest.engines}
+
+    @property
+    def plugin_libraries(self) -> tuple[Path, ...]:
+        """Libraries to load in front of the engine."""
+        return tuple(self.path / name for name in self.manifest.plugin_libraries)

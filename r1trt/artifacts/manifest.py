@@ -1,0 +1,138 @@
+"""A manifest as JSON: read with every limit checked before anything looks into it, and written.
+
+What the keys mean is known to the typed classes (`ExportManifest`, `BuildManifest`, `RepositoryManifest`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from r1trt.artifacts.errors import ArtifactError
+
+Kind = Literal["export", "engine", "triton"]
+
+MANIFEST_FILE = "manifest.json"
+SCHEMA = 1
+# Far beyond what is ever written: a repository lists some hundred files.
+MAX_BYTES = 16 << 20
+MAX_DEPTH = 32
+
+
+def read_manifest(directory: Path, kind: Kind | None = None) -> dict[str, Any]:
+    """Reads the manifest of an artifact.
+
+    Args:
+        directory: An artifact's directory.
+        kind: The kind it must be of; None accepts every kind.
+
+    Returns:
+        The manifest; its "schema" and "kind" are checked, and all of it is finite, shallow Unicode.
+
+    Raises:
+        ArtifactError: There is no manifest, it is malformed, or of another schema or kind.
+    """
+    path = directory / MANIFEST_FILE
+    manifest = json_from_file(path, kind)
+    schema, found = (
+        (manifest.get("schema"), manifest.get("kind")) if isinstance(manifest, dict) else (None, None)
+    )
+    if found not in get_args(Kind) or type(schema) is not int or schema != SCHEMA:
+        raise ArtifactError(
+            "manifest is malformed or of another version",
+            where=path,
+            found=f"schema {schema!r}, kind {found!r}"[:200],
+            expected=f"schema {SCHEMA}, kind {' | '.join(get_args(Kind))}",
+            fix="make the artifact again with this version of r1trt",
+        )
+    if kind is not None and found != kind:
+        raise ArtifactError("artifact is of another kind", where=directory, found=found, expected=kind)
+    assert isinstance(manifest, dict)
+    _require_plain(manifest, path)
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes an artifact's manifest.json, "schema" first.
+
+    Args:
+        directory: The artifact's directory.
+        manifest: Its entries; "kind" is among them.
+
+    Raises:
+        ArtifactError: The kind is unknown.
+    """
+    if manifest.get("kind") not in get_args(Kind):
+        expected = " | ".join(get_args(Kind))
+        raise ArtifactError("manifest has no kind", found=manifest.get("kind"), expected=expected)
+    (directory / MANIFEST_FILE).write_text(json_text({"schema": SCHEMA, **manifest}), encoding="utf-8")
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """A document as every file of an artifact spells it."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def json_from_file(path: Path, kind: str | None = None) -> Any:
+    """Any JSON file of an artifact.
+
+    Args:
+        path: The file.
+        kind: What it belongs to, for the error's text.
+
+    Raises:
+        ArtifactError: It is missing, no regular file, too large, or not JSON.
+    """
+    try:
+        return json.loads(_bytes_of_regular_file(path).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(
+            "directory is not an r1trt artifact",
+            where=path,
+            found=getattr(error, "strerror", None) or error,
+            expected=f"a {kind or 'complete'} artifact's {path.name}",
+            fix="name the output directory of an earlier r1trt command",
+        ) from error
+
+
+def _bytes_of_regular_file(path: Path) -> bytes:
+    # Without O_NONBLOCK a named pipe in the file's place would be waited for without end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("no regular file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"{status.st_size} bytes, more than {MAX_BYTES}")
+        return file.read(MAX_BYTES + 1)
+
+
+def _require_plain(manifest: Mapping[str, Any], path: Path) -> None:
+    """Refuses what JSON can spell and nothing can use: NaN, text that is no Unicode, bottomless nesting."""
+    for key, value in manifest.items():
+        try:
+            json.dumps([key, value], ensure_ascii=False, allow_nan=False).encode("utf-8")
+            if _depth(value) > MAX_DEPTH:
+                raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(
+                "The manifest holds what nothing can use.",
+                where=path,
+                found=f"{ascii(key)[:100]}: {error}",
+                expected="finite numbers and Unicode text",
+                fix="make the artifact again",
+            ) from error
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        level = [
+            item for nested in level for item in (nested.values() if isinstance(nested, dict) else nested)
+        ]
+    return depth

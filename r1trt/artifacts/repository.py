@@ -1,0 +1,87 @@
+"""A Triton model repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from r1trt.arch import Backend, BuildPrecision
+from r1trt.artifacts.base import Manifest
+from r1trt.artifacts.build import ArchName
+from r1trt.artifacts.fields import Count, FileName, RelativePath, Size, Sm
+from r1trt.artifacts.manifest import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryFile:
+    """A file of the repository.
+
+    Attributes:
+        file: Its path below the repository.
+        bytes: Its size.
+        sha256: Hash of its contents, in hex.
+    """
+
+    file: RelativePath
+    bytes: Size
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedEngine:
+    """What the repository's engine is; as in `BuildManifest`."""
+
+    arch: ArchName
+    sms: tuple[Sm, ...]
+    backend: Backend
+    precision: BuildPrecision
+    cache: bool
+    capacity: Count | None
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryManifest(Manifest):
+    """What a repository is.
+
+    Attributes:
+        model_name: Name that clients ask for.
+        model: Whether it generates text or scores prompts.
+        r1trt: Version that wrote it.
+        library: Library that runs the engine, and its version where that is known.
+        files: Its files, without the Python modules that serve.
+        engine: What its engine is.
+    """
+
+    KIND: ClassVar[Kind] = "triton"
+
+    model_name: FileName
+    model: Literal["generation", "scoring"]
+    r1trt: str = ""
+    library: Mapping[str, str | None]
+    files: tuple[RepositoryFile, ...]
+    engine: ServedEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryArtifact:
+    """A repository that is there.
+
+    Attributes:
+        path: Where.
+        manifest: What it is.
+    """
+
+    path: Path
+    manifest: RepositoryManifest
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a repository's manifest.
+
+        Raises:
+            ArtifactError: The directory is not a repository, or its manifest is not valid.
+        """
+        return cls(path=path, manifest=RepositoryManifest.read(path))
