@@ -12,7 +12,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from r1trt.config import Scoring, TopkMethod
-from r1trt.ops.operator import Operator
+from r1trt.ops.operator import AttributeValue, Operator
 
 SCORINGS: tuple[Scoring, ...] = ("softmax", "sigmoid")
 TOPK_METHODS: tuple[TopkMethod, ...] = ("greedy", "group_limited_greedy", "noaux_tc")
@@ -20,7 +20,10 @@ TOPK_METHODS: tuple[TopkMethod, ...] = ("greedy", "group_limited_greedy", "noaux
 
 @dataclass(frozen=True, kw_only=True)
 class MoeSpec:
-    """One R1DynamicMoE: w_gate_up [E,2F,D] (gate rows first), w_down [E,D,F], shared_gate_up [2Fs,D]."""
+    """One R1DynamicMoE: w_gate_up [E,2F,D] (gate rows first), w_down [E,D,F], shared_gate_up [2Fs,D].
+
+    `activation` is the type of x and y, `weights` that of the experts.
+    """
 
     num_experts: int
     hidden_size: int
@@ -36,7 +39,27 @@ class MoeSpec:
     n_group: int
     topk_group: int
     has_router_bias: bool
-    fp8: bool
+    activation: ir.DataType
+    weights: ir.DataType
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        """The attributes of a node with this spec."""
+        return {
+            "scoring": SCORINGS.index(self.scoring),
+            "topk_method": TOPK_METHODS.index(self.topk_method),
+            "top_k": self.top_k,
+            "top_k_min": self.top_k_min,
+            "adaptive_threshold": self.adaptive_threshold,
+            "norm_topk_prob": int(self.norm_topk_prob),
+            "routed_scaling_factor": self.routed_scaling_factor,
+            "n_group": self.n_group,
+            "topk_group": self.topk_group,
+        }
+
+    @property
+    def fp8(self) -> bool:
+        """Whether the experts' weights are FP8 with scales as inputs of the node."""
+        return self.weights == ir.DataType.FLOAT8E4M3FN
 
     @property
     def uses_groups(self) -> bool:
@@ -109,7 +132,8 @@ class DynamicMoe(Operator[MoeSpec]):
             n_group=int(self.attribute(node, "n_group")),
             topk_group=int(self.attribute(node, "topk_group")),
             has_router_bias=self.input(node, "router_bias") is not None,
-            fp8=self.input(node, "gate_up_scale") is not None,
+            activation=self.dtype(node, "x"),
+            weights=self.dtype(node, "w_gate_up"),
         )
 
 

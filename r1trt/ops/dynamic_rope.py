@@ -10,12 +10,15 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from r1trt.ops.operator import Operator
+from r1trt.ops.operator import AttributeValue, Operator
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeSpec:
-    """One R1DynamicRoPE: q [B,S,H,d], k [B,S,Hkv,d]; the first `rotary_dim` of the d numbers rotate."""
+    """One R1DynamicRoPE: q [B,S,H,d], k [B,S,Hkv,d]; the first `rotary_dim` of a head's d elements rotate.
+
+    `activation` is the type of q and k and of the results.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -25,6 +28,16 @@ class RopeSpec:
     attention_factor: float
     temperature_alpha: float
     original_max_position: int
+    activation: ir.DataType
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        """The attributes of a node with this spec."""
+        return {
+            "interleaved": int(self.interleaved),
+            "attention_factor": self.attention_factor,
+            "temperature_alpha": self.temperature_alpha,
+            "original_max_position": self.original_max_position,
+        }
 
     @property
     def has_temperature(self) -> bool:
@@ -57,6 +70,7 @@ class DynamicRope(Operator[RopeSpec]):
             attention_factor=float(self.attribute(node, "attention_factor")),
             temperature_alpha=float(self.attribute(node, "temperature_alpha")),
             original_max_position=int(self.attribute(node, "original_max_position")),
+            activation=self.dtype(node, "q"),
         )
 
 

@@ -11,14 +11,17 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from r1trt.config import InterBlock
-from r1trt.ops.operator import Operator
+from r1trt.ops.operator import AttributeValue, Operator
 
 INTER_BLOCKS: tuple[InterBlock, ...] = ("first_to_first", "all_to_first")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSpec:
-    """One R1HLAAttention: q [B,S,H,d], caches [B,Hkv,C,d]; `capacity` None means a graph without a cache."""
+    """One R1HLAAttention: q [B,S,H,d], caches [B,Hkv,C,d]; `capacity` None means a graph without a cache.
+
+    `activation` is the type of q, k, v, of the caches and of the result.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -30,6 +33,17 @@ class AttentionSpec:
     inter_block: InterBlock
     lam_skip: float
     has_lam: bool
+    activation: ir.DataType
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        """The attributes of a node with this spec."""
+        return {
+            "scale": self.scale,
+            "block_size": self.block_size,
+            "inter_block": INTER_BLOCKS.index(self.inter_block),
+            "lam_skip": self.lam_skip,
+            "v_head_dim": self.v_head_dim,
+        }
 
     @property
     def group(self) -> int:
@@ -66,6 +80,7 @@ class HlaAttention(Operator[AttentionSpec]):
             inter_block=INTER_BLOCKS[int(self.attribute(node, "inter_block"))],
             lam_skip=float(self.attribute(node, "lam_skip")),
             has_lam=self.input(node, "lam") is not None,
+            activation=self.dtype(node, "q"),
         )
 
 

@@ -53,6 +53,22 @@ class Operator(ABC, Generic[Spec]):
         index = self.inputs.index(name)
         return node.inputs[index] if index < len(node.inputs) else None
 
+    def dtype(self, node: ir.Node, name: str) -> ir.DataType:
+        """Element type of an input that must be there.
+
+        Raises:
+            ExportError: The input is absent, or its type is not known.
+        """
+        value = self.input(node, name)
+        if value is None or value.dtype is None:
+            raise ExportError(
+                f"{self.name} needs a typed input '{name}'.",
+                where=f"node '{node.name}'",
+                found="no input" if value is None else "no type",
+                fix="export the graph again; its values must carry types",
+            )
+        return value.dtype
+
     def attribute(self, node: ir.Node, name: str) -> AttributeValue:
         """An attribute's value, or its default."""
         attribute, default = node.attributes.get(name), self.attributes[name]

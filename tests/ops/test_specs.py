@@ -1,0 +1,117 @@
+"""Specs: read from a node, and back as a node's attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from r1trt.errors import ExportError
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
+from r1trt.ops.operator import DOMAIN, Operator
+from r1trt.ops.registry import operator_of
+
+FLOAT, BF16, FP8, INT64 = (
+    ir.DataType.FLOAT,
+    ir.DataType.BFLOAT16,
+    ir.DataType.FLOAT8E4M3FN,
+    ir.DataType.INT64,
+)
+Inputs = dict[str, tuple[ir.DataType | None, list[int | str]]]
+
+ROPE: Inputs = {
+    "q": (BF16, ["B", "S", 4, 16]),
+    "k": (BF16, ["B", "S", 2, 16]),
+    "inv_freq": (FLOAT, [4]),
+    "past_len": (INT64, ["B"]),
+}
+ATTENTION: Inputs = {
+    "q": (BF16, ["B", "S", 4, 16]),
+    "k": (BF16, ["B", "S", 2, 16]),
+    "v": (BF16, ["B", "S", 2, 16]),
+    "key_cache": (BF16, ["B", 2, 64, 16]),
+    "value_cache": (BF16, ["B", 2, 64, 16]),
+    "lam": (FLOAT, ["B", "S", 4]),
+    "past_len": (INT64, ["B"]),
+    "seq_len": (INT64, ["B"]),
+}
+MOE: Inputs = {
+    "x": (BF16, ["B", "S", 32]),
+    "seq_len": (INT64, ["B"]),
+    "w_router": (FLOAT, [8, 32]),
+    "w_gate_up": (FP8, [8, 48, 32]),
+    "w_down": (FP8, [8, 32, 24]),
+    "shared_gate_up": (FP8, [20, 32]),
+    "shared_down": (FP8, [32, 10]),
+}
+CASES: list[tuple[Operator[Any], Inputs, dict[str, int | float]]] = [
+    (DYNAMIC_ROPE, ROPE, {"interleaved": 1, "attention_factor": 1.5, "temperature_alpha": 0.25}),
+    (HLA_ATTENTION, ATTENTION, {"scale": 0.5, "block_size": 8, "inter_block": 1, "lam_skip": 0.25}),
+    (DYNAMIC_MOE, MOE, {"scoring": 1, "topk_method": 2, "top_k": 3, "n_group": 4, "norm_topk_prob": 0}),
+]
+
+
+NAMES = [operator.name for operator, _, _ in CASES]
+
+
+def node_of(operator: Operator[Any], inputs: Inputs, attributes: dict[str, int | float]) -> ir.Node:
+    values = [
+        None
+        if name not in inputs
+        else ir.Value(
+            name=name,
+            type=None if inputs[name][0] is None else ir.TensorType(inputs[name][0]),
+            shape=ir.Shape(inputs[name][1]),
+        )
+        for name in operator.inputs
+    ]
+    return ir.node(operator.name, values, attributes, domain=DOMAIN, name="layer")
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes"), CASES, ids=lambda item: getattr(item, "name", "")
+)
+def test_a_spec_gives_back_the_nodes_attributes(
+    operator: Operator[Any], inputs: Inputs, attributes: dict[str, int | float]
+) -> None:
+    node = node_of(operator, inputs, attributes)
+    assert operator_of(node) is operator
+    spec = operator.spec_from_node(node)
+    again = operator.spec_from_node(node_of(operator, inputs, spec.attributes()))
+    assert again == spec
+    assert spec.attributes() | attributes == spec.attributes()
+    assert set(spec.attributes()) == set(operator.attributes)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes"), CASES, ids=lambda item: getattr(item, "name", "")
+)
+def test_a_spec_tells_types_apart(
+    operator: Operator[Any], inputs: Inputs, attributes: dict[str, int | float]
+) -> None:
+    first = operator.inputs[0]
+    wide = inputs | {first: (FLOAT, inputs[first][1])}
+    specs = [operator.spec_from_node(node_of(operator, case, attributes)) for case in (inputs, wide)]
+    assert [spec.activation for spec in specs] == [BF16, FLOAT]
+
+
+def test_experts_have_a_type_of_their_own() -> None:
+    spec = DYNAMIC_MOE.spec_from_node(node_of(DYNAMIC_MOE, MOE, {}))
+    assert spec.weights == FP8 and spec.fp8
+    bf16 = MOE | {"w_gate_up": (BF16, [8, 48, 32])}
+    assert not DYNAMIC_MOE.spec_from_node(node_of(DYNAMIC_MOE, bf16, {})).fp8
+
+
+@pytest.mark.parametrize("shape", [["B", "S", "H", 16], [16], []])
+def test_a_size_that_is_not_static_is_refused(shape: list[int | str]) -> None:
+    with pytest.raises(ExportError, match="static sizes of its input 'q'"):
+        DYNAMIC_ROPE.spec_from_node(node_of(DYNAMIC_ROPE, ROPE | {"q": (BF16, shape)}, {}))
+
+
+def test_an_input_without_a_type_is_refused() -> None:
+    inputs = ROPE | {"q": (None, ["B", "S", 4, 16])}
+    with pytest.raises(ExportError, match="typed input 'q'"):
+        DYNAMIC_ROPE.spec_from_node(node_of(DYNAMIC_ROPE, inputs, {}))
