@@ -36,7 +36,7 @@ from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.package.generation import GenerationLimits
 from r1trt.runtime.generate import GenerateConfig, Generation
-from r1trt.runtime.session import session_from_engine
+from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.triton_server.environment import SERVER_PACKAGE
 from r1trt.triton_server.serve import ServeConfig, serving

@@ -24,8 +24,8 @@ from polygraphy.logger import G_LOGGER
 from r1trt.evaluate.metrics import LogitsComparison, TensorError
 from r1trt.evaluate.reference import LOGITS, Outputs, ReferenceModel
 from r1trt.evaluate.windows import Window
-from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
-from r1trt.runtime.session import LogitsSession, prefill_chunks
+from r1trt.runtime.prefill import prefill_outputs
+from r1trt.runtime.session import Session
 
 TARGETS = "targets"
 
@@ -82,7 +82,7 @@ def reference_loader(
 
 
 def session_loader(
-    load: Callable[[], LogitsSession],
+    load: Callable[[], Session],
 ) -> Callable[[], tuple[RunWindow, Callable[[], None]]]:
     """A `StageRunner`'s loader for a session."""
 
@@ -93,45 +93,17 @@ def session_loader(
     return open_session
 
 
-def run_window(session: LogitsSession, input_ids_T: npt.NDArray[np.int64]) -> Outputs:
+def run_window(session: Session, input_ids_T: npt.NDArray[np.int64]) -> Outputs:
     """Run one window from an empty cache, in calls that the session accepts; logits [T, V], layers [T, D]."""
     # A graph that gives the last token's logits gives all of them when every call is one token.
     chunk = 1 if session.limits.last_token_logits else None
-    recorded: Recorded = Recorded(session)
     outputs: Outputs = {}
     T = len(input_ids_T)
-    for start, seq_len_B, _ in prefill_chunks(recorded, [input_ids_T.tolist()], chunk):
-        for name, array in recorded.outputs.items():
+    for start, seq_len_B, results in prefill_outputs(session, [input_ids_T.tolist()], chunk):
+        for name, array in results.items():
             whole = outputs.setdefault(name, np.empty((T, array.shape[-1]), np.float32))
             whole[start : start + int(seq_len_B[0])] = array[0, : int(seq_len_B[0])]
     return outputs
-
-
-class Recorded:
-    """A session whose last call's outputs can be looked at, layers' results included where it gives them.
-
-    Args:
-        session: Which.
-    """
-
-    def __init__(self, session: LogitsSession) -> None:
-        self._session = session
-        self.limits = session.limits
-        self.outputs: Outputs = {}
-        self.reset, self.close = session.reset, session.close
-
-    def step(
-        self,
-        input_ids_BS: npt.NDArray[np.int64],
-        seq_len_B: npt.NDArray[np.int64],
-        past_len_B: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.float32]:
-        """See `LogitsSession.step`."""
-        if isinstance(self._session, OnnxRuntimeSession):
-            self.outputs = self._session.run(input_ids_BS, seq_len_B, past_len_B)
-        else:
-            self.outputs = {LOGITS: self._session.step(input_ids_BS, seq_len_B, past_len_B)}
-        return self.outputs[LOGITS]
 
 
 @dataclass

@@ -46,12 +46,14 @@ SERVING_MODULES = (
     "runtime/__init__.py",
     "runtime/chat_template.py",
     "runtime/cuda_memory.py",
-    "runtime/generate.py",
-    "runtime/onnxruntime_rows.py",
-    "runtime/rows.py",
+    "runtime/engine_session.py",
+    "runtime/onnxruntime_model.py",
+    "runtime/onnxruntime_session.py",
     "runtime/sampling.py",
     "runtime/session.py",
-    "runtime/tensorrt_rows.py",
+    "runtime/session_checks.py",
+    "runtime/stop_texts.py",
+    "runtime/tensorrt_engine.py",
     "runtime/tensorrt_session.py",
     "runtime/tokenizer.py",
     "serving/__init__.py",
@@ -61,6 +63,7 @@ SERVING_MODULES = (
     "serving/request.py",
     "serving/row_table.py",
     "serving/scheduler.py",
+    "serving/session.py",
 )
 """What the model imports of this package, and all of it."""
 

@@ -11,8 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from r1trt.errors import ConfigError
+from r1trt.runtime.load import session_from_engine
+from r1trt.runtime.prefill import prefill
 from r1trt.runtime.sampling import Sampler, SamplingConfig
-from r1trt.runtime.session import LogitsSession, SessionError, prefill, session_from_engine
+from r1trt.runtime.session import Session, SessionError
+from r1trt.runtime.stop_texts import StopTexts
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 
 FinishReason = Literal["eos", "stop", "length", "capacity"]
@@ -108,7 +111,7 @@ class Generation:
 
     def __init__(
         self,
-        session: LogitsSession,
+        session: Session,
         tokenizer: TextTokenizer,
         prompt_ids: Sequence[int],
         config: GenerateConfig,
@@ -186,37 +189,6 @@ class Generation:
             decode_tokens_per_second=following / decoding if following else None,
             finish_reason=reason,
         )
-
-
-class StopTexts:
-    """Passes text through until a stop text appears; holds back what may still become one.
-
-    Args:
-        texts: The stop texts, none empty.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = tuple(texts)
-        self._held = ""
-        self.found = False
-
-    def push(self, piece: str) -> str:
-        """Takes text and returns what can be given out."""
-        text = self._held + piece
-        starts = [start for stop in self._texts if (start := text.find(stop)) >= 0]
-        if starts:
-            self.found, self._held = True, ""
-            return text[: min(starts)]
-        keep = max(
-            (n for stop in self._texts for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
-        )
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def finish(self) -> str:
-        """Returns what was held back."""
-        held, self._held = self._held, ""
-        return held
 
 
 def generate(config: GenerateConfig) -> Generation:

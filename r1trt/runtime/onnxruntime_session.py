@@ -1,53 +1,47 @@
 """Running graphs with ONNX Runtime on the CPU: exports, the typed graph's simulation and `cpu` engines.
 
-Legend: B batch, S tokens of one call, V vocabulary, C cache capacity.
+Imports nothing that a server's Python environment lacks: the graph's interface is asked of ONNX Runtime.
+
+Legend: B rows of one call, S tokens of one call, V vocabulary, C cache capacity.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 
-from r1trt.errors import UnavailableError
+from r1trt.runtime.onnxruntime_model import LoadOptions, inference_session
 from r1trt.runtime.session import (
+    LOGITS,
     Float32Array,
     Int64Array,
+    Outputs,
     SessionError,
     SessionLimits,
-    check_batch,
-    check_step,
+    cache_output,
+    is_cache_input,
 )
-
-# Without it ONNX Runtime would look for the weights in the working directory: it is given bytes, not a path.
-_WEIGHT_DIRECTORY = "session.model_external_initializers_file_folder_path"
-_ERRORS_ONLY = 3
-# Above this many bytes of weights, casting them once at load takes minutes and doubles the memory.
-_FOLD_BELOW_BYTES = 1 << 30
+from r1trt.runtime.session_checks import check_call, check_rows
 
 
 class OnnxRuntimeSession:
-    """A graph with the interface of the toolchain, its caches updated in place.
+    """A graph with the interface of the toolchain; its caches are NumPy arrays, updated in place.
 
-    A cache's input and output are bound to one buffer. ONNX Runtime's TensorScatter then writes the new rows
-    only; otherwise it would copy the whole cache at every call. This is right because nothing in our graphs
-    reads a cache's old contents after its update.
+    ONNX Runtime is given the addresses of a range of rows as a cache's input and output both. Its
+    TensorScatter then writes the new tokens only; otherwise it would copy the whole cache at every call. This
+    is right because nothing in our graphs reads a cache's old contents after its update.
 
     Args:
-        model_path: The ONNX file.
+        graph: An ONNX file, or a serialized graph.
         weight_base: Directory that external data is relative to; None means the file's own.
-        threads: Threads of one operator; None leaves it to ONNX Runtime.
-        keep_qdq: Let ONNX Runtime fuse Q/DQ pairs into quantized kernels. Off, a Q/DQ pair computes what it
-            says, which is what a comparison needs.
-        fold_constants: Compute constant parts once, at load. Needs memory for the results: casting BF16
-            weights to FP32 doubles them.
-        extra_outputs: Values of the graph to return from `run` as well: result's name -> value's name.
+        outputs: What a call returns: result's name -> name of the graph's output.
         max_batch_size: Limit to enforce.
         max_input_len: Limit to enforce.
+        options: How ONNX Runtime loads it.
 
     Raises:
         SessionError: ONNX Runtime cannot load the graph, or its interface is another one.
@@ -56,224 +50,112 @@ class OnnxRuntimeSession:
 
     def __init__(
         self,
-        model_path: Path,
+        graph: Path | bytes,
         *,
         weight_base: Path | None = None,
-        threads: int | None = None,
-        keep_qdq: bool = False,
-        fold_constants: bool = True,
-        extra_outputs: Mapping[str, str] | None = None,
+        outputs: Mapping[str, str] | None = None,
         max_batch_size: int | None = None,
         max_input_len: int | None = None,
+        options: LoadOptions | None = None,
     ) -> None:
-        self._path = model_path
-        self._extra = dict(extra_outputs or {})
-        model = _load_graph(model_path, self._extra)
-        self._cache_shapes = {
-            value.name: _static_tail(value)
-            for value in model.graph.input
-            if value.name.startswith(("key_cache.", "value_cache.", "latent_cache."))
+        if weight_base is None:
+            assert isinstance(graph, Path), "a serialized graph has no directory of its own"
+            weight_base = graph.parent
+        self._where = graph if isinstance(graph, Path) else weight_base
+        self._session = inference_session(graph, weight_base, options or LoadOptions())
+        self._outputs = dict(outputs or {LOGITS: LOGITS})
+        self._input_names = frozenset(value.name for value in self._session.get_inputs())
+        self._cache_shapes: dict[str, tuple[int, ...]] = {
+            value.name: tuple(value.shape[1:])
+            for value in self._session.get_inputs()
+            if is_cache_input(value.name)
         }
+        logits = self._logits_shape()
+        self.rows = 0
         self.limits = SessionLimits(
-            vocab_size=_vocab_size(model, model_path),
-            capacity=next((shape[-2] for shape in self._cache_shapes.values()), None),
+            vocab_size=int(logits[-1]) if logits else sys.maxsize,
+            capacity=next((int(shape[-2]) for shape in self._cache_shapes.values()), None),
             max_batch_size=max_batch_size,
             max_input_len=max_input_len,
-            last_token_logits=_logits_rank(model) == 2,
+            last_token_logits=len(logits) == 2,
         )
-        self._session = _load_session(
-            model, weight_base or model_path.parent, model_path, _options(threads, keep_qdq, fold_constants)
-        )
-        self._input_names = frozenset(value.name for value in self._session.get_inputs())
-        self._caches: dict[str, Any] = {}
-        self._batch = 0
+        self._caches: dict[str, Float32Array] = {}
 
-    def reset(self, batch: int) -> None:
-        """Starts `batch` empty sequences."""
-        import onnxruntime
-
-        check_batch(self.limits, batch)
-        # A fresh allocation rather than a clearing: NaN left behind in an unused row would poison attention.
+    def reset(self, rows: int) -> None:
+        """Starts a table of `rows` empty sequences. Memory that no sequence has reached is not touched."""
+        check_rows(self.limits, rows)
+        # Zeros, and fresh ones: NaN in a place that this sequence has not written would poison attention.
         self._caches = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((batch, *shape), np.float32))
-            for name, shape in self._cache_shapes.items()
+            name: np.zeros((rows, *shape), np.float32) for name, shape in self._cache_shapes.items()
         }
-        self._batch = batch
-
-    def step(self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array) -> Float32Array:
-        """Appends tokens to every sequence; see `LogitsSession.step`."""
-        return self.run(input_ids_BS, seq_len_B, past_len_B)["logits"]
+        self.rows = rows
 
     def run(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        """Like `step`, but also returns `extra_outputs`, by the names they were asked for."""
-        check_step(self.limits, self._batch, input_ids_BS, seq_len_B, past_len_B)
+        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+    ) -> Outputs:
+        """Appends tokens to a range of rows; see `Session.run`."""
+        check_call(self.limits, self.rows, first_row, input_ids_BS, seq_len_B, past_len_B)
         binding = self._session.io_binding()
-        lengths = {"input_ids": input_ids_BS, "seq_len": seq_len_B, "past_len": past_len_B}
-        for name, array in lengths.items():
+        arrays = {"input_ids": input_ids_BS, "seq_len": seq_len_B, "past_len": past_len_B}
+        for name, array in arrays.items():
             if name in self._input_names:
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name, cache in self._caches.items():
-            binding.bind_ortvalue_input(name, cache)
-            binding.bind_ortvalue_output(_cache_output(name), cache)
-        wanted = ["logits", *self._extra.values()]
-        for name in wanted:
+        self._bind_caches(binding, first_row, len(input_ids_BS))
+        for name in self._outputs.values():
             binding.bind_output(name)
         self._execute(binding)
         # Outputs come in the order of binding: the caches first.
-        arrays = [value.numpy() for value in binding.get_outputs()[len(self._caches) :]]
-        results = dict(zip(["logits", *self._extra], arrays, strict=True))
+        values = [value.numpy() for value in binding.get_outputs()[len(self._caches) :]]
+        results: Outputs = dict(zip(self._outputs, values, strict=True))
         if self.limits.last_token_logits:
-            results["logits"] = results["logits"][:, None]
+            results[LOGITS] = results[LOGITS][:, None]
         return results
 
-    def _execute(self, binding: Any) -> None:
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise SessionError("ONNX Runtime failed at a call.", where=self._path, found=error) from error
+    def step(
+        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+    ) -> Float32Array:
+        """Like `run`, but returns only the logits."""
+        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row)[LOGITS]
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Copies the first `tokens` tokens of one row to another."""
+        for cache in self._caches.values():
+            cache[target, :, :tokens] = cache[source, :, :tokens]
+
+    def clear(self, row: int) -> None:
+        """Sets one row of every cache to zero."""
+        for cache in self._caches.values():
+            cache[row] = 0.0
 
     def close(self) -> None:
         """Frees the model and its caches."""
         self._caches = {}
         self._session = None
 
+    def _bind_caches(self, binding: Any, first_row: int, B: int) -> None:
+        for name, cache in self._caches.items():
+            view = cache[first_row : first_row + B]
+            where = ("cpu", 0, np.float32, view.shape, view.ctypes.data)
+            binding.bind_input(name, *where)
+            binding.bind_output(cache_output(name), *where)
 
-def session_from_export(
-    directory: Path,
-    manifest: Mapping[str, Any],
-    *,
-    threads: int | None = None,
-    extra_outputs: Mapping[str, str] | None = None,
-) -> OnnxRuntimeSession:
-    """Load `model.onnx` of an export directory, with the weights that it points to.
+    def _execute(self, binding: Any) -> None:
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise SessionError("ONNX Runtime failed at a call.", where=self._where, found=error) from error
 
-    Raises:
-        R1TrtError: The weights changed since, or the graph cannot be loaded.
-    """
-    from r1trt.export.io import weight_base_of
-
-    return OnnxRuntimeSession(
-        directory / "model.onnx",
-        weight_base=weight_base_of(directory, dict(manifest)),
-        threads=threads,
-        fold_constants=sum(file["bytes"] for file in manifest["weights"]["files"]) < _FOLD_BELOW_BYTES,
-        extra_outputs=extra_outputs,
-    )
-
-
-def session_from_cpu_engine(
-    directory: Path, manifest: Mapping[str, Any], *, threads: int | None = None
-) -> OnnxRuntimeSession:
-    """Load `cpu.onnx` of a build directory for `--arch cpu`."""
-    return OnnxRuntimeSession(
-        directory / "cpu.onnx",
-        threads=threads,
-        max_batch_size=manifest["max_batch_size"],
-        max_input_len=manifest["max_input_len"],
-    )
-
-
-def session_from_simulation(
-    directory: Path,
-    manifest: Mapping[str, Any],
-    *,
-    threads: int | None = None,
-    extra_outputs: Mapping[str, str] | None = None,
-) -> OnnxRuntimeSession:
-    """Load `simulated.onnx` of a build directory: the typed graph's arithmetic, roundings included."""
-    weights = directory / "weights.safetensors"
-    return OnnxRuntimeSession(
-        directory / "simulated.onnx",
-        threads=threads,
-        fold_constants=not weights.is_file() or weights.stat().st_size < _FOLD_BELOW_BYTES,
-        extra_outputs=extra_outputs,
-        max_batch_size=manifest["max_batch_size"],
-        max_input_len=manifest["max_input_len"],
-    )
-
-
-def _cache_output(name: str) -> str:
-    kind, layer = name.split(".", 1)
-    return f"{kind}_out.{layer}"
-
-
-def _load_graph(path: Path, extra_outputs: Mapping[str, str]) -> onnx.ModelProto:
-    if not path.is_file():
-        raise SessionError("There is no such graph.", where=path, fix="export or build again")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's own error types vary with its implementation
-        raise SessionError(
-            "The graph cannot be read.", where=path, found=error, fix="build it again"
-        ) from error
-    existing = {value.name for value in model.graph.output}
-    for name in extra_outputs.values():
-        if name not in existing:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return model
-
-
-def _static_tail(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    """A cache's shape without its batch."""
-    return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim[1:])
-
-
-def _logits(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:
-    return next((value for value in model.graph.output if value.name == "logits"), None)
-
-
-def _logits_rank(model: onnx.ModelProto) -> int:
-    logits = _logits(model)
-    return len(logits.type.tensor_type.shape.dim) if logits is not None else 0
-
-
-def _vocab_size(model: onnx.ModelProto, path: Path) -> int:
-    logits = _logits(model)
-    dimensions = logits.type.tensor_type.shape.dim if logits is not None else []
-    if not dimensions or dimensions[-1].dim_value < 1:
-        raise SessionError(
-            "The graph's interface is not the toolchain's.",
-            where=path,
-            found=f"outputs {[value.name for value in model.graph.output]}",
-            expected="an output 'logits' [B, S, V] or [B, V] with a fixed V",
-        )
-    return int(dimensions[-1].dim_value)
-
-
-def _options(threads: int | None, keep_qdq: bool, fold_constants: bool) -> dict[str, Any]:
-    return {
-        "threads": threads or 0,
-        "entries": {} if keep_qdq else {"session.disable_quant_qdq": "1"},
-        "disabled": [] if fold_constants else ["ConstantFolding"],
-    }
-
-
-def _load_session(model: onnx.ModelProto, weight_base: Path, path: Path, options: Mapping[str, Any]) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UnavailableError(
-            "ONNX Runtime is not installed.", fix="pip install 'r1trt[cpu]', then run the command again"
-        ) from error
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = _ERRORS_ONLY
-    settings.intra_op_num_threads = options["threads"]
-    settings.add_session_config_entry(_WEIGHT_DIRECTORY, str(weight_base.resolve()))
-    for key, value in options["entries"].items():
-        settings.add_session_config_entry(key, value)
-    try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(),
-            settings,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=options["disabled"],
-        )
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise SessionError(
-            "ONNX Runtime cannot load the graph.",
-            where=path,
-            found=error,
-            fix="check that the weight files are complete (r1trt inspect), or build again",
-        ) from error
+    def _logits_shape(self) -> list[Any]:
+        """`[B, S, V]` or `[B, V]`; empty where no logits are wanted, as when a graph measures something."""
+        if LOGITS not in self._outputs:
+            return []
+        found = {value.name: list(value.shape) for value in self._session.get_outputs()}
+        shape = found.get(self._outputs[LOGITS], [])
+        if len(shape) not in (2, 3) or not isinstance(shape[-1], int):
+            raise SessionError(
+                "The graph's interface is not the toolchain's.",
+                where=self._where,
+                found=f"outputs {list(found)}",
+                expected="an output 'logits' [B, S, V] or [B, V] with a fixed V",
+            )
+        return shape

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from r1trt.errors import R1TrtError
-from r1trt.runtime.generate import StopTexts
 from r1trt.runtime.sampling import Sampler, SamplingConfig
 from r1trt.runtime.session import Float32Array
+from r1trt.runtime.stop_texts import StopTexts
 from r1trt.runtime.tokenizer import DecodeStream, TextTokenizer
 
 FinishReason = Literal["eos", "stop", "length"]

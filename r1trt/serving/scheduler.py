@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from r1trt.errors import ConfigError, R1TrtError
-from r1trt.runtime.rows import RowSession
-from r1trt.runtime.session import Float32Array, Int64Array
+from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_logits
 from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving import metrics as m
 from r1trt.serving.request import (
@@ -70,7 +69,7 @@ class Scheduler:
 
     def __init__(
         self,
-        session: RowSession,
+        session: Session,
         tokenizer: TextTokenizer,
         config: SchedulerConfig,
         metrics: m.MetricSink,
@@ -217,7 +216,8 @@ class Scheduler:
     ) -> Float32Array | None:
         """One call of the model; what it raises ends the requests in it, and no others."""
         try:
-            return self._session.step(requests[0].row, input_ids_BS, seq_len_B, past_len_B)
+            logits = self._session.step(input_ids_BS, seq_len_B, past_len_B, requests[0].row)
+            return last_token_logits(logits, seq_len_B)
         except R1TrtError as error:
             for active in requests:
                 self._fail(active, error)

@@ -16,11 +16,9 @@ from r1trt.errors import ConfigError, R1TrtError, UnavailableError
 from r1trt.evaluate.compare import StageName, StageRunner, reference_loader, session_loader
 from r1trt.evaluate.reference import ReferenceModel, layer_output
 from r1trt.families import model_config_from_dict
-from r1trt.runtime.onnxruntime_session import (
-    session_from_cpu_engine,
-    session_from_export,
-    session_from_simulation,
-)
+from r1trt.runtime.engine_session import session_from_cpu_engine
+from r1trt.runtime.load import session_from_export, session_from_simulation
+from r1trt.runtime.onnxruntime_model import LoadOptions
 
 TITLES: Mapping[StageName, str] = {
     "checkpoint": "checkpoint in PyTorch, FP32",
@@ -216,7 +214,7 @@ def _typed_stage(sources: Sources, threads: int | None) -> Stage:
 
 def _cpu_stage(sources: Sources, threads: int | None) -> Stage:
     load = session_loader(
-        lambda: session_from_cpu_engine(sources.directory, sources.manifest, threads=threads)
+        lambda: session_from_cpu_engine(sources.directory, sources.manifest, LoadOptions(threads=threads))
     )
     return Stage(name="cpu", runner=StageRunner("cpu", load))
 

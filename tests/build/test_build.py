@@ -20,8 +20,7 @@ from r1trt.errors import BuildError, CheckpointError, ConfigError, PlanError, R1
 from r1trt.export.io import load_export
 from r1trt.precision.plan_file import load_plan, save_plan
 from r1trt.precision.rules import plan_from_rules
-from r1trt.runtime.onnxruntime_session import session_from_simulation
-from r1trt.runtime.session import session_from_engine
+from r1trt.runtime.load import session_from_engine, session_from_simulation
 
 ENGINES = {"ampere": [80, 86], "ada": [89], "blackwell": [120]}
 VOLATILE = {"built_at"}

@@ -1,4 +1,4 @@
-"""`r1trt serve` where no server is started; `tests/serve/test_server.py` has what it does with one."""
+"""`r1trt serve` where no server is started; `tests/serving/test_server.py` has what it does with one."""
 
 from __future__ import annotations
 

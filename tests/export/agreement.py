@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.runtime.session import LogitsSession, session_from_engine
+from r1trt.runtime.load import session_from_engine
+from r1trt.runtime.session import Session
 
 TOLERANCE = 1e-4  # of the largest logit
 CAPACITY = 128
@@ -29,7 +30,7 @@ FEEDS: dict[str, Feed] = {
 }
 
 
-def exported_session(checkpoint: Path, directory: Path, capacity: int = CAPACITY) -> LogitsSession:
+def exported_session(checkpoint: Path, directory: Path, capacity: int = CAPACITY) -> Session:
     """Exports a checkpoint and opens the graph in ONNX Runtime."""
     output = export_checkpoint(ExportConfig(checkpoint=checkpoint, output=directory, max_seq_len=capacity))
     return session_from_engine(output)
@@ -41,7 +42,7 @@ def random_prompts(lengths: Sequence[int], vocab_size: int, seed: int = 0) -> li
     return [generator.integers(0, vocab_size, length) for length in lengths]
 
 
-def feed(session: LogitsSession, prompts: Sequence[npt.NDArray[np.int64]], calls: Feed) -> list[Logits]:
+def feed(session: Session, prompts: Sequence[npt.NDArray[np.int64]], calls: Feed) -> list[Logits]:
     """Feeds prompts call by call, with rubbish in the padding; logits [L,V] of each sequence."""
     generator = np.random.default_rng(1)
     session.reset(len(prompts))

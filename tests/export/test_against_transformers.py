@@ -72,7 +72,7 @@ def test_a_changed_weight_is_noticed(tmp_path: Path) -> None:
 
 def test_last_token_logits_are_those_of_the_last_real_token(tmp_path: Path) -> None:
     from r1trt.export.export import ExportConfig, export_checkpoint
-    from r1trt.runtime.session import session_from_engine
+    from r1trt.runtime.load import session_from_engine
 
     checkpoint = write_llama(tmp_path / "checkpoint")
     whole = exported_session(checkpoint, tmp_path / "whole")

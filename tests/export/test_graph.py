@@ -20,7 +20,7 @@ from r1trt.errors import ConfigError, ExportError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import load_export
 from r1trt.export.model import check_model, onnx_from_checkpoint
-from r1trt.runtime.session import session_from_engine
+from r1trt.runtime.load import session_from_engine
 
 MOST_NODES_OF_A_DENSE_LAYER = 21
 

@@ -13,7 +13,7 @@ from export.agreement import FEEDS, TOLERANCE, Feed, exported_session, feed, ran
 from tiny_checkpoints import write_r1_asa
 
 from r1trt.model import load_checkpoint, recorded_decisions
-from r1trt.runtime.session import LogitsSession
+from r1trt.runtime.session import Session
 
 TIE = 1e-5
 
@@ -44,7 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def check_agreement(
-    checkpoint: Path, session: LogitsSession, lengths: tuple[int, ...], calls: Feed, label: str
+    checkpoint: Path, session: Session, lengths: tuple[int, ...], calls: Feed, label: str
 ) -> int:
     """Asserts agreement on every token that is not within 1e-5 of a tie; returns how many were left out."""
     module = load_checkpoint(checkpoint, torch.float32)

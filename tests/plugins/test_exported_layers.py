@@ -30,7 +30,7 @@ from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.operator import DOMAIN, IR_VERSION
 from r1trt.ops.registry import OPERATORS
-from r1trt.runtime.session import LogitsSession, SessionLimits
+from r1trt.runtime.session import Session, SessionLimits
 
 LENGTHS = (37, 23)
 # Kernels have heads of 64 numbers and widths of a multiple of 16.
@@ -120,7 +120,7 @@ class Exported:
 
     checkpoint: Path
     directory: Path
-    bodies: LogitsSession
+    bodies: Session
 
     def prompts(self) -> list[npt.NDArray[np.int64]]:
         """Token ids of two sequences."""

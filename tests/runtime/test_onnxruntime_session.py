@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from runtime import small_graph
 
+from r1trt.graph.outputs import graph_with_outputs
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
-from r1trt.runtime.session import SessionError, prefill, prefill_chunks
+from r1trt.runtime.prefill import prefill, prefill_chunks
+from r1trt.runtime.session import SessionError
 
 CAPACITY = 16
 TOLERANCE = 1e-5
@@ -60,12 +62,12 @@ def test_decode_after_prefill_equals_the_reference(tmp_path: Path) -> None:
 def test_caches_are_updated_in_place(tmp_path: Path) -> None:
     session = session_of(tmp_path)
     session.reset(2)
-    before = {name: cache.data_ptr() for name, cache in session._caches.items()}
+    before = {name: cache.ctypes.data for name, cache in session._caches.items()}
     step(session, [[5, 6, 7], [8, 9, 10]], [0, 0])
     embedding, _ = small_graph.weights()
-    assert {name: cache.data_ptr() for name, cache in session._caches.items()} == before
-    np.testing.assert_array_equal(session._caches["key_cache.0"].numpy()[1, 0, :3], embedding[8:11])
-    np.testing.assert_array_equal(session._caches["value_cache.0"].numpy()[0, 0, :3], 2 * embedding[5:8])
+    assert {name: cache.ctypes.data for name, cache in session._caches.items()} == before
+    np.testing.assert_array_equal(session._caches["key_cache.0"][1, 0, :3], embedding[8:11])
+    np.testing.assert_array_equal(session._caches["value_cache.0"][0, 0, :3], 2 * embedding[5:8])
 
 
 def test_reset_forgets(tmp_path: Path) -> None:
@@ -109,7 +111,11 @@ def test_weights_in_another_directory(tmp_path: Path) -> None:
 
 def test_extra_outputs(tmp_path: Path) -> None:
     path = small_graph.write_graph(tmp_path / "model.onnx", capacity=CAPACITY)
-    session = OnnxRuntimeSession(path, extra_outputs={"layer 0": "h"})
+    session = OnnxRuntimeSession(
+        graph_with_outputs(path, ["h"]),
+        weight_base=path.parent,
+        outputs={"logits": "logits", "layer 0": "h"},
+    )
     session.reset(1)
     results = session.run(np.array([[1, 2]]), np.array([2]), np.array([0]))
     embedding, head = small_graph.weights()

@@ -9,7 +9,8 @@ import pytest
 
 from r1trt.artifacts.store import write_manifest
 from r1trt.errors import UnavailableError
-from r1trt.runtime.session import SessionError, session_from_engine
+from r1trt.runtime.load import session_from_engine
+from r1trt.runtime.session import SessionError
 
 MANIFEST = {
     "kind": "engine",

@@ -12,13 +12,13 @@ from r1trt.errors import R1TrtError
 from r1trt.frontends.triton.orphan import exit_without_server
 from r1trt.frontends.triton.responses import ResponseWriter, error_response
 from r1trt.frontends.triton.triton_metrics import TritonMetrics
-from r1trt.runtime.rows import rows_from_engine
 from r1trt.runtime.tokenizer import tokenizer_from_dir
 from r1trt.serving.inputs import INPUTS, call_from_tensors
 from r1trt.serving.loop import SchedulerThread
 from r1trt.serving.metrics import REFUSED
 from r1trt.serving.request import Client
 from r1trt.serving.scheduler import Scheduler, SchedulerConfig
+from r1trt.serving.session import serving_session
 
 _LIMITS = ("chunk_tokens", "token_budget", "max_queue")
 
@@ -42,7 +42,7 @@ class TritonPythonModel:
         engine = (Path(args["model_repository"]) / args["model_version"] / "engine").resolve()
         try:
             self._tokenizer = tokenizer_from_dir(engine)
-            self._session = rows_from_engine(
+            self._session = serving_session(
                 engine, parameters.get("rows", 1), threads=parameters.get("threads")
             )
             limits = {name: parameters[name] for name in _LIMITS if name in parameters}

@@ -23,9 +23,9 @@ from serving_cases import explain_difference, run_alone
 
 from r1trt.package.generation import GenerationLimits
 from r1trt.package.repository import TritonConfig, repository_from_engine
-from r1trt.runtime.rows import rows_from_engine
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.serving.request import GenerationRequest
+from r1trt.serving.session import serving_session
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.process import SHARED_MEMORY, ServerError, is_ready
 from r1trt.triton_server.serve import ServeConfig, Trial, serving
@@ -278,7 +278,7 @@ def test_64_requests_at_once_answer_as_each_alone(
             for prompt, length in zip(prompts, lengths, strict=True)
         ],
     )
-    rows = rows_from_engine(smollm2_engine, 1, threads=1)
+    rows = serving_session(smollm2_engine, 1, threads=1)
     differences = []
     for prompt, length, answer in zip(prompts, lengths, answers, strict=True):
         assert not answer.error and answer.finish_reason

@@ -8,10 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from r1trt.errors import R1TrtError
-from r1trt.runtime.generate import StopTexts
-from r1trt.runtime.rows import RowSession
 from r1trt.runtime.sampling import Sampler
-from r1trt.runtime.session import Float32Array, Int64Array, SessionError, SessionLimits
+from r1trt.runtime.session import (
+    LOGITS,
+    Float32Array,
+    Int64Array,
+    Outputs,
+    Session,
+    SessionError,
+    SessionLimits,
+    last_token_logits,
+)
+from r1trt.runtime.stop_texts import StopTexts
 from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving.metrics import RecordedMetrics
 from r1trt.serving.request import Client, GenerationRequest, Progress
@@ -52,7 +60,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the model, as a `RecordingRows` saw it."""
+    """One call of the model, as a `RecordingSession` saw it."""
 
     first_row: int
     seq_len: tuple[int, ...]
@@ -63,77 +71,95 @@ class Call:
         return self.tokens > 1
 
 
-class RecordingRows:
-    """Passes everything on, and writes the calls down."""
+class PassingSession:
+    """Passes everything on to another session."""
 
-    def __init__(self, rows: RowSession) -> None:
-        self._session = rows
-        self.limits: SessionLimits = rows.limits
-        self.rows = rows.rows
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.limits: SessionLimits = session.limits
+        self.rows = session.rows
+
+    def reset(self, rows: int) -> None:
+        self.session.reset(rows)
+        self.rows = rows
+
+    def run(
+        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+    ) -> Outputs:
+        return self.session.run(input_ids_BS, seq_len_B, past_len_B, first_row)
+
+    def step(
+        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+    ) -> Float32Array:
+        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row)[LOGITS]
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        self.session.move(source, target, tokens)
+
+    def clear(self, row: int) -> None:
+        self.session.clear(row)
+
+    def close(self) -> None:
+        self.session.close()
+
+
+class RecordingSession(PassingSession):
+    """Writes the calls down."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
         self.calls: list[Call] = []
         self.moves: list[tuple[int, int, int]] = []
 
-    def step(
-        self, first_row: int, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array
-    ) -> Float32Array:
+    def run(
+        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+    ) -> Outputs:
         self.calls.append(Call(first_row, tuple(seq_len_B.tolist()), input_ids_BS.shape[1]))
-        return self._session.step(first_row, input_ids_BS, seq_len_B, past_len_B)
+        return super().run(input_ids_BS, seq_len_B, past_len_B, first_row)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         self.moves.append((source, target, tokens))
-        self._session.move(source, target, tokens)
-
-    def clear(self, row: int) -> None:
-        self._session.clear(row)
-
-    def close(self) -> None:
-        self._session.close()
+        super().move(source, target, tokens)
 
 
-class FailingRows:
+class FailingSession(PassingSession):
     """Raises at the calls of given numbers, and gives NaN for one row at others."""
 
     def __init__(
         self,
-        rows: RowSession,
+        session: Session,
         *,
         fails: Collection[int] = (),
         error: Exception | None = None,
         nan: Mapping[int, int] | None = None,
     ) -> None:
-        self._session, self._fails, self._nan = rows, fails, nan or {}
+        super().__init__(session)
+        self._fails, self._nan = fails, nan or {}
         self._error = error or SessionError("The backend failed.")
-        self.limits, self.rows = rows.limits, rows.rows
         self.cleared: list[int] = []
         self._calls = -1
 
-    def step(
-        self, first_row: int, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array
-    ) -> Float32Array:
+    def run(
+        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+    ) -> Outputs:
         self._calls += 1
         if self._calls in self._fails:
             raise self._error
-        logits = self._session.step(first_row, input_ids_BS, seq_len_B, past_len_B).copy()
+        logits = super().run(input_ids_BS, seq_len_B, past_len_B, first_row)[LOGITS].copy()
         if self._calls in self._nan:
             logits[self._nan[self._calls] - first_row] = np.nan
-        return logits
-
-    def move(self, source: int, target: int, tokens: int) -> None:
-        self._session.move(source, target, tokens)
+        return {LOGITS: logits}
 
     def clear(self, row: int) -> None:
         self.cleared.append(row)
-        self._session.clear(row)
-
-    def close(self) -> None:
-        self._session.close()
+        super().clear(row)
 
 
 class Bench:
     """A scheduler with everything around it."""
 
-    def __init__(self, rows: RowSession, tokenizer: TextTokenizer, **config: int) -> None:
-        self.session = RecordingRows(rows)
+    def __init__(self, session: Session, tokenizer: TextTokenizer, **config: int) -> None:
+        self.session = RecordingSession(session)
         self.metrics = RecordedMetrics()
         self.scheduler = Scheduler(self.session, tokenizer, SchedulerConfig(**config), self.metrics)
 
@@ -152,7 +178,7 @@ class Bench:
 
 
 def run_alone(
-    session: RowSession, tokenizer: TextTokenizer, request: GenerationRequest, chunk: int = 64
+    session: Session, tokenizer: TextTokenizer, request: GenerationRequest, chunk: int = 64
 ) -> tuple[str, list[int], list[Float32Array]]:
     """The reference: one request, one row, one token after another; text, tokens and logits of each."""
     prompt, past = list(request.prompt_ids), 0
@@ -160,7 +186,9 @@ def run_alone(
     text, tokens, logits = "", list[int](), list[Float32Array]()
     ids: Sequence[int] = prompt[:chunk]
     while True:
-        row = session.step(0, np.array([ids]), np.array([len(ids)]), np.array([past]))[0].copy()
+        count = np.array([len(ids)])
+        logits_BSV = session.step(np.array([ids]), count, np.array([past]))
+        row = last_token_logits(logits_BSV, count)[0].copy()
         past += len(ids)
         if past < len(prompt):
             ids = prompt[past : past + chunk]

@@ -77,7 +77,7 @@ IMPORTS = """
 import sys, types
 sys.path.insert(0, sys.argv[1])
 sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
-import r1trt.frontends.triton.model, r1trt.runtime.onnxruntime_rows, r1trt.runtime.tensorrt_rows
+import r1trt.frontends.triton.model, r1trt.runtime.onnxruntime_session, r1trt.runtime.tensorrt_session
 print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "r1trt"))
 """
 

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving_cases import Answer, FailingRows
+from serving_cases import Answer, FailingSession
 
-from r1trt.runtime.rows import RowSession, rows_from_engine
+from r1trt.runtime.session import Session
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.serving.loop import SchedulerError, SchedulerThread
 from r1trt.serving.metrics import RecordedMetrics
 from r1trt.serving.request import CancelledError, Client, GenerationRequest, Progress
 from r1trt.serving.scheduler import Scheduler, SchedulerConfig
+from r1trt.serving.session import serving_session
 
 PATIENCE_S = 30
 
@@ -23,8 +24,8 @@ def tokenizer(tiny_engine: Path) -> TextTokenizer:
 
 
 @pytest.fixture
-def rows(tiny_engine: Path) -> Iterator[RowSession]:
-    session = rows_from_engine(tiny_engine, 4, threads=1)
+def session(tiny_engine: Path) -> Iterator[Session]:
+    session = serving_session(tiny_engine, 4, threads=1)
     yield session
     session.close()
 
@@ -45,16 +46,16 @@ class Waiting(Answer):
         assert self._done.wait(PATIENCE_S), "no last message"
 
 
-def thread_of(rows: RowSession, tokenizer: TextTokenizer) -> SchedulerThread:
-    return SchedulerThread(Scheduler(rows, tokenizer, SchedulerConfig(), RecordedMetrics()))
+def thread_of(session: Session, tokenizer: TextTokenizer) -> SchedulerThread:
+    return SchedulerThread(Scheduler(session, tokenizer, SchedulerConfig(), RecordedMetrics()))
 
 
 def request(new: int = 5) -> GenerationRequest:
     return GenerationRequest(prompt_ids=(11, 12, 13), max_new_tokens=new)
 
 
-def test_requests_from_many_threads_are_answered(rows: RowSession, tokenizer: TextTokenizer) -> None:
-    loop = thread_of(rows, tokenizer)
+def test_requests_from_many_threads_are_answered(session: Session, tokenizer: TextTokenizer) -> None:
+    loop = thread_of(session, tokenizer)
     answers = [Waiting() for _ in range(40)]
     threads = [
         threading.Thread(target=lambda part=part: [loop.submit(request(), a.client) for a in part])
@@ -71,8 +72,8 @@ def test_requests_from_many_threads_are_answered(rows: RowSession, tokenizer: Te
     loop.close()
 
 
-def test_closing_ends_what_runs_and_refuses_what_comes(rows: RowSession, tokenizer: TextTokenizer) -> None:
-    loop = thread_of(rows, tokenizer)
+def test_closing_ends_what_runs_and_refuses_what_comes(session: Session, tokenizer: TextTokenizer) -> None:
+    loop = thread_of(session, tokenizer)
     answers = [Waiting() for _ in range(30)]
     for answer in answers:
         loop.submit(request(60), answer.client)
@@ -85,9 +86,9 @@ def test_closing_ends_what_runs_and_refuses_what_comes(rows: RowSession, tokeniz
 
 
 def test_a_defect_ends_every_request_with_an_error(
-    rows: RowSession, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
+    session: Session, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failing = FailingRows(rows, fails={3}, error=ZeroDivisionError("a defect"))
+    failing = FailingSession(session, fails={3}, error=ZeroDivisionError("a defect"))
     scheduler = Scheduler(failing, tokenizer, SchedulerConfig(), RecordedMetrics())
     answers = [Waiting() for _ in range(6)]
     for answer in answers:

@@ -1,0 +1,91 @@
+"""The one place where ONNX Runtime loads a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r1trt.errors import UnavailableError
+from r1trt.runtime.session import SessionError
+
+# Without it ONNX Runtime would look for the weights in the working directory: it is given bytes, not a path.
+_WEIGHT_DIRECTORY = "session.model_external_initializers_file_folder_path"
+_ERRORS_ONLY = 3
+# Casting BF16 weights to FP32 once, at load, makes calls faster; above this it takes minutes and doubles
+# the memory.
+_FOLD_BELOW_BYTES = 1 << 30
+
+SHORT_SPIN_US = 20
+"""Enough for the gap between two operators; shorter costs time on idle cores, longer on busy ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How ONNX Runtime loads and runs a graph on the CPU.
+
+    Attributes:
+        threads: Threads of one operator; None leaves it to ONNX Runtime.
+        fold_constants: Compute constant parts once, at load; needs memory for the results.
+        spin_us: How long a thread that waits holds its core, in microseconds; None leaves it to ONNX
+            Runtime, whose threads spin for as long as a call takes. That is fastest for one model on idle
+            cores; beside a server and its clients, which need the cores, a call took twice as long.
+    """
+
+    threads: int | None = None
+    fold_constants: bool = True
+    spin_us: int | None = None
+
+
+def folds_constants(weight_bytes: int) -> bool:
+    """Whether constants of so many bytes of weights are worth computing once, at load."""
+    return weight_bytes < _FOLD_BELOW_BYTES
+
+
+def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptions) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU.
+
+    Q/DQ pairs are kept: a pair computes what it says, and is not fused into a quantized kernel.
+
+    Args:
+        graph: An ONNX file, or a serialized graph.
+        weight_base: Directory that its external data is relative to.
+        options: How.
+
+    Raises:
+        SessionError: There is no such file, or ONNX Runtime cannot load the graph.
+        UnavailableError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UnavailableError(
+            "ONNX Runtime is not installed.", fix="pip install 'r1trt[cpu]', then run the command again"
+        ) from error
+    where = graph if isinstance(graph, Path) else weight_base
+    if isinstance(graph, Path) and not graph.is_file():
+        raise SessionError("There is no such graph.", where=where, fix="export or build again")
+    try:
+        return onnxruntime.InferenceSession(
+            graph.read_bytes() if isinstance(graph, Path) else graph,
+            _settings(onnxruntime.SessionOptions(), weight_base, options),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=[] if options.fold_constants else ["ConstantFolding"],
+        )
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise SessionError(
+            "ONNX Runtime cannot load the graph.",
+            where=where,
+            found=error,
+            fix="check that the weight files are complete (r1trt inspect), or build again",
+        ) from error
+
+
+def _settings(settings: Any, weight_base: Path, options: LoadOptions) -> Any:
+    settings.log_severity_level = _ERRORS_ONLY
+    settings.intra_op_num_threads = options.threads or 0
+    settings.add_session_config_entry(_WEIGHT_DIRECTORY, str(weight_base.resolve()))
+    settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    if options.spin_us is not None:
+        settings.add_session_config_entry("session.intra_op.spin_duration_us", str(options.spin_us))
+    return settings

@@ -1,0 +1,100 @@
+"""Checks of a call against a session's limits, before any backend sees it.
+
+Legend: B rows of one call, S tokens of one call.
+"""
+
+from __future__ import annotations
+
+from r1trt.runtime.session import Int64Array, SessionError, SessionLimits
+
+
+def check_call(
+    limits: SessionLimits,
+    rows: int,
+    first_row: int,
+    input_ids_BS: Int64Array,
+    seq_len_B: Int64Array,
+    past_len_B: Int64Array,
+) -> None:
+    """Check one call on a range of the table's rows.
+
+    Raises:
+        SessionError: Says which limit, and by how much.
+    """
+    _check_shapes(rows, first_row, input_ids_BS, seq_len_B, past_len_B)
+    if first_row and not limits.addressable_rows:
+        raise SessionError(
+            "A call of this engine has to begin at the table's first row.", found=f"row {first_row}"
+        )
+    S = input_ids_BS.shape[1]
+    if limits.max_input_len is not None and limits.max_input_len < S:
+        raise SessionError(
+            "One call has more tokens than the engine accepts.",
+            found=S,
+            expected=f"at most {limits.max_input_len} tokens (--max-input-len)",
+            fix="feed the prompt in chunks",
+        )
+    if ((seq_len_B < 0) | (seq_len_B > S)).any() or (past_len_B < 0).any():
+        raise SessionError(
+            "Sequence lengths do not fit the call.",
+            found=f"seq_len {seq_len_B.tolist()}, past_len {past_len_B.tolist()}",
+            expected=f"seq_len from 0 to {S}, past_len from 0",
+        )
+    _check_room(limits.capacity, S, past_len_B)
+    if not 0 <= input_ids_BS.min() <= input_ids_BS.max() < limits.vocab_size:
+        raise SessionError(
+            "A token id is not in the vocabulary.",
+            found=f"ids from {input_ids_BS.min()} to {input_ids_BS.max()}",
+            expected=f"0 to {limits.vocab_size - 1}",
+        )
+
+
+def _check_shapes(
+    rows: int, first_row: int, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array
+) -> None:
+    B = input_ids_BS.shape[0] if input_ids_BS.ndim else 0
+    fits = input_ids_BS.ndim == 2 and input_ids_BS.size and 0 <= first_row <= rows - B
+    if not fits or seq_len_B.shape != (B,) or past_len_B.shape != (B,):
+        raise SessionError(
+            "The arrays of a call do not fit each other, or the batch that the session was reset to.",
+            found=f"input_ids {input_ids_BS.shape}, seq_len {seq_len_B.shape}, past_len {past_len_B.shape}"
+            f" from row {first_row}",
+            expected=f"[B, S], [B], [B] with S >= 1, and rows from 0 to {rows - 1}",
+            fix="call reset(rows) first",
+        )
+
+
+def _check_room(capacity: int | None, S: int, past_len_B: Int64Array) -> None:
+    if capacity is None:
+        if past_len_B.any():
+            raise SessionError(
+                "A scoring graph has no KV cache: it sees whole prompts only.",
+                found=f"past_len {past_len_B.tolist()}",
+                expected="past_len 0 in every row",
+                fix="build without --no-cache to generate or to feed prompts in chunks",
+            )
+        return
+    # Padding counts: the cache update writes all S tokens, real or not.
+    longest = int(past_len_B.max()) + S
+    if longest > capacity:
+        raise SessionError(
+            "The KV cache is full.",
+            found=f"{int(past_len_B.max())} cached tokens + {S} new ones (padding included) = {longest}",
+            expected=f"at most {capacity} tokens (--max-seq-len)",
+            fix="shorten the text, or export and build with a larger --max-seq-len",
+        )
+
+
+def check_rows(limits: SessionLimits, rows: int) -> None:
+    """Check the size of a table.
+
+    Raises:
+        SessionError: It is not positive, or above the session's limit.
+    """
+    if rows < 1 or (limits.max_batch_size is not None and rows > limits.max_batch_size):
+        raise SessionError(
+            "The batch does not fit the engine.",
+            found=rows,
+            expected=f"1 to {limits.max_batch_size or 'any'} (--max-batch-size)",
+            fix="split the batch, or build with a larger --max-batch-size",
+        )
