@@ -17,7 +17,7 @@ from r1trt.evaluate.compare import StageName, StageRunner, reference_loader, ses
 from r1trt.evaluate.reference import ReferenceModel, layer_output
 from r1trt.families import model_config_from_dict
 from r1trt.runtime.engine_session import session_from_cpu_engine
-from r1trt.runtime.load import session_from_export, session_from_simulation
+from r1trt.runtime.graph_session import session_from_export, session_from_simulation
 from r1trt.runtime.onnxruntime_model import LoadOptions
 
 TITLES: Mapping[StageName, str] = {

@@ -20,7 +20,8 @@ from r1trt.errors import BuildError, CheckpointError, ConfigError, PlanError, R1
 from r1trt.export.io import load_export
 from r1trt.precision.plan_file import load_plan, save_plan
 from r1trt.precision.rules import plan_from_rules
-from r1trt.runtime.load import session_from_engine, session_from_simulation
+from r1trt.runtime.graph_session import session_from_simulation
+from r1trt.runtime.load import session_from_engine
 
 ENGINES = {"ampere": [80, 86], "ada": [89], "blackwell": [120]}
 VOLATILE = {"built_at"}
