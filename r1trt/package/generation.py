@@ -1,80 +1,28 @@
-"""The generation model's directory in a Triton repository: configuration, engine, and the code that runs it.
-
-The code is the part of this package that serving needs; it is copied, so that a server needs no installation
-of r1trt, and no newer NumPy than its Python backend works with.
-"""
+"""The generation model of a Triton repository: its configuration, and the directory that Triton runs."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import r1trt
 from r1trt.errors import ConfigError
+from r1trt.package.serving_code import ENTRY, copy_serving_code
 from r1trt.package.triton_config import model_config_text, triton_schema
 from r1trt.serving.inputs import INPUTS, OUTPUTS, Tensor
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonModelConfig
 
-SERVING_MODULES = (
-    "__init__.py",
-    "arch.py",
-    "artifacts/__init__.py",
-    "artifacts/atomic.py",
-    "artifacts/base.py",
-    "artifacts/build.py",
-    "artifacts/directory.py",
-    "artifacts/disk.py",
-    "artifacts/errors.py",
-    "artifacts/export.py",
-    "artifacts/fields.py",
-    "artifacts/lock.py",
-    "artifacts/manifest.py",
-    "artifacts/repository.py",
-    "artifacts/store.py",
-    "errors.py",
-    "frontends/__init__.py",
-    "frontends/triton/__init__.py",
-    "frontends/triton/model.py",
-    "frontends/triton/orphan.py",
-    "frontends/triton/responses.py",
-    "frontends/triton/triton_metrics.py",
-    "runtime/__init__.py",
-    "runtime/chat_template.py",
-    "runtime/cuda_memory.py",
-    "runtime/engine_session.py",
-    "runtime/onnxruntime_model.py",
-    "runtime/onnxruntime_session.py",
-    "runtime/sampling.py",
-    "runtime/session.py",
-    "runtime/session_checks.py",
-    "runtime/stop_texts.py",
-    "runtime/tensorrt_engine.py",
-    "runtime/tensorrt_session.py",
-    "runtime/tokenizer.py",
-    "serving/__init__.py",
-    "serving/inputs.py",
-    "serving/loop.py",
-    "serving/metrics.py",
-    "serving/request.py",
-    "serving/row_table.py",
-    "serving/scheduler.py",
-    "serving/session.py",
-)
-"""What the model imports of this package, and all of it."""
-
-_MODEL_PY = '''"""The generation model; its code is in `python/`, its engine in `engine/`."""
+_MODEL_PY = f'''"""The generation model; its code is in `python/`, its engine in `engine/`."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "python"))
 
-from r1trt.frontends.triton.model import TritonPythonModel  # the name that Triton asks this file for
+from {ENTRY} import TritonPythonModel  # the name that Triton asks this file for
 
 __all__ = ["TritonPythonModel"]
 '''
@@ -124,11 +72,7 @@ def write_generation_model(directory: Path, manifest: Mapping[str, Any], limits:
     (directory / "config.pbtxt").write_text(model_config_text(config))
     write_warmup_data(directory)
     (version / "model.py").write_text(_MODEL_PY)
-    package = Path(r1trt.__file__).parent
-    for name in SERVING_MODULES:
-        target = version / "python" / "r1trt" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(package / name, target)
+    copy_serving_code(version / "python")
     return version / "engine"
 
 

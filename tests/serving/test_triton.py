@@ -13,11 +13,13 @@ import onnxruntime
 import pytest
 from small_engine import PLUGIN_GRAPH, TENSORRT, TENSORRT_RTX, plugin_library, write_engine
 
+import r1trt
 from r1trt.artifacts.store import sha256_of_file
 from r1trt.cli import main
 from r1trt.errors import BuildError, R1TrtError
-from r1trt.package.generation import SERVING_MODULES, GenerationLimits
+from r1trt.package.generation import GenerationLimits
 from r1trt.package.repository import TritonConfig, repository_from_engine
+from r1trt.package.serving_code import serving_modules
 from r1trt.package.triton_config import check_model_directory
 from r1trt.serving.inputs import INPUTS, OUTPUTS
 
@@ -88,7 +90,16 @@ def test_generation_model_brings_exactly_the_modules_that_it_imports(tmp_path: P
     command = [sys.executable, "-c", IMPORTS, str(python)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert set(result.stdout.split()) == {str(python / "r1trt" / name) for name in SERVING_MODULES}
+    copied = {path for path in python.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert set(map(Path, result.stdout.split())) == copied
+    assert copied == {python / "r1trt" / path for path in serving_modules()}
+
+
+@pytest.mark.parametrize("folder", ["serving", "frontends"])
+def test_generation_model_brings_whole_folders(folder: str) -> None:
+    package = Path(r1trt.__file__).parent
+    brought = [path for path in serving_modules() if path.parts[0] == folder]
+    assert brought == sorted(path.relative_to(package) for path in (package / folder).rglob("*.py"))
 
 
 def test_engine_without_a_cache_becomes_a_stateless_model(tmp_path: Path) -> None:
