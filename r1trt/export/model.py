@@ -13,7 +13,7 @@ from r1trt.errors import ExportError
 from r1trt.export.decoder import DecoderEmitter
 from r1trt.export.functions import layer_functions
 from r1trt.export.graph import GraphEmitter
-from r1trt.lowerings import functions_for
+from r1trt.lowerings.bodies import set_bodies
 from r1trt.ops.operator import DOMAIN, IR_VERSION
 
 
@@ -51,8 +51,9 @@ def attach_functions(model: ir.Model) -> None:
     called = {node.op_type for node in model.graph if node.domain == DOMAIN}
     bodies = [function for name, function in layer_functions().items() if name in called]
     model.functions.clear()
-    for function in [*bodies, *functions_for(model, "onnxruntime")]:
+    for function in bodies:
         model.functions[function.identifier()] = function
+    set_bodies(model, "onnxruntime")
 
 
 def check_model(model: ir.Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,36 @@ BOOL = ir.DataType.BOOL
 INT64 = ir.DataType.INT64
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lowering:
+    """A backend's bodies.
+
+    Attributes:
+        bodies: What makes the body of a spec, by the operator's name.
+        computes: Whether the bodies take the types of a spec.
+    """
+
+    bodies: Mapping[str, Callable[[Any], Body]]
+    computes: Callable[[Any], bool]
+
+
 def _declared(attributes: Mapping[str, AttributeValue]) -> list[ir.Attr]:
     kinds = {float: ir.AttributeType.FLOAT, int: ir.AttributeType.INT}
     return [ir.Attr(name, kinds[type(default)], None) for name, default in attributes.items()]
 
 
 def function_from_body(
-    name: str, inputs: Sequence[str], body: Body, attributes: Mapping[str, AttributeValue] | None = None
+    name: str,
+    inputs: Sequence[str],
+    body: Body,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    *,
+    overload: str = "",
 ) -> ir.Function:
-    """Make the function `r1trt::name`.
+    """Make the function `r1trt::name`, or another body of that name under an `overload`.
 
-    Nodes and values are prefixed with the function's name: parsers inline functions without renaming, and two
-    bodies' "Mul_3" would clash. Types and shapes are left out: what the builder guesses inside a body is
+    Nodes and values are prefixed with the function's own name: parsers inline functions without renaming, and
+    two bodies' "Mul_3" would clash. Types and shapes are left out: what the builder guesses inside a body is
     wrong wherever a size is dynamic.
     """
     function = build_function(
@@ -42,18 +61,32 @@ def function_from_body(
         attributes=_declared(attributes or {}),
         opset_imports={"": OPSET},
     )
-    for index, node in enumerate(function.all_nodes()):
-        node.name = f"{name}/{node.op_type}_{index}"
-        node.metadata_props.clear()
-        for output_index, output in enumerate(node.outputs):
-            output.shape = output.type = None
-            output.name = f"{name}_{index}_{output_index}_{node.op_type}"
+    function.overload = overload
+    _prefix_names(function, function_label(function))
     return function
 
 
-def operator_function(operator: Operator[Any], body: Body) -> ir.Function:
+def function_label(function: ir.Function) -> str:
+    """A function's name in messages and in the names of its nodes: `R1DynamicMoE`, `R1DynamicMoE.2`."""
+    return f"{function.name}.{function.overload}" if function.overload else function.name
+
+
+def _prefix_names(function: ir.Function, label: str) -> None:
+    for index, node in enumerate(function.all_nodes()):
+        node.name = f"{label}/{node.op_type}_{index}"
+        node.metadata_props.clear()
+        for output_index, output in enumerate(node.outputs):
+            output.shape = output.type = None
+            output.name = f"{label}_{index}_{output_index}_{node.op_type}"
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                for value in attribute.as_graph().inputs:
+                    value.name = f"{label}_{value.name}"
+
+
+def operator_function(operator: Operator[Any], body: Body, overload: str = "") -> ir.Function:
     """Make an operator's body: the function declares all of the operator's inputs and attributes."""
-    return function_from_body(operator.name, operator.inputs, body, operator.attributes)
+    return function_from_body(operator.name, operator.inputs, body, operator.attributes, overload=overload)
 
 
 def constant(op: OpBuilder, array: np.ndarray[Any, Any]) -> ir.Value:

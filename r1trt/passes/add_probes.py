@@ -5,7 +5,7 @@ A statistic reduces inside the graph, so calibration holds no activations. Legen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,14 +92,14 @@ def _expert_loop(
         return [inner.Identity(condition), statistic.merged(inner, so_far, measured)]
 
     def value(name: str, dtype: ir.DataType) -> ir.Value:
-        return ir.Value(name=f"{_MID_STATISTIC}_{name}", type=ir.TensorType(dtype))
+        return ir.Value(name=name, type=ir.TensorType(dtype))
 
     inputs = [value("step", INT64), value("go_on", BOOL), value("so_far", FLOAT)]
     inputs[0].shape, inputs[1].shape = ir.Shape([]), ir.Shape([])  # ONNX Runtime insists
     return subgraph(op, "expert", body, inputs, [value("go_on_out", BOOL), value("so_far_out", FLOAT)])
 
 
-def _mid_statistic_function(spec: MoeSpec, statistic: Statistic) -> ir.Function:
+def _mid_statistic_function(spec: MoeSpec, statistic: Statistic, overload: str) -> ir.Function:
     """Statistic of the second product's inputs: routed tokens in their experts, all in the shared one."""
 
     def body(
@@ -126,7 +126,7 @@ def _mid_statistic_function(spec: MoeSpec, statistic: Statistic) -> ir.Function:
         return total
 
     inputs = ["x", "seq_len", "w_router", "router_bias", "w_gate_up", "shared_gate_up", "scales"]
-    return function_from_body(_MID_STATISTIC, inputs, body)
+    return function_from_body(_MID_STATISTIC, inputs, body, overload=overload)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +174,19 @@ def probed_model(
     probed = model.clone()
     nodes = {str(node.name): node for node in probed.graph}
     probed.graph.outputs.clear()
+    mids: dict[Hashable, ir.Function] = {}
     for probe in probes:
         numbers = np.asarray((scales or {}).get(probe.name, [1.0] * statistic.size), np.float32)
-        _add_probe(probed, nodes[probe.layers[0]], probe, statistic, numbers)
+        _add_probe(probed, nodes[probe.layers[0]], probe, statistic, numbers, mids)
     return RemoveUnusedNodesPass()(probed).model
+
+
+def _mid_function_of(node: ir.Node, statistic: Statistic, made: dict[Hashable, ir.Function]) -> ir.Function:
+    """The function of a mixture's spec; those of a graph tell themselves apart by their overloads."""
+    spec = DYNAMIC_MOE.spec_from_node(node)
+    if spec not in made:
+        made[spec] = _mid_statistic_function(spec, statistic, str(len(made) + 1) if made else "")
+    return made[spec]
 
 
 def _add_probe(
@@ -186,6 +195,7 @@ def _add_probe(
     probe: Probe,
     statistic: Statistic,
     scales: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    mids: dict[Hashable, ir.Function],
 ) -> None:
     graph = model.graph
     tensor = ir.tensor(scales, name=f"{probe.name}/scales")
@@ -196,13 +206,20 @@ def _add_probe(
     function = _statistic_function(statistic)
     inputs = [node.inputs[0], scale]
     if probe.mid:
-        function = _mid_statistic_function(DYNAMIC_MOE.spec_from_node(node), statistic)
+        function = _mid_function_of(node, statistic, mids)
         padded = [*node.inputs, *[None] * len(DYNAMIC_MOE.inputs)]
         wanted = ("x", "seq_len", "w_router", "router_bias", "w_gate_up", "shared_gate_up")
         inputs = [*(padded[DYNAMIC_MOE.inputs.index(name)] for name in wanted), scale]
     model.functions.setdefault(function.identifier(), function)
     output = ir.Value(name=probe.name, type=ir.TensorType(FLOAT), shape=ir.Shape([statistic.size]))
     graph.append(
-        ir.node(function.name, inputs, domain=DOMAIN, outputs=[output], name=f"{probe.name}/measure")
+        ir.node(
+            function.name,
+            inputs,
+            domain=DOMAIN,
+            overload=function.overload,
+            outputs=[output],
+            name=f"{probe.name}/measure",
+        )
     )
     graph.outputs.append(output)

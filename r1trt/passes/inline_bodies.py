@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
+from r1trt.lowerings.builder import function_label
 from r1trt.ops.operator import DOMAIN
 
 
@@ -31,7 +32,7 @@ def inlined_model(model: ir.Model) -> ir.Model:
 
 
 def _renamed(body: ir.Function, call: str) -> ir.Function:
-    prefix = f"{body.name}/"
+    prefix = f"{function_label(body)}/"
     for node in body.all_nodes():
         node.name = f"{call}/{str(node.name).removeprefix(prefix)}"
         for index, output in enumerate(node.outputs):

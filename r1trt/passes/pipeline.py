@@ -9,9 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from r1trt.errors import PlanError
-from r1trt.lowerings import functions_for
-from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION
-from r1trt.ops.registry import OPERATORS
+from r1trt.lowerings.bodies import set_bodies
 from r1trt.passes.cancel_casts import CancelCastsPass
 from r1trt.passes.check_typed import CheckTypedPass, check_onnx
 from r1trt.passes.realize_attention import RealizeAttentionPass
@@ -80,43 +78,13 @@ def typed_model_from_plan(
         )
     typed = model.clone()
     typed.functions.clear()
+    for node in typed.graph:
+        node.overload = ""
     for step in typing_passes(plan):
         typed = step(typed).model
         if after_pass is not None:
             after_pass(type(step).__name__, typed)
     if backend != "tensorrt":
-        set_operator_functions(typed, backend, plan.activation)
+        set_bodies(typed, backend)
     check_onnx(typed)
     return typed
-
-
-def set_operator_functions(
-    model: ir.Model, backend: Literal["onnxruntime", "tensorrt-rtx"], activation: ir.DataType
-) -> None:
-    """Give the three operators the backend's bodies, in place of any that are there.
-
-    Raises:
-        PlanError: Some R1DynamicMoE layers have FP8 weights and some have not: they share one body.
-    """
-    _require_alike_experts(model)
-    for identifier in [key for key in model.functions if key[0] == DOMAIN and key[1] in OPERATORS]:
-        del model.functions[identifier]
-    for function in functions_for(model, backend, activation):
-        model.functions[function.identifier()] = function
-        for domain, version in function.opset_imports.items():
-            model.graph.opset_imports.setdefault(domain, version)
-    model.graph.opset_imports.setdefault(DOMAIN, DOMAIN_VERSION)
-
-
-def _require_alike_experts(model: ir.Model) -> None:
-    types = {
-        str(node.inputs[4].dtype): node.name
-        for node in model.graph
-        if node.op_type == "R1DynamicMoE" and node.inputs[4]
-    }
-    if len(types) > 1:
-        raise PlanError(
-            "R1DynamicMoE layers have different weight types, but share one body.",
-            found=types,
-            fix="give all of them the same types in the plan",
-        )

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import onnx_ir as ir
 
 from r1trt.errors import ExportError
 from r1trt.graph.edit import register
+from r1trt.lowerings.bodies import set_bodies
 from r1trt.ops.hla_attention import HLA_ATTENTION
-from r1trt.passes.pipeline import set_operator_functions
 
 _CACHES = tuple(HLA_ATTENTION.inputs.index(name) for name in ("key_cache", "value_cache"))
 
 
-def model_without_cache(
-    model: ir.Model,
-    backend: Literal["onnxruntime", "tensorrt-rtx"] = "onnxruntime",
-    activation: ir.DataType = ir.DataType.FLOAT,
-) -> ir.Model:
+def model_without_cache(model: ir.Model) -> ir.Model:
     """Copy a graph without its caches; nothing lies in front of a call's tokens, so `past_len` is 0.
 
     Args:
         model: Exported graph.
-        backend: Whose bodies the operators get.
-        activation: Activation type of the graph.
 
     Raises:
         ExportError: The graph lacks one of its interface's inputs.
@@ -44,7 +36,7 @@ def model_without_cache(
             node.replace_input_with(index, None)
         node.resize_outputs(1)
     _replace_past_len(graph, inputs["past_len"], inputs["seq_len"])
-    set_operator_functions(copy, backend, activation)
+    set_bodies(copy, "onnxruntime")
     return copy
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import onnx_ir as ir
 
 from r1trt.errors import ExportError
 from r1trt.graph.edit import dims_of
+from r1trt.lowerings.bodies import set_bodies
 from r1trt.ops.hla_attention import HLA_ATTENTION
-from r1trt.passes.pipeline import set_operator_functions
 
 _CACHES = tuple(HLA_ATTENTION.inputs.index(name) for name in ("key_cache", "value_cache"))
 _CAPACITY_AXIS = 2
 
 
-def model_with_capacity(
-    model: ir.Model,
-    capacity: int,
-    backend: Literal["onnxruntime", "tensorrt-rtx"] = "onnxruntime",
-    activation: ir.DataType = ir.DataType.FLOAT,
-) -> ir.Model:
+def model_with_capacity(model: ir.Model, capacity: int) -> ir.Model:
     """Copy a graph with caches [B,Hkv,capacity,d].
 
     RoPE frequencies that an export froze at its own length (`dynamic`, `longrope`) stay as they are.
@@ -28,8 +21,6 @@ def model_with_capacity(
     Args:
         model: Exported graph.
         capacity: Tokens that the cache holds.
-        backend: Whose bodies the operators get.
-        activation: Activation type of the graph.
 
     Raises:
         ExportError: The capacity is not positive, or the graph has no cache.
@@ -45,5 +36,5 @@ def model_with_capacity(
         dims = list(dims_of(value))
         dims[_CAPACITY_AXIS] = capacity
         value.shape = ir.Shape(dims)
-    set_operator_functions(copy, backend, activation)
+    set_bodies(copy, "onnxruntime")
     return copy

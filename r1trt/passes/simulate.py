@@ -12,10 +12,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from r1trt.errors import BuildError
+from r1trt.lowerings.bodies import set_bodies
 from r1trt.ops.operator import DOMAIN
 from r1trt.ops.registry import OPERATORS
 from r1trt.passes.check_typed import proto_without_weights
-from r1trt.passes.pipeline import set_operator_functions
 
 BF16, FLOAT = ir.DataType.BFLOAT16, ir.DataType.FLOAT
 _LISTED = 20
@@ -40,7 +40,7 @@ def simulated_model_from_typed(typed: ir.Model) -> ir.Model:
     """
     model = typed.clone()
     if any(node.op_type in OPERATORS and node.op_identifier() not in model.functions for node in model.graph):
-        set_operator_functions(model, "tensorrt-rtx", _activation(model))
+        set_bodies(model, "tensorrt-rtx")
     model = InlinePass()(model).model
     model.graph.opset_imports.pop(DOMAIN, None)
     _infer_types(model)
@@ -50,10 +50,6 @@ def simulated_model_from_typed(typed: ir.Model) -> ir.Model:
     for node in list(model.graph.all_nodes()):
         _retype(node, narrow)
     return RemoveUnusedNodesPass()(model).model
-
-
-def _activation(model: ir.Model) -> ir.DataType:
-    return next((node.outputs[0].dtype or FLOAT for node in model.graph if node.op_type in OPERATORS), FLOAT)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

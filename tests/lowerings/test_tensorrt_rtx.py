@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from r1trt.errors import ExportError
-from r1trt.lowerings import functions_for, tensorrt_rtx
+from r1trt.lowerings.bodies import set_bodies
+from r1trt.lowerings.builder import operator_function
+from r1trt.lowerings.tensorrt_rtx.attention import attention_body
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
@@ -72,8 +74,7 @@ def model_of(
         opset_imports={"": OPSET, DOMAIN: DOMAIN_VERSION},
     )
     model = ir.Model(graph, ir_version=IR_VERSION)
-    for function in functions_for(model, "tensorrt-rtx", activation):
-        model.functions[function.identifier()] = function
+    set_bodies(model, "tensorrt-rtx")
     return model
 
 
@@ -233,7 +234,8 @@ def test_attention_in_chunks_matches_whole_sequences(case: AttentionCase, body_t
     random = np.random.default_rng(1)
     model = attention_model(case)
     (node,) = model.graph
-    function = tensorrt_rtx.attention_function(HLA_ATTENTION.spec_from_node(node), body_type)
+    spec = replace(HLA_ATTENTION.spec_from_node(node), activation=body_type)
+    function = operator_function(HLA_ATTENTION, attention_body(spec))
     model.functions[function.identifier()] = function
     session = session_of(model)
     calls = CALLS if case.capacity is not None else CALLS[:1]
@@ -252,7 +254,7 @@ def test_attention_in_chunks_matches_whole_sequences(case: AttentionCase, body_t
         for x in ("q", "k", "v", *(["lam"] if case.has_lam else [])):
             chunk = (
                 random.standard_normal((3, size, *whole[0][x].shape[1:])) * 5
-            )  # rubbish where it is padding
+            )  # garbage where it is padding
             for row in range(3):
                 chunk[row, : real[row]] = whole[row][x][past[row] : past[row] + real[row]]
             feeds[x] = np.float32(chunk)
@@ -288,7 +290,7 @@ def test_attention_refuses_unequal_head_sizes() -> None:
         activation=FLOAT,
     )
     with pytest.raises(ExportError, match="head sizes"):
-        tensorrt_rtx.attention_function(spec)
+        attention_body(spec)
 
 
 # ------------------------------------------------------------------ mixture of experts

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import FLOAT, arange, dim, dims, operator_function, subgraph
+from r1trt.lowerings.builder import FLOAT, Body, arange, dim, dims, subgraph
 from r1trt.lowerings.onnxruntime.block import block_attention
-from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
+from r1trt.ops.hla_attention import AttentionSpec
 
 
 def _full_attention(
@@ -42,7 +42,7 @@ def _if_any(
     """The branch's result where `needed` (bool scalar), else zeros."""
 
     def output(suffix: str) -> list[ir.Value]:
-        return [ir.Value(name=f"R1HLAAttention_{name}_{suffix}", type=ir.TensorType(FLOAT))]
+        return [ir.Value(name=f"{name}_{suffix}", type=ir.TensorType(FLOAT))]
 
     then_branch = subgraph(op, f"{name}_branch", lambda inner: branch(inner), [], output("then"))
     else_branch = subgraph(op, f"{name}_skipped", lambda inner: inner.Identity(zeros), [], output("else"))
@@ -81,10 +81,10 @@ def _mix(
     return mixed
 
 
-def attention_function(spec: AttentionSpec) -> ir.Function:
+def attention_body(spec: AttentionSpec) -> Body:
     """Write this call's keys and values to the cache and attend over it (spec section 2).
 
-    Rows behind a sequence's real tokens hold rubbish that causality hides and the next call overwrites.
+    Rows behind a sequence's real tokens hold garbage that causality hides and the next call overwrites.
     """
 
     def cached(
@@ -122,4 +122,4 @@ def attention_function(spec: AttentionSpec) -> ir.Function:
             y = _full_attention(op, spec, q, keys, values, position_BS)
         return [op.Transpose(y, perm=[0, 2, 1, 3]), *caches]
 
-    return operator_function(HLA_ATTENTION, body)
+    return body

@@ -5,10 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.errors import ExportError
-from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, operator_function, subgraph
+from r1trt.lowerings.builder import BOOL, FLOAT, INT64, Body, arange, dim, subgraph
 from r1trt.lowerings.router import route
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
+from r1trt.ops.dynamic_moe import MoeSpec
 
 
 def swiglu(op: OpBuilder, x: ir.Value, gate_up: ir.Value, down: ir.Value) -> ir.Value:
@@ -45,25 +44,19 @@ def _loop_body(
         return [inner.Identity(condition), added]
 
     inputs = [
-        ir.Value(name="R1DynamicMoE_step", type=ir.TensorType(INT64), shape=ir.Shape([])),
-        ir.Value(name="R1DynamicMoE_go_on", type=ir.TensorType(BOOL), shape=ir.Shape([])),
-        ir.Value(name="R1DynamicMoE_sum", type=ir.TensorType(FLOAT)),
+        ir.Value(name="step", type=ir.TensorType(INT64), shape=ir.Shape([])),
+        ir.Value(name="go_on", type=ir.TensorType(BOOL), shape=ir.Shape([])),
+        ir.Value(name="sum", type=ir.TensorType(FLOAT)),
     ]
     outputs = [
-        ir.Value(name="R1DynamicMoE_go_on_out", type=ir.TensorType(BOOL)),
-        ir.Value(name="R1DynamicMoE_sum_out", type=ir.TensorType(FLOAT)),
+        ir.Value(name="go_on_out", type=ir.TensorType(BOOL)),
+        ir.Value(name="sum_out", type=ir.TensorType(FLOAT)),
     ]
     return subgraph(op, "expert", body, inputs, outputs)
 
 
-def moe_function(spec: MoeSpec) -> ir.Function:
+def moe_body(spec: MoeSpec) -> Body:
     """Route x [B,S,D] and add up the kept experts and the shared one; padding gives 0 (spec section 1)."""
-    if spec.fp8:
-        raise ExportError(
-            "The ONNX Runtime body of R1DynamicMoE takes no FP8 weights.",
-            expected="weights in the checkpoint's type",
-            fix="use the simulated graph of an FP8 build, which carries the tensorrt-rtx body",
-        )
 
     def body(
         op: OpBuilder,
@@ -91,4 +84,4 @@ def moe_function(spec: MoeSpec) -> ir.Function:
         y: ir.Value = op.Reshape(y_TD, op.Shape(x))
         return y
 
-    return operator_function(DYNAMIC_MOE, body)
+    return body

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import arange, dim, operator_function, to_float
-from r1trt.ops.dynamic_rope import DYNAMIC_ROPE, RopeSpec
+from r1trt.lowerings.builder import Body, arange, dim, to_float
+from r1trt.ops.dynamic_rope import RopeSpec
 
 
 def _cos_sin(op: OpBuilder, spec: RopeSpec, position_BS: ir.Value, inv_freq: ir.Value) -> list[ir.Value]:
@@ -22,7 +22,7 @@ def _cos_sin(op: OpBuilder, spec: RopeSpec, position_BS: ir.Value, inv_freq: ir.
     return parts
 
 
-def rope_function(spec: RopeSpec) -> ir.Function:
+def rope_body(spec: RopeSpec) -> Body:
     """Rotate q [B,S,H,d] and k [B,S,Hkv,d] at the positions past_len[b] + s (spec section 3)."""
 
     def rotate(op: OpBuilder, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
@@ -44,4 +44,4 @@ def rope_function(spec: RopeSpec) -> ir.Function:
         cos, sin = _cos_sin(op, spec, position_BS, inv_freq)
         return [rotate(op, q, spec.num_heads, cos, sin), rotate(op, k, spec.num_kv_heads, cos, sin)]
 
-    return operator_function(DYNAMIC_ROPE, body)
+    return body

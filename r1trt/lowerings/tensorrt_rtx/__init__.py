@@ -3,8 +3,21 @@
 They are generic in the activation type: the same bodies, typed FLOAT, run in ONNX Runtime.
 """
 
-from r1trt.lowerings.tensorrt_rtx.attention import attention_function
-from r1trt.lowerings.tensorrt_rtx.moe import moe_function
-from r1trt.lowerings.tensorrt_rtx.rope import rope_function
+from __future__ import annotations
 
-__all__ = ["attention_function", "moe_function", "rope_function"]
+from r1trt.lowerings.builder import Lowering
+from r1trt.lowerings.tensorrt_rtx.attention import attention_body
+from r1trt.lowerings.tensorrt_rtx.moe import moe_body
+from r1trt.lowerings.tensorrt_rtx.rope import rope_body
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
+
+LOWERING = Lowering(
+    bodies={
+        DYNAMIC_ROPE.name: rope_body,
+        HLA_ATTENTION.name: attention_body,
+        DYNAMIC_MOE.name: moe_body,
+    },
+    computes=lambda spec: True,
+)

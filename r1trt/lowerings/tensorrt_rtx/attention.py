@@ -9,9 +9,9 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.errors import ExportError
-from r1trt.lowerings.builder import FLOAT, arange, dim, dims, operator_function, to_float
+from r1trt.lowerings.builder import FLOAT, Body, arange, dim, dims, to_float
 from r1trt.lowerings.tensorrt_rtx.block import block_attention
-from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
+from r1trt.ops.hla_attention import AttentionSpec
 
 HEADS_FIRST = [0, 2, 1, 3]
 
@@ -73,20 +73,19 @@ def _mix(op: OpBuilder, spec: AttentionSpec, lam_BSH: ir.Value, full: ir.Value, 
     return y
 
 
-def attention_function(spec: AttentionSpec, activation: ir.DataType = ir.DataType.BFLOAT16) -> ir.Function:
+def attention_body(spec: AttentionSpec) -> Body:
     """Write this call's keys and values to the cache and attend over it (spec section 2).
 
-    Rows behind a sequence's real tokens hold rubbish that causality hides and the next call overwrites.
+    Rows behind a sequence's real tokens hold garbage that causality hides and the next call overwrites.
 
     Args:
-        spec: Shapes and attributes.
-        activation: Type of q, k, v and the caches; FLOAT attends by primitives, the others in one kernel.
+        spec: Shapes, attributes and the activation type: FLOAT attends by primitives, others in one kernel.
 
     Raises:
         ExportError: Keys and values differ in head size, or the block size does not divide the capacity.
     """
     _check(spec)
-    attend = _primitive if activation == FLOAT else _fused
+    attend = _primitive if spec.activation == FLOAT else _fused
 
     def body(
         op: OpBuilder,
@@ -113,4 +112,4 @@ def attention_function(spec: AttentionSpec, activation: ir.DataType = ir.DataTyp
             y = _mix(op, spec, lam, y, op.Transpose(block, perm=HEADS_FIRST))
         return [y, *caches]
 
-    return operator_function(HLA_ATTENTION, body)
+    return body

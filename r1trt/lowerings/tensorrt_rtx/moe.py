@@ -19,9 +19,9 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.errors import ExportError
-from r1trt.lowerings.builder import FLOAT, arange, constant, dim, operator_function, to_float
+from r1trt.lowerings.builder import FLOAT, Body, arange, constant, dim, to_float
 from r1trt.lowerings.router import route
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
+from r1trt.ops.dynamic_moe import MoeSpec
 
 FP8 = ir.DataType.FLOAT8E4M3FN
 
@@ -144,12 +144,11 @@ def _check(spec: MoeSpec) -> None:
         )
 
 
-def moe_function(spec: MoeSpec, activation: ir.DataType) -> ir.Function:
+def moe_body(spec: MoeSpec) -> Body:
     """Route x [B,S,D] and add up the kept experts and the shared one; padding gives 0 (spec section 1).
 
     Args:
-        spec: Shapes and attributes; `fp8` says whether the weights are FP8 with scales.
-        activation: Type of x and y.
+        spec: Shapes, attributes and types; `fp8` says whether the weights are FP8 with scales.
 
     Raises:
         ExportError: The open groups hold fewer than `top_k` experts.
@@ -179,14 +178,14 @@ def moe_function(spec: MoeSpec, activation: ir.DataType) -> ir.Function:
         x_TD = op.Reshape(x, [-1, spec.hidden_size])
         expert_TK, weight_TK, _ = route(op, spec, to_float(op, x_TD), w_router, router_bias, real_T)
         weight_TE = _combine_weights(op, spec, expert_TK, weight_TK)
-        products = _Products(op, activation, scales)
+        products = _Products(op, spec.activation, scales)
         seen_TD = products.input(x_TD)
         y_TD = _routed(op, spec, products, scales, seen_TD, weight_TE, (w_gate_up, w_down))
         if spec.shared_width:
             shared = _shared(op, spec, products, scales, seen_TD, (shared_gate_up, shared_down))
             y_TD = op.Add(y_TD, shared)
         y_TD = op.Where(op.Unsqueeze(real_T, [1]), y_TD, 0.0)
-        y: ir.Value = op.Reshape(op.Cast(y_TD, to=activation), op.Shape(x))
+        y: ir.Value = op.Reshape(op.Cast(y_TD, to=spec.activation), op.Shape(x))
         return y
 
-    return operator_function(DYNAMIC_MOE, body)
+    return body

@@ -9,8 +9,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import arange, dim, operator_function, to_float
-from r1trt.ops.dynamic_rope import DYNAMIC_ROPE, RopeSpec
+from r1trt.lowerings.builder import Body, arange, dim, to_float
+from r1trt.ops.dynamic_rope import RopeSpec
 
 
 def _temperature(op: OpBuilder, spec: RopeSpec, position_BS: ir.Value) -> ir.Value:
@@ -47,7 +47,7 @@ def _rotate(op: OpBuilder, spec: RopeSpec, x: ir.Value, cos: ir.Value, sin: ir.V
     return y
 
 
-def rope_function(spec: RopeSpec) -> ir.Function:
+def rope_body(spec: RopeSpec) -> Body:
     """Rotate q [B,S,H,d] and k [B,S,Hkv,d] at the positions past_len[b] + s (spec section 3)."""
 
     def body(
@@ -57,4 +57,4 @@ def rope_function(spec: RopeSpec) -> ir.Function:
         cos, sin = _cos_sin(op, spec, position_BS, inv_freq)
         return [_rotate(op, spec, q, cos, sin), _rotate(op, spec, k, cos, sin)]
 
-    return operator_function(DYNAMIC_ROPE, body)
+    return body
