@@ -48,11 +48,12 @@ def validate(
     Writes validation.json and report.html into ENGINE. Exits 1 where a threshold of the precision plan is
     missed.
     """
+    from r1trt.artifacts.validation import ValidationDirectory
     from r1trt.validate.validate import ValidateConfig, validate_engine
 
     config = ValidateConfig(engine=engine, reference=reference, prompts=prompts, max_tokens=max_tokens)
     with progress_reporter() as progress:
         report = validate_engine(config, progress)
-    page = engine / "report.html"
+    page = ValidationDirectory(path=engine).page
     result = {"path": str(engine), "report": str(page), **report.to_dict()}
     print_result(result, [*report.lines(), f"report: {page}"], as_json=as_json)

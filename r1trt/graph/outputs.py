@@ -20,16 +20,25 @@ def graph_with_outputs(path: Path, names: Iterable[str]) -> bytes:
     Raises:
         ExportError: The file is missing or damaged.
     """
-    if not path.is_file():
-        raise ExportError("There is no such graph.", where=path, fix="export or build again")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's own error types vary with its implementation
-        raise ExportError(
-            "The graph cannot be read.", where=path, found=error, fix="build it again"
-        ) from error
+    model = onnx_from_file(path)
     existing = {value.name for value in model.graph.output}
     for name in names:
         if name not in existing:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     return bytes(model.SerializeToString())
+
+
+def onnx_from_file(path: Path) -> onnx.ModelProto:
+    """Read a graph without its external data.
+
+    Raises:
+        ExportError: The file is missing or damaged.
+    """
+    if not path.is_file():
+        raise ExportError("There is no such graph.", where=path, fix="export or build again")
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's own error types vary with its implementation
+        raise ExportError(
+            "The graph cannot be read.", where=path, found=error, fix="build it again"
+        ) from error

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from r1trt.evaluate.metrics import KL_BIN_EDGES, kl_histogram
+from r1trt.evaluate.logits import KL_BIN_EDGES, kl_histogram
 
 if TYPE_CHECKING:
-    from r1trt.validate.report import Comparison, ValidationReport
+    from r1trt.evaluate.verdict import Comparison
+    from r1trt.validate.report import ValidationReport
 
 _COLORS = ("#2f6fb5", "#d9822b", "#3a8f5c", "#8a5fb0", "#b5433f")
 _STYLE: dict[Any, Any] = {

@@ -1,57 +1,16 @@
-"""The result of a validation, as JSON and as a page."""
+"""The result of a validation, as plain values and as lines for a terminal."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from r1trt.artifacts.store import MANIFEST_FILE
-from r1trt.evaluate.compare import PairFigures, StageName
+from r1trt.artifacts.validation import ValidationSummary
+from r1trt.evaluate.verdict import Comparison
 from r1trt.validate.stages import TITLES, Stage
-from r1trt.validate.verdict import Check
-
-JSON_FILE = "validation.json"
-HTML_FILE = "report.html"
-SCHEMA = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One stage compared with another.
-
-    Attributes:
-        reference: The stage that is held to be right.
-        tested: The stage that was compared with it.
-        figures: What was measured.
-        checks: What decides; empty where the comparison only informs.
-    """
-
-    reference: StageName
-    tested: StageName
-    figures: PairFigures
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every figure is within its limit."""
-        return all(check.passed for check in self.checks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, for JSON."""
-        return {
-            "reference": self.reference,
-            "tested": self.tested,
-            "passed": self.passed,
-            "checks": [check.to_dict() for check in self.checks],
-            **self.figures.logits.to_dict(),
-            "layers": {name: error.to_dict() for name, error in self.figures.layers.items()},
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +43,12 @@ class ValidationReport:
     @property
     def failures(self) -> list[str]:
         """One sentence for every figure beyond its limit."""
-        return [
-            f"{comparison.tested} against {comparison.reference}: {check.metric} is {check.value:.4g}, "
-            f"not {check.bound} {check.limit:.4g}"
-            for comparison in self.comparisons
-            for check in comparison.checks
-            if not check.passed
-        ]
+        return [failure for comparison in self.comparisons for failure in comparison.failures]
 
     @property
     def not_executed(self) -> dict[str, str]:
         """Stages that were not run, and why."""
-        return {stage.name: stage.reason for stage in self.stages if stage.runner is None}
+        return {stage.name: stage.reason for stage in self.stages if stage.opened is None}
 
     @property
     def decisive(self) -> Comparison:
@@ -103,28 +56,27 @@ class ValidationReport:
         base = self.comparisons[0].reference
         return [comparison for comparison in self.comparisons if comparison.reference == base][-1]
 
-    def summary(self) -> dict[str, Any]:
-        """The few figures that a manifest carries."""
+    def summary(self) -> ValidationSummary:
+        """The few figures that say most."""
         logits = self.decisive.figures.logits
-        return {
-            "passed": self.passed,
-            "created": self.created,
-            "reference": self.decisive.reference,
-            "tested": self.decisive.tested,
-            "tokens": logits.tokens,
-            "kl_mean": logits.kl_mean,
-            "agreement": logits.agreement,
-            "perplexity_reference": logits.perplexity_reference,
-            "perplexity_tested": logits.perplexity_tested,
-            "perplexity_increase": logits.perplexity_increase,
-            "not_executed": self.not_executed,
-        }
+        return ValidationSummary(
+            passed=self.passed,
+            created=self.created,
+            reference=self.decisive.reference,
+            tested=self.decisive.tested,
+            tokens=logits.tokens,
+            kl_mean=_finite(logits.kl_mean),
+            agreement=_finite(logits.agreement),
+            perplexity_reference=_finite(logits.perplexity_reference),
+            perplexity_tested=_finite(logits.perplexity_tested),
+            perplexity_increase=_finite(logits.perplexity_increase),
+            not_executed=self.not_executed,
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, for JSON; figures that are no numbers become null."""
-        return _finite_dict(
+        """Returns plain values, for JSON; figures that are not finite numbers become null."""
+        report: dict[str, Any] = _finite(
             {
-                "schema": SCHEMA,
                 "passed": self.passed,
                 "model_name": self.model_name,
                 "created": self.created,
@@ -138,6 +90,7 @@ class ValidationReport:
                 "comparisons": [comparison.to_dict() for comparison in self.comparisons],
             }
         )
+        return report
 
     def lines(self) -> list[str]:
         """A few lines for a terminal."""
@@ -153,62 +106,10 @@ class ValidationReport:
         return [*lines, *(f"  missed: {failure}" for failure in self.failures)]
 
 
-def _finite_dict(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _without_infinities(item) for key, item in value.items()}
-
-
-def _without_infinities(value: Any) -> Any:
+def _finite(value: Any) -> Any:
+    """Plain values with None in the place of NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return _finite_dict(value)
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_infinities(item) for item in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def html_from_report(report: ValidationReport) -> str:
-    """Render the page: one file without anything from elsewhere."""
-    import jinja2
-
-    from r1trt.validate.plots import plots_from_report
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    source = files("r1trt.validate").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        report=report, titles=TITLES, plots=plots_from_report(report)
-    )
-
-
-def save_report(report: ValidationReport, manifest: Mapping[str, Any]) -> Path:
-    """Write `validation.json`, `report.html` and the manifest's summary into the artifact, each at once.
-
-    Args:
-        report: What to write.
-        manifest: The artifact's manifest.
-
-    Returns:
-        Path of the page.
-    """
-    page = html_from_report(report)
-    summary = _finite_dict(report.summary())
-    _replace(report.directory / JSON_FILE, _json(report.to_dict()))
-    _replace(report.directory / HTML_FILE, page)
-    # Last, because the manifest speaks of the other two.
-    _replace(report.directory / MANIFEST_FILE, _json({**manifest, "validation": summary}))
-    return report.directory / HTML_FILE
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file so that there is the old one or the new one at any time."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1trt import __version__
+from r1trt.artifacts import BuildArtifact
 from r1trt.data import HELDOUT
 from r1trt.errors import ConfigError, UnavailableError, ValidationError
 from r1trt.evaluate.windows import Window, windows_from_ids
@@ -23,9 +26,13 @@ from r1trt.runtime.prompts import documents_from_file, encoded_documents
 from r1trt.runtime.tokenizer import tokenizer_from_dir
 
 if TYPE_CHECKING:
-    from r1trt.evaluate.compare import Pair, PairFigures, StageName
-    from r1trt.validate.report import Comparison, ValidationReport
-    from r1trt.validate.stages import Sources
+    from r1trt.evaluate.figures import PairFigures
+    from r1trt.evaluate.models import Model
+    from r1trt.evaluate.verdict import Comparison
+    from r1trt.validate.pairs import StageName, StagePair
+    from r1trt.validate.report import ValidationReport
+    from r1trt.validate.sources import Sources
+    from r1trt.validate.stages import Stage
 
 DEFAULT_WINDOW = 512
 DEFAULT_TOKENS = 2048
@@ -74,12 +81,12 @@ def validate_engine(config: ValidateConfig, progress: Progress = ignore) -> Vali
         R1TrtError: The artifact, the reference or the prompts cannot be used.
     """
     _require_libraries()
-    from r1trt.validate.report import save_report
-    from r1trt.validate.stages import sources_from_directory
+    from r1trt.validate.page import save_report
+    from r1trt.validate.sources import sources_from_directory
 
     sources = sources_from_directory(config.engine, config.reference)
     report = _validated(config, sources, progress)
-    path = save_report(report, sources.manifest)
+    path = save_report(report).page
     if not report.passed:
         raise ValidationError(
             "The engine is further from its reference than its precision plan allows.",
@@ -102,17 +109,36 @@ def _require_libraries() -> None:
 
 
 def _validated(config: ValidateConfig, sources: Sources, progress: Progress) -> ValidationReport:
-    from r1trt.evaluate.compare import compare_stages
+    from r1trt.evaluate.compare import compare_models
     from r1trt.validate.report import ValidationReport
     from r1trt.validate.stages import stages_from_sources
-    from r1trt.validate.verdict import pairs_to_compare
 
     started, created = time.perf_counter(), datetime.now(UTC)
     progress("loading", 0, 1)
     stages = stages_from_sources(sources, threads=config.threads)
     windows = _windows(config, sources)
-    executed = [stage.name for stage in stages if stage.runner is not None]
-    pairs = pairs_to_compare(executed)
+    pairs = _pairs(config, stages)
+    with ExitStack() as loaded:
+        models: dict[str, Model] = {
+            stage.name: loaded.enter_context(stage.opened()) for stage in stages if stage.opened is not None
+        }
+        figures = compare_models(models, windows, pairs, progress)
+    base = pairs[0][0]
+    return ValidationReport(
+        directory=config.engine,
+        model_name=sources.model_name,
+        facts=_facts(config, sources, windows),
+        stages=tuple(stages),
+        comparisons=tuple(_comparison(pair, figures[pair], base, sources) for pair in pairs),
+        created=created.isoformat(timespec="seconds"),
+        seconds=round(time.perf_counter() - started, 1),
+    )
+
+
+def _pairs(config: ValidateConfig, stages: Sequence[Stage]) -> list[StagePair]:
+    from r1trt.validate.pairs import pairs_to_compare
+
+    pairs = pairs_to_compare([stage.name for stage in stages if stage.opened is not None])
     if not pairs:
         raise UnavailableError(
             "Only one stage can be run here, so that there is nothing to compare it with.",
@@ -120,22 +146,12 @@ def _validated(config: ValidateConfig, sources: Sources, progress: Progress) -> 
             found="; ".join(f"{stage.name}: {stage.reason}" for stage in stages if stage.reason),
             fix="pass the checkpoint with --reference",
         )
-    runners = [stage.runner for stage in stages if stage.runner is not None]
-    compared = compare_stages(runners, windows, pairs, progress)
-    return ValidationReport(
-        directory=config.engine,
-        model_name=sources.model_name,
-        facts=_facts(config, sources, windows),
-        stages=tuple(stages),
-        comparisons=tuple(_comparison(pair, compared.figures[pair], executed[0], sources) for pair in pairs),
-        created=created.isoformat(timespec="seconds"),
-        seconds=round(time.perf_counter() - started, 1),
-    )
+    return pairs
 
 
-def _comparison(pair: Pair, figures: PairFigures, base: StageName, sources: Sources) -> Comparison:
-    from r1trt.validate.report import Comparison
-    from r1trt.validate.verdict import checks_of_pair
+def _comparison(pair: StagePair, figures: PairFigures, base: StageName, sources: Sources) -> Comparison:
+    from r1trt.evaluate.verdict import Comparison
+    from r1trt.validate.pairs import checks_of_pair
 
     checks = checks_of_pair(
         pair,
@@ -150,8 +166,10 @@ def _comparison(pair: Pair, figures: PairFigures, base: StageName, sources: Sour
 
 def _thresholds(sources: Sources) -> Thresholds:
     """The precision plan's; without a plan everything is FP32."""
-    path = sources.directory / "precision.yaml"
-    return load_plan(path).thresholds if path.is_file() else THRESHOLDS["fp32"]
+    artifact = sources.artifact
+    if isinstance(artifact, BuildArtifact) and artifact.precision_plan.is_file():
+        return load_plan(artifact.precision_plan).thresholds
+    return THRESHOLDS["fp32"]
 
 
 def _windows(config: ValidateConfig, sources: Sources) -> list[Window]:
@@ -162,15 +180,12 @@ def _windows(config: ValidateConfig, sources: Sources) -> list[Window]:
     return windows_from_ids(encoded, size=size, max_tokens=config.max_tokens)
 
 
-def _facts(config: ValidateConfig, sources: Sources, windows: list[Window]) -> dict[str, str]:
+def _facts(config: ValidateConfig, sources: Sources, windows: Sequence[Window]) -> dict[str, str]:
     tokens = sum(len(window.input_ids) for window in windows)
     longest = max(len(window.input_ids) for window in windows)
     text = str(config.prompts) if config.prompts else "held-out text of the package"
-    manifest = sources.manifest
     facts = {
-        "architecture": str(manifest.get("arch", "export, FP32")),
-        "precision": str(manifest.get("precision", "")),
-        "builder": str(manifest.get("backend", "")),
+        **_artifact_facts(sources),
         "text": f"{text}: {tokens} tokens in {len(windows)} windows of at most {longest}",
         "checkpoint": str(sources.checkpoint or ""),
         "versions": ", ".join(
@@ -180,6 +195,17 @@ def _facts(config: ValidateConfig, sources: Sources, windows: list[Window]) -> d
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _artifact_facts(sources: Sources) -> dict[str, str]:
+    if not isinstance(sources.artifact, BuildArtifact):
+        return {"architecture": "export, FP32"}
+    manifest = sources.artifact.manifest
+    return {
+        "architecture": manifest.arch,
+        "precision": manifest.precision,
+        "builder": manifest.backend,
+    }
 
 
 def _version(package: str) -> str:

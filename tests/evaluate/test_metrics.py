@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from r1trt.evaluate.metrics import KL_BIN_EDGES, LogitsComparison, TensorError, kl_histogram
+from r1trt.evaluate.logits import KL_BIN_EDGES, LogitsComparison, kl_histogram
+from r1trt.evaluate.tensor_error import TensorError
 
 T, V = 100, 37
 

@@ -1,4 +1,4 @@
-"""How far two models' outputs are apart, gathered piece by piece so that no text's logits are held at once.
+"""What a user notices of a model's error: its predictions, gathered piece by piece.
 
 Legend: T tokens, V vocabulary.
 """
@@ -6,77 +6,17 @@ Legend: T tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.int64]
+from r1trt.evaluate.tensor_error import ROWS, FloatArray, TensorError
 
-# Rows converted to FP64 at a time: 32 rows of a 150k vocabulary are 40 MB.
-_ROWS = 32
+IntArray = npt.NDArray[np.int64]
 
 # Upper ends of the histogram's bins, in nats; one more bin holds what is above.
 KL_BIN_EDGES: tuple[float, ...] = tuple(10.0**exponent for exponent in np.arange(-9.0, 1.25, 0.25).tolist())
-
-
-@dataclass
-class TensorError:
-    """Error of one tensor against its reference, gathered over pieces.
-
-    Attributes:
-        max_absolute: Largest |tested - reference|.
-        max_reference: Largest |reference|.
-        square_error: Sum of (tested - reference)^2.
-        square_reference: Sum of reference^2.
-        not_finite: Elements of the tested tensor that are NaN or infinite; they count nowhere else.
-    """
-
-    max_absolute: float = 0.0
-    max_reference: float = 0.0
-    square_error: float = 0.0
-    square_reference: float = 0.0
-    not_finite: int = 0
-
-    def update(self, reference: FloatArray, tested: FloatArray) -> None:
-        """Takes one more piece; both of one shape."""
-        for start in range(0, len(reference), _ROWS):
-            want = reference[start : start + _ROWS].astype(np.float64)
-            got = tested[start : start + _ROWS].astype(np.float64)
-            finite = np.isfinite(got)
-            self.not_finite += int(finite.size - np.count_nonzero(finite))
-            difference = np.where(finite, got - want, 0.0)
-            self.max_absolute = max(self.max_absolute, float(np.abs(difference).max(initial=0.0)))
-            self.max_reference = max(self.max_reference, float(np.abs(want).max(initial=0.0)))
-            self.square_error += float(np.square(difference).sum())
-            self.square_reference += float(np.square(want).sum())
-
-    @property
-    def max_relative(self) -> float:
-        """Largest error by the largest reference."""
-        return _ratio(self.max_absolute, self.max_reference)
-
-    @property
-    def relative_rms(self) -> float:
-        """Root of the mean square error by that of the reference."""
-        return _ratio(math.sqrt(self.square_error), math.sqrt(self.square_reference))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the figures that a report shows."""
-        return {
-            "max_absolute": self.max_absolute,
-            "max_relative": self.max_relative,
-            "relative_rms": self.relative_rms,
-            "not_finite": self.not_finite,
-        }
-
-
-def _ratio(error: float, reference: float) -> float:
-    if reference > 0:
-        return error / reference
-    return 0.0 if error == 0 else math.inf
 
 
 class LogitsComparison:
@@ -99,8 +39,8 @@ class LogitsComparison:
     def update(self, reference_TV: FloatArray, tested_TV: FloatArray, target_T: IntArray) -> None:
         """Takes logits of some tokens, and which token really came next (-1: unknown, at a text's end)."""
         self.error.update(reference_TV, tested_TV)
-        for start in range(0, len(target_T), _ROWS):
-            rows = slice(start, start + _ROWS)
+        for start in range(0, len(target_T), ROWS):
+            rows = slice(start, start + ROWS)
             self._update_rows(reference_TV[rows], tested_TV[rows], target_T[rows])
 
     def _update_rows(self, reference_TV: FloatArray, tested_TV: FloatArray, target_T: IntArray) -> None:

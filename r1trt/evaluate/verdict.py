@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from r1trt.evaluate.compare import Pair, StageName
-from r1trt.evaluate.metrics import LogitsComparison
+from r1trt.evaluate.figures import PairFigures
+from r1trt.evaluate.logits import LogitsComparison
 from r1trt.precision.plan import Thresholds
 
 
@@ -29,7 +28,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure is within its limit; a figure that is no number is not."""
+        """Whether the figure is within its limit; NaN is not."""
         return self.value <= self.limit if self.bound == "at most" else self.value >= self.limit
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,6 +39,48 @@ class Check:
             "bound": self.bound,
             "limit": self.limit,
             "passed": self.passed,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One model judged against another.
+
+    Attributes:
+        reference: Name of the model that is held to be right.
+        tested: Name of the model that was compared with it.
+        figures: What was measured.
+        checks: What decides; empty where the comparison only informs.
+    """
+
+    reference: str
+    tested: str
+    figures: PairFigures
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every figure is within its limit."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> list[str]:
+        """One sentence for every figure beyond its limit."""
+        return [
+            f"{self.tested} against {self.reference}: {check.metric} is {check.value:.4g}, "
+            f"not {check.bound} {check.limit:.4g}"
+            for check in self.checks
+            if not check.passed
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, for JSON."""
+        return {
+            "reference": self.reference,
+            "tested": self.tested,
+            "passed": self.passed,
+            "checks": [check.to_dict() for check in self.checks],
+            **self.figures.to_dict(),
         }
 
 
@@ -78,52 +119,8 @@ def logits_within(thresholds: Thresholds, figures: LogitsComparison) -> list[Che
 
 def _finite(figures: LogitsComparison) -> Check:
     return Check(
-        metric="tokens with logits that are not numbers",
+        metric="tokens with logits that are not finite numbers",
         value=figures.broken_tokens,
         limit=0,
         bound="at most",
     )
-
-
-def pairs_to_compare(executed: Sequence[StageName]) -> list[Pair]:
-    """Pairs to compare: all stages with the earliest, and each with the one that it was made from."""
-    base = executed[0]
-    pairs = [(base, tested) for tested in executed[1:]]
-    made_from: list[Pair] = [
-        ("exported", "typed"),
-        ("exported", "cpu"),
-        ("typed", "engine"),
-    ]
-    pairs += [pair for pair in made_from if set(pair) <= set(executed) and pair not in pairs]
-    return pairs
-
-
-def checks_of_pair(
-    pair: Pair,
-    figures: LogitsComparison,
-    *,
-    base: StageName,
-    plan: Thresholds,
-    exact: Thresholds,
-    continuous: bool,
-) -> list[Check]:
-    """What one comparison is held to.
-
-    Args:
-        pair: Reference and tested stage.
-        figures: What was measured.
-        base: The earliest stage that was run.
-        plan: The precision plan's thresholds.
-        exact: Those of FP32 against FP32.
-        continuous: Whether the model's outputs depend continuously on its arithmetic. A router does not: a
-            rounding may choose another expert, so that the largest error says nothing.
-    """
-    reference, tested = pair
-    checks: list[Check] = []
-    if reference == base:
-        checks += predictions_within(exact if tested == "exported" else plan, figures)
-    same_arithmetic = pair in (("checkpoint", "exported"), ("exported", "cpu"), ("typed", "engine"))
-    if same_arithmetic and continuous:
-        checks += logits_within(plan if tested != "exported" else exact, figures)
-    # Both lists begin with the same check.
-    return list(dict.fromkeys(checks))
