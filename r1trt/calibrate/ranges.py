@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +20,9 @@ from r1trt.passes.remove_cache import model_without_cache
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import short_float
 from r1trt.progress import Progress
+from r1trt.runtime.onnxruntime_model import LoadOptions, folds_constants
+from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
+from r1trt.runtime.session import Session
 
 CalibrationMethod = Literal["amax", "mse"]
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
@@ -33,8 +37,6 @@ _ERROR_TOKENS = 2048
 MSE = Statistic(amax=False, size=len(MSE_FRACTIONS))
 
 _ACTIVATION_SCALES = frozenset({"input_scale", "mid_scale"})
-# Folding turns BF16 weights into FP32 when the session is made: faster calls, but twice the weights' memory.
-_FOLD_BELOW_BYTES = 1 << 30
 
 
 def activation_scales(
@@ -111,36 +113,32 @@ class _Runner:
     def run(
         self, phase: str, statistic: Statistic, scales: Mapping[str, Sequence[float]] | None = None
     ) -> dict[str, NDArray[np.float64]]:
+        """Numbers of each probe over the whole text.
+
+        Raises:
+            PlanError: Some of them are not finite.
+        """
         self.progress(phase, 0, len(self.chunks))
-        session = _session(probed_model(self.model, self.probes, statistic, scales), self.weight_base)
         fold = np.maximum if statistic.amax else np.add
         totals = {probe.name: np.zeros(statistic.size) for probe in self.probes}
-        known = {item.name for item in session.get_inputs()}
-        for done, chunk in enumerate(self.chunks, start=1):
-            feeds = {"input_ids": chunk[None], "seq_len": np.array([len(chunk)], np.int64)}
-            values = session.run(
-                list(totals), {name: value for name, value in feeds.items() if name in known}
-            )
-            for name, value in zip(totals, values, strict=True):
-                totals[name] = fold(totals[name], np.asarray(value, np.float64))
-            self.progress(phase, done, len(self.chunks))
+        with closing(self._session(probed_model(self.model, self.probes, statistic, scales))) as session:
+            session.reset(1)
+            for done, chunk in enumerate(self.chunks, start=1):
+                lengths = np.array([len(chunk)], np.int64), np.zeros(1, np.int64)
+                for name, values in session.run(chunk[None], *lengths).items():
+                    totals[name] = fold(totals[name], values.astype(np.float64))
+                self.progress(phase, done, len(self.chunks))
         bad = [name for name, numbers in totals.items() if not np.isfinite(numbers).all()]
         if bad:
             raise PlanError("Activations are not finite.", where=bad[0], found=f"{len(bad)} probes")
         return totals
 
-
-def _session(model: ir.Model, weight_base: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weight_base))
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    folded = sum(tensor.nbytes for tensor in tensors if tensor is not None) < _FOLD_BELOW_BYTES
-    return onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=[] if folded else ["ConstantFolding"],
-    )
+    def _session(self, probed: ir.Model) -> Session:
+        tensors = [value.const_value for value in probed.graph.initializers.values()]
+        weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        return OnnxRuntimeSession(
+            ir.to_proto(probed).SerializeToString(),
+            weight_base=self.weight_base,
+            outputs={probe.name: probe.name for probe in self.probes},
+            options=LoadOptions(fold_constants=folds_constants(weight_bytes)),
+        )
