@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from r1trt.artifacts import BuildArtifact, ExportArtifact
 from r1trt.export.io import weight_base_of
 from r1trt.graph.outputs import graph_with_outputs
 from r1trt.runtime.onnxruntime_model import LoadOptions, folds_constants
@@ -17,51 +17,46 @@ from r1trt.runtime.session import LOGITS, Session
 
 
 def session_from_export(
-    directory: Path,
-    manifest: Mapping[str, Any],
+    export: ExportArtifact,
     *,
     threads: int | None = None,
     extra_outputs: Mapping[str, str] | None = None,
 ) -> Session:
-    """Load `model.onnx` of an export directory, with the weights that it points to.
+    """Load the graph of an export, with the weights that it points to.
 
     Args:
-        directory: Export directory.
-        manifest: Its manifest.
+        export: The export.
         threads: CPU threads; None leaves it to ONNX Runtime.
         extra_outputs: Values of the graph that a call returns as well: result's name -> value's name.
 
     Raises:
         R1TrtError: The weights changed since, or the graph cannot be loaded.
     """
-    weight_bytes = sum(file["bytes"] for file in manifest["weights"]["files"])
     return OnnxRuntimeSession(
-        _graph(directory / "model.onnx", extra_outputs),
-        weight_base=weight_base_of(directory, dict(manifest)),
+        _graph(export.graph, extra_outputs),
+        weight_base=weight_base_of(export.path, export.manifest.to_json()),
         outputs={LOGITS: LOGITS, **(extra_outputs or {})},
-        options=LoadOptions(threads=threads, fold_constants=folds_constants(weight_bytes)),
+        options=LoadOptions(threads=threads, fold_constants=folds_constants(export.manifest.weights.bytes)),
     )
 
 
 def session_from_simulation(
-    directory: Path,
-    manifest: Mapping[str, Any],
+    build: BuildArtifact,
     *,
     threads: int | None = None,
     extra_outputs: Mapping[str, str] | None = None,
 ) -> Session:
-    """Load `simulated.onnx` of a build directory: the typed graph's arithmetic, roundings included.
+    """Load the simulation that lies beside a GPU's engine: the typed graph's arithmetic, roundings included.
 
     Args and Raises are those of `session_from_export`.
     """
-    weights = directory / "weights.safetensors"
-    weight_bytes = weights.stat().st_size if weights.is_file() else 0
+    weight_bytes = build.weights.stat().st_size if build.weights.is_file() else 0
     return OnnxRuntimeSession(
-        _graph(directory / "simulated.onnx", extra_outputs),
-        weight_base=directory,
+        _graph(build.simulated_graph, extra_outputs),
+        weight_base=build.path,
         outputs={LOGITS: LOGITS, **(extra_outputs or {})},
-        max_batch_size=manifest["max_batch_size"],
-        max_input_len=manifest["max_input_len"],
+        max_batch_size=build.manifest.max_batch_size,
+        max_input_len=build.manifest.max_input_len,
         options=LoadOptions(threads=threads, fold_constants=folds_constants(weight_bytes)),
     )
 

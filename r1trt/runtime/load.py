@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from r1trt.artifacts.store import read_manifest
+from r1trt.artifacts import BuildArtifact, ExportArtifact, read_artifact
 from r1trt.runtime.engine_session import session_from_build
 from r1trt.runtime.onnxruntime_model import LoadOptions
 from r1trt.runtime.session import Session, SessionError
@@ -24,17 +24,17 @@ def session_from_engine(engine: Path, *, threads: int | None = None) -> Session:
         R1TrtError: The directory is damaged or of another kind.
         UnavailableError: It needs a GPU or a library that is not here.
     """
-    manifest = read_manifest(engine)
-    if manifest["kind"] == "export":
+    artifact = read_artifact(engine)
+    if isinstance(artifact, ExportArtifact):
         # Only here: reading an export needs ONNX and takes longer to import than a small model to load.
         from r1trt.runtime.graph_session import session_from_export
 
-        return session_from_export(engine, manifest, threads=threads)
-    if manifest["kind"] != "engine":
+        return session_from_export(artifact, threads=threads)
+    if not isinstance(artifact, BuildArtifact):
         raise SessionError(
             "This directory holds nothing that can be run.",
             where=engine,
-            found=f"kind {manifest['kind']!r}",
+            found=f"kind {artifact.manifest.KIND!r}",
             expected="the directory of a build or of an export",
         )
-    return session_from_build(engine, manifest, LoadOptions(threads=threads))
+    return session_from_build(artifact, LoadOptions(threads=threads))

@@ -7,11 +7,12 @@ tested: that a missing library, driver or engine is reported as such, and that t
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1trt.artifacts.build import BuildArtifact
 from r1trt.errors import UnavailableError
 from r1trt.runtime.cuda_memory import compute_capability
 from r1trt.runtime.session import SessionError
@@ -37,26 +38,26 @@ class EngineFile:
     host_code: bool = False
 
 
-def engine_file_from_build(directory: Path, manifest: Mapping[str, Any], cudart: Any) -> EngineFile:
-    """The engine of a build directory that fits this machine's GPU.
+def engine_file_from_build(build: BuildArtifact, cudart: Any) -> EngineFile:
+    """The engine of a build that fits this machine's GPU.
 
     Raises:
         UnavailableError: The build was made for other GPUs, or no engine was built.
     """
     sm = compute_capability(cudart)
-    engines = {int(str(entry["sm"]).removeprefix("sm")): entry["file"] for entry in manifest["engines"]}
-    if sm not in engines:
+    if sm not in build.engines:
+        built = ", ".join(f"SM{other}" for other in build.engines)
         raise UnavailableError(
             "The build has no engine for this machine's GPU.",
-            where=directory,
-            found=f"SM{sm} here; engines for {', '.join(f'SM{built}' for built in engines) or 'none'}",
+            where=build.path,
+            found=f"SM{sm} here; engines for {built or 'none'}",
             fix="build with --arch of this GPU",
         )
     return EngineFile(
-        path=directory / engines[sm],
-        backend=manifest["backend"],
-        plugin_libraries=[directory / name for name in manifest.get("plugin_libraries", [])],
-        host_code=bool((manifest.get("plugins") or {}).get("embedded")),
+        path=build.engines[sm],
+        backend=build.manifest.backend,
+        plugin_libraries=build.plugin_libraries,
+        host_code=build.manifest.embeds_plugins,
     )
 
 

@@ -9,12 +9,11 @@ Legend: B rows of one call, S tokens of one call, V vocabulary, C cache capacity
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from r1trt.artifacts.build import BuildArtifact
 from r1trt.runtime.cuda_memory import DeviceBuffer, checked, cuda_runtime
 from r1trt.runtime.session import (
     LOGITS,
@@ -215,11 +214,11 @@ class TensorRTSession:
             )
 
 
-def session_from_tensorrt_engine(directory: Path, manifest: Mapping[str, Any]) -> TensorRTSession:
-    """Load the engine of a build directory that fits this machine's GPU.
+def session_from_tensorrt_engine(build: BuildArtifact) -> TensorRTSession:
+    """Load the engine of a build that fits this machine's GPU.
 
     Raises:
         UnavailableError: No GPU here, none that the build was made for, or no engine was built.
         SessionError: The engine cannot be loaded.
     """
-    return TensorRTSession(engine_file_from_build(directory, manifest, cuda_runtime()))
+    return TensorRTSession(engine_file_from_build(build, cuda_runtime()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from r1trt.artifacts.store import read_manifest
+from r1trt.artifacts.build import BuildArtifact
 from r1trt.errors import UnavailableError
 from r1trt.runtime.engine_session import session_from_build
 from r1trt.runtime.onnxruntime_model import SHORT_SPIN_US, LoadOptions
@@ -23,25 +23,25 @@ def serving_session(engine: Path, rows: int, *, threads: int | None = None) -> S
         SessionError: The engine has no KV cache, or was built for fewer rows.
         UnavailableError: It needs a GPU or a library that is not here, or was not finished.
     """
-    manifest = read_manifest(engine, "engine")
-    if not manifest["engines"]:
+    build = BuildArtifact.read(engine)
+    if not build.manifest.is_finished:
         raise UnavailableError(
             "This build is not finished: it has no engine.", where=engine, fix=f"r1trt build {engine}"
         )
-    if not manifest["cache"]:
+    if not build.manifest.cache:
         raise SessionError(
             "A scoring engine cannot generate: it has no KV cache.",
             where=engine,
             fix="build without --no-cache",
         )
-    if rows < 1 or rows > manifest["max_batch_size"]:
+    if rows < 1 or rows > build.manifest.max_batch_size:
         raise SessionError(
             "The engine was not built for so many rows.",
             where=engine,
             found=rows,
-            expected=f"1 to {manifest['max_batch_size']} (--max-batch-size)",
+            expected=f"1 to {build.manifest.max_batch_size} (--max-batch-size)",
         )
-    session = session_from_build(engine, manifest, LoadOptions(threads=threads, spin_us=SHORT_SPIN_US))
+    session = session_from_build(build, LoadOptions(threads=threads, spin_us=SHORT_SPIN_US))
     if rows > 1 and not session.limits.addressable_rows:
         raise SessionError(
             "The rows of the KV cache do not start at addresses that TensorRT accepts.",

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
 from r1trt.artifacts import BuildArtifact, ExportArtifact
-from r1trt.artifacts.manifest import read_manifest
 from r1trt.errors import R1TrtError, UnavailableError
 from r1trt.evaluate.models import Model, model_from_session
 from r1trt.runtime.engine_session import session_from_cpu_engine
@@ -104,9 +103,7 @@ def _exported_stage(sources: Sources, threads: int | None) -> Stage:
         return Stage(name="exported", opened=None, reason=error.message)
     return _session_stage(
         "exported",
-        lambda: session_from_export(
-            export.path, read_manifest(export.path), threads=threads, extra_outputs=layers
-        ),
+        lambda: session_from_export(export, threads=threads, extra_outputs=layers),
     )
 
 
@@ -117,16 +114,14 @@ def _typed_stage(build: BuildArtifact, num_layers: int, threads: int | None) -> 
     layers = layer_values(build.simulated_graph, num_layers)
     return _session_stage(
         "typed",
-        lambda: session_from_simulation(
-            build.path, read_manifest(build.path), threads=threads, extra_outputs=layers
-        ),
+        lambda: session_from_simulation(build, threads=threads, extra_outputs=layers),
     )
 
 
 def _cpu_stage(build: BuildArtifact, threads: int | None) -> Stage:
     return _session_stage(
         "cpu",
-        lambda: session_from_cpu_engine(build.path, read_manifest(build.path), LoadOptions(threads=threads)),
+        lambda: session_from_cpu_engine(build, LoadOptions(threads=threads)),
     )
 
 
@@ -136,7 +131,7 @@ def _engine_stage(build: BuildArtifact) -> Stage:
     if not build.manifest.is_finished:
         return Stage(name="engine", opened=None, reason="the build stopped before the engine")
     try:
-        session = session_from_tensorrt_engine(build.path, read_manifest(build.path))
+        session = session_from_tensorrt_engine(build)
     except UnavailableError as error:
         return Stage(name="engine", opened=None, reason=error.message)
     return _session_stage("engine", lambda: session)

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from r1trt.artifacts import BuildArtifact
 from r1trt.artifacts.store import read_manifest, write_manifest
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
@@ -84,7 +85,7 @@ def test_the_simulation_is_near_the_export(
 ) -> None:
     output = build(r1_asa_export, tmp_path / "engine", "ada", precision)
     expected = logits_of(session_from_engine(r1_asa_export))
-    found = logits_of(session_from_simulation(output, read_manifest(output)))
+    found = logits_of(session_from_simulation(BuildArtifact.read(output)))
     assert relative_error(found, expected) < limit
 
 
@@ -100,7 +101,7 @@ def test_cpu_engine_computes_what_the_export_computes(r1_asa_export: Path, tmp_p
 def test_cpu_engine_in_bf16_is_the_simulation(llama_export: Path, tmp_path: Path) -> None:
     cpu = build(llama_export, tmp_path / "cpu", "cpu", "bf16")
     gpu = build(llama_export, tmp_path / "gpu", "ada", "bf16")
-    simulated = logits_of(session_from_simulation(gpu, read_manifest(gpu)))
+    simulated = logits_of(session_from_simulation(BuildArtifact.read(gpu)))
     np.testing.assert_allclose(logits_of(session_from_engine(cpu)), simulated, atol=1e-5)
 
 
@@ -141,7 +142,7 @@ def test_hopper_keeps_everything_but_the_engine(r1_asa_export: Path, tmp_path: P
     found = {path.name for path in output.iterdir()}
     wanted = ("typed.onnx", "simulated.onnx", "weights.safetensors", "precision.yaml", "profiles.json")
     assert found >= {*wanted, "tokenizer.json", "config.json"}
-    logits_of(session_from_simulation(output, manifest))
+    logits_of(session_from_simulation(BuildArtifact.read(output)))
     with pytest.raises(UnavailableError):  # building it again here comes to the same end
         build_engine(BuildConfig(model=output))
 

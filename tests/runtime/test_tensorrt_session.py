@@ -6,16 +6,16 @@ import importlib
 from pathlib import Path
 
 import pytest
+from serving.small_engine import manifest, repository_manifest
 
 from r1trt.artifacts.store import write_manifest
 from r1trt.errors import UnavailableError
 from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.session import SessionError
 
-MANIFEST = {
-    "kind": "engine",
+NO_GPU = {
     "backend": "tensorrt-rtx",
-    "arch": "none",
+    "arch": "ada",
     "sms": [1],
     "engines": [{"file": "engine.sm1.plan", "sm": 1}],
 }
@@ -23,7 +23,7 @@ MANIFEST = {
 
 def test_without_the_engines_gpu_the_message_says_how_to_go_on(tmp_path: Path) -> None:
     # No GPU is an SM1, so this holds with a driver too.
-    write_manifest(tmp_path, MANIFEST)
+    write_manifest(tmp_path, manifest(**NO_GPU))
     with pytest.raises(
         UnavailableError, match=r"(cuda-python|an NVIDIA GPU|this machine's GPU)(.|\n)*fix:"
     ) as caught:
@@ -32,7 +32,7 @@ def test_without_the_engines_gpu_the_message_says_how_to_go_on(tmp_path: Path) -
 
 
 def test_a_directory_of_another_kind(tmp_path: Path) -> None:
-    write_manifest(tmp_path, {"kind": "triton"})
+    write_manifest(tmp_path, repository_manifest())
     with pytest.raises(SessionError, match="nothing that can be run"):
         session_from_engine(tmp_path)
 

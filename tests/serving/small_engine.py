@@ -86,6 +86,20 @@ def manifest(**changes: Any) -> dict[str, Any]:
     }
 
 
+def repository_manifest(**engine: Any) -> dict[str, Any]:
+    """A manifest of a model repository; `engine` are changes of what it says of its engine."""
+    served = ("arch", "sms", "backend", "precision", "cache", "capacity", "versions")
+    return {
+        "schema": 1,
+        "kind": "triton",
+        "model_name": "small",
+        "model": "generation",
+        "library": {"onnxruntime": "1.32.0"},
+        "files": [],
+        "engine": {**{key: manifest()[key] for key in served}, **engine},
+    }
+
+
 def write_engine(directory: Path, *, graph: str | None = None, **changes: Any) -> Path:
     """Writes graph, weights, tokenizer and manifest; `changes` are manifest entries."""
     directory.mkdir()
