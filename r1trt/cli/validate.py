@@ -49,7 +49,8 @@ def validate(
     missed.
     """
     from r1trt.artifacts.validation import ValidationDirectory
-    from r1trt.validate.validate import ValidateConfig, validate_engine
+    from r1trt.validate.config import ValidateConfig
+    from r1trt.validate.validate import validate_engine
 
     config = ValidateConfig(engine=engine, reference=reference, prompts=prompts, max_tokens=max_tokens)
     with progress_reporter() as progress:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from r1trt import __version__
 from r1trt.artifacts import BuildArtifact
 from r1trt.data import HELDOUT
-from r1trt.errors import ConfigError, UnavailableError, ValidationError
+from r1trt.errors import UnavailableError, ValidationError
+from r1trt.evaluate.figures import PairFigures
+from r1trt.evaluate.models import Model
+from r1trt.evaluate.verdict import Comparison
 from r1trt.evaluate.windows import Window, windows_from_ids
 from r1trt.precision.plan import Thresholds
 from r1trt.precision.plan_file import load_plan
@@ -24,45 +21,13 @@ from r1trt.precision.rules import THRESHOLDS
 from r1trt.progress import Progress, ignore
 from r1trt.runtime.prompts import documents_from_file, encoded_documents
 from r1trt.runtime.tokenizer import tokenizer_from_dir
-
-if TYPE_CHECKING:
-    from r1trt.evaluate.figures import PairFigures
-    from r1trt.evaluate.models import Model
-    from r1trt.evaluate.verdict import Comparison
-    from r1trt.validate.pairs import StageName, StagePair
-    from r1trt.validate.report import ValidationReport
-    from r1trt.validate.sources import Sources
-    from r1trt.validate.stages import Stage
-
-DEFAULT_WINDOW = 512
-DEFAULT_TOKENS = 2048
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidateConfig:
-    """Options of a validation.
-
-    Attributes:
-        engine: Build directory, or an export directory.
-        reference: Checkpoint to compare with; None means the one that it was made from.
-        prompts: Text to compare on, `.txt` or `.jsonl`; None means held-out text that comes with the package.
-        max_tokens: Tokens to compare on.
-        window: Most tokens that are read in one go, from an empty cache.
-        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
-    """
-
-    engine: Path
-    reference: Path | None = None
-    prompts: Path | None = None
-    max_tokens: int = DEFAULT_TOKENS
-    window: int = DEFAULT_WINDOW
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for a value out of range."""
-        for name, value in (("max_tokens", self.max_tokens), ("window", self.window)):
-            if value < 2:
-                raise ConfigError(f"{name} is too small.", found=value, expected="2 or more")
+from r1trt.validate.config import ValidateConfig
+from r1trt.validate.facts import facts_of_validation
+from r1trt.validate.page import save_report
+from r1trt.validate.pairs import StageName, StagePair, checks_of_pair, pairs_to_compare
+from r1trt.validate.report import ValidationReport
+from r1trt.validate.sources import Sources, sources_from_directory
+from r1trt.validate.stages import Stage, stages_from_sources
 
 
 def validate_engine(config: ValidateConfig, progress: Progress = ignore) -> ValidationReport:
@@ -81,9 +46,6 @@ def validate_engine(config: ValidateConfig, progress: Progress = ignore) -> Vali
         R1TrtError: The artifact, the reference or the prompts cannot be used.
     """
     _require_libraries()
-    from r1trt.validate.page import save_report
-    from r1trt.validate.sources import sources_from_directory
-
     sources = sources_from_directory(config.engine, config.reference)
     report = _validated(config, sources, progress)
     path = save_report(report).page
@@ -109,9 +71,7 @@ def _require_libraries() -> None:
 
 
 def _validated(config: ValidateConfig, sources: Sources, progress: Progress) -> ValidationReport:
-    from r1trt.evaluate.compare import compare_models
-    from r1trt.validate.report import ValidationReport
-    from r1trt.validate.stages import stages_from_sources
+    from r1trt.evaluate.compare import compare_models  # needs Polygraphy
 
     started, created = time.perf_counter(), datetime.now(UTC)
     progress("loading", 0, 1)
@@ -127,7 +87,7 @@ def _validated(config: ValidateConfig, sources: Sources, progress: Progress) -> 
     return ValidationReport(
         directory=config.engine,
         model_name=sources.model_name,
-        facts=_facts(config, sources, windows),
+        facts=facts_of_validation(config, sources, windows),
         stages=tuple(stages),
         comparisons=tuple(_comparison(pair, figures[pair], base, sources) for pair in pairs),
         created=created.isoformat(timespec="seconds"),
@@ -136,8 +96,6 @@ def _validated(config: ValidateConfig, sources: Sources, progress: Progress) -> 
 
 
 def _pairs(config: ValidateConfig, stages: Sequence[Stage]) -> list[StagePair]:
-    from r1trt.validate.pairs import pairs_to_compare
-
     pairs = pairs_to_compare([stage.name for stage in stages if stage.opened is not None])
     if not pairs:
         raise UnavailableError(
@@ -150,9 +108,6 @@ def _pairs(config: ValidateConfig, stages: Sequence[Stage]) -> list[StagePair]:
 
 
 def _comparison(pair: StagePair, figures: PairFigures, base: StageName, sources: Sources) -> Comparison:
-    from r1trt.evaluate.verdict import Comparison
-    from r1trt.validate.pairs import checks_of_pair
-
     checks = checks_of_pair(
         pair,
         figures.logits,
@@ -178,39 +133,3 @@ def _windows(config: ValidateConfig, sources: Sources) -> list[Window]:
     encoded = encoded_documents(documents, tokenizer, vocab_size=sources.config.vocab_size)
     size = min(config.window, sources.room or config.window)
     return windows_from_ids(encoded, size=size, max_tokens=config.max_tokens)
-
-
-def _facts(config: ValidateConfig, sources: Sources, windows: Sequence[Window]) -> dict[str, str]:
-    tokens = sum(len(window.input_ids) for window in windows)
-    longest = max(len(window.input_ids) for window in windows)
-    text = str(config.prompts) if config.prompts else "held-out text of the package"
-    facts = {
-        **_artifact_facts(sources),
-        "text": f"{text}: {tokens} tokens in {len(windows)} windows of at most {longest}",
-        "checkpoint": str(sources.checkpoint or ""),
-        "versions": ", ".join(
-            f"{name} {_version(name)}" for name in ("onnxruntime", "torch", "transformers")
-        ),
-        "r1trt": __version__,
-        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-    }
-    return {name: value for name, value in facts.items() if value}
-
-
-def _artifact_facts(sources: Sources) -> dict[str, str]:
-    if not isinstance(sources.artifact, BuildArtifact):
-        return {"architecture": "export, FP32"}
-    manifest = sources.artifact.manifest
-    return {
-        "architecture": manifest.arch,
-        "precision": manifest.precision,
-        "builder": manifest.backend,
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        # For instance onnxruntime-gpu, which is imported as onnxruntime.
-        return "of another distribution"

@@ -13,14 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import write_llama, write_r1_asa
 
+from r1trt.artifacts.repository import RepositoryManifest, ServedEngine
 from r1trt.artifacts.validation import ValidationArtifact, ValidationSummary
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.errors import ConfigError, R1TrtError, UnavailableError, ValidationError
 from r1trt.export.export import ExportConfig, export_checkpoint
+from r1trt.validate.config import ValidateConfig
 from r1trt.validate.layer_values import layer_values
 from r1trt.validate.report import ValidationReport
-from r1trt.validate.validate import ValidateConfig, validate_engine
+from r1trt.validate.validate import validate_engine
 
 CAPACITY = 96
 TOKENS = 300
@@ -249,3 +251,27 @@ def test_directories_that_hold_nothing(tmp_path: Path) -> None:
 def test_options_out_of_range(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="too small"):
         ValidateConfig(engine=tmp_path, **options)
+
+
+def test_a_model_repository_is_nothing_to_validate(tmp_path: Path) -> None:
+    served = ServedEngine(
+        arch="cpu", sms=(), backend="onnxruntime", precision="fp32", cache=True, capacity=64, versions={}
+    )
+    manifest = RepositoryManifest(model_name="m", model="generation", library={}, files=(), engine=served)
+    manifest.write(tmp_path)
+    with pytest.raises(ConfigError, match="a model repository"):
+        validated(tmp_path)
+
+
+def test_a_damaged_graph_is_an_error(typed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "build"
+    shutil.copytree(typed, copy)
+    (copy / "simulated.onnx").write_bytes(b"not a graph")
+    with pytest.raises(R1TrtError, match="cannot be read"):
+        validated(copy)
+
+
+def test_a_tokenizer_of_another_vocabulary(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True, vocab_size=200)
+    with pytest.raises(ConfigError, match="0 to 199"):
+        validated(exported(checkpoint, tmp_path / "export"))
