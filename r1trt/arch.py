@@ -76,6 +76,7 @@ _ALL = (
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({item.name: item for item in _ALL})
+GPU_ARCHITECTURES = tuple(item.name for item in _ALL if item.sms)
 
 
 def architecture(name: str) -> Architecture:

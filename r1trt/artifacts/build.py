@@ -197,6 +197,11 @@ class BuildDirectory(ModelDirectory):
         """The graph that ONNX Runtime runs."""
         return self.path / "cpu.onnx"
 
+    @property
+    def plugin_library(self) -> Path:
+        """The plugin library that the engines need or carry."""
+        return self.path / "libr1trt_plugins.so"
+
     def engine(self, sm: int) -> Path:
         """The engine for a compute capability."""
         return self.path / f"engine.sm{sm}.plan"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from r1trt.artifacts.disk import replace_file
 from r1trt.artifacts.errors import ArtifactError
 
 Kind = Literal["export", "engine", "triton"]
@@ -69,7 +70,8 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     if manifest.get("kind") not in get_args(Kind):
         expected = " | ".join(get_args(Kind))
         raise ArtifactError("manifest has no kind", found=manifest.get("kind"), expected=expected)
-    (directory / MANIFEST_FILE).write_text(json_text({"schema": SCHEMA, **manifest}), encoding="utf-8")
+    # Replaced and not written through: the file may be a link to that of another directory.
+    replace_file(directory / MANIFEST_FILE, json_text({"schema": SCHEMA, **manifest}))
 
 
 def json_text(value: Mapping[str, Any]) -> str:

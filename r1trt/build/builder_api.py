@@ -7,12 +7,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.errors import BuildError
-
-TensorRTBackend = Literal["tensorrt", "tensorrt-rtx"]
 
 _PROBE_TIMEOUT_S = 120
 ALIASED_PLUGIN_IO = "ALIASED_PLUGIN_IO_10_03"
@@ -50,8 +48,11 @@ BUILDER_APIS: Mapping[str, BuilderApi] = MappingProxyType(
 def backend_available(backend: str) -> str | None:
     """Why this machine cannot build with `backend`; None where it can.
 
-    The import is tried in a child process: a broken installation may print, or crash.
+    The import is tried in a child process: a broken installation may print, or crash. ONNX Runtime builds
+    nothing: it runs the graph.
     """
+    if backend == "onnxruntime":
+        return None
     api = BUILDER_APIS[backend]
     program = f"import {api.module} as trt; trt.Builder; trt.OnnxParser; print(trt.__version__)"
     try:

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import r1trt
-from r1trt.build.profile import PROFILES_FILE
+from r1trt.artifacts.build import BuildDirectory
 from r1trt.errors import BuildError, R1TrtError
-
-Progress = Callable[[str, int, int], None]
+from r1trt.progress import Progress, ignore
 
 # From a polite cancellation to a kill, in seconds: the builder looks up only between its steps.
 GRACE_S = 10.0
@@ -36,11 +35,12 @@ class BuildRequest:
 
     Attributes:
         backend: "tensorrt" or "tensorrt-rtx".
-        directory: Where the engines go; holds `profiles.json`.
+        directory: Where the engines go; holds the optimization profiles.
         graph: The ONNX file, its weights beside it.
-        engines: File name of each engine, by compute capability.
+        engines: File name of each engine, by compute capability; with none the network is only read.
         plugin_libraries: Libraries to load in front of the parser.
         embed_plugins: Whether the engines carry them.
+        timing_cache: File with the timings of earlier builds; None for a builder without.
     """
 
     backend: str
@@ -49,6 +49,7 @@ class BuildRequest:
     engines: Mapping[int, str]
     plugin_libraries: Sequence[Path] = ()
     embed_plugins: bool = False
+    timing_cache: Path | None = None
 
 
 @dataclass
@@ -66,7 +67,7 @@ def build_in_child(
     request: BuildRequest,
     *,
     on_network: Callable[[list[dict[str, Any]]], None],
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> str:
     """Build the engines of a request.
 
@@ -86,8 +87,7 @@ def build_in_child(
         path = Path(scratch, "request.json")
         path.write_text(json.dumps(_request_json(request, layers)), encoding="utf-8")
         with Path(scratch, "output.txt").open("w+", encoding="utf-8", errors="replace") as output:
-            report = progress or (lambda phase, done, total: None)
-            return _run(path, request.directory, layers, output, on_network, report)
+            return _run(path, request.directory, layers, output, on_network, progress)
 
 
 def _request_json(request: BuildRequest, layers: Path) -> dict[str, Any]:
@@ -97,11 +97,12 @@ def _request_json(request: BuildRequest, layers: Path) -> dict[str, Any]:
         "backend": request.backend,
         "directory": ".",
         "graph": os.path.relpath(request.graph.resolve(), directory),
-        "profiles": PROFILES_FILE,
+        "profiles": BuildDirectory(path=directory).profiles.name,
         "layers": str(layers),
         "engines": {str(sm): name for sm, name in request.engines.items()},
         "plugin_libraries": [str(library.resolve()) for library in request.plugin_libraries],
         "embed_plugins": request.embed_plugins,
+        "timing_cache": None if request.timing_cache is None else str(request.timing_cache),
     }
 
 
@@ -133,7 +134,7 @@ def _run(
             for event in _parsed(events):
                 if event["event"] == "network":
                     on_network(json.loads(layers.read_text(encoding="utf-8")))
-                    _say_go(child)
+                    _let_build(child)
                 _follow(record, event, progress)
         child.wait()
     finally:
@@ -160,7 +161,8 @@ def _parsed(events: TextIO) -> Iterator[dict[str, Any]]:
                 yield event
 
 
-def _say_go(child: subprocess.Popen[bytes]) -> None:
+def _let_build(child: subprocess.Popen[bytes]) -> None:
+    """Tell the child that its network is what was asked for."""
     assert child.stdin is not None
     with suppress(BrokenPipeError):
         child.stdin.write(b"g")

@@ -6,41 +6,31 @@ a build runs the simulation of what a GPU would compute.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from r1trt.build.child import Progress
-from r1trt.build.write_typed import write_typed_model
 from r1trt.graph.quantize import WeightTensor
 from r1trt.graph.weights import weight_source_from_value
 from r1trt.passes.pipeline import typed_model_from_plan
 from r1trt.passes.simulate import simulated_model_from_typed
 from r1trt.precision.plan import LayerPrecision, PrecisionPlan
 
-CPU_ENGINE = "cpu.onnx"
 _TRANSPOSED = [1, 0]
 
 
-def write_cpu_engine(
-    model: ir.Model, plan: PrecisionPlan, directory: Path, progress: Progress | None = None
-) -> Path:
-    """Write `cpu.onnx` and its weights.
+def cpu_model_from_plan(model: ir.Model, plan: PrecisionPlan) -> ir.Model:
+    """The graph that ONNX Runtime runs.
 
     Args:
         model: Exported graph, with the capacity of the build.
         plan: Its plan.
-        directory: Where to write.
-        progress: Called with (phase, done, total).
     """
     # An edited plan may lower single layers; ONNX Runtime has CPU kernels for FP32 alone.
     if all(_is_fp32(layer) for layer in plan.layers.values()):
         engine = typed_model_from_plan(model, plan, "onnxruntime")
         pretranspose_weights(engine)
-    else:
-        engine = simulated_model_from_typed(typed_model_from_plan(model, plan, "tensorrt-rtx"))
-    return write_typed_model(engine, directory, name=CPU_ENGINE, progress=progress)
+        return engine
+    return simulated_model_from_typed(typed_model_from_plan(model, plan, "tensorrt-rtx"))
 
 
 def _is_fp32(layer: LayerPrecision) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from r1trt.artifacts.store import copy_file
+from r1trt.artifacts.build import BuildArtifact, BuildDirectory, BuildManifest, PluginsEntry
+from r1trt.artifacts.disk import copy_file
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.config import BuildConfig
 from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.plugin_tools.library import (
-    LIBRARY_FILE,
     PluginLibrary,
     find_library,
     library_from_path,
@@ -32,24 +31,30 @@ class BuildPlugins:
     library: PluginLibrary | None = None
     embed: bool = False
 
-    def put_beside_engine(self, directory: Path) -> dict[str, Any]:
+    def put_beside_engine(self, directory: Path, manifest: BuildManifest) -> BuildManifest:
         """Copies the library into a build directory.
 
         Returns:
-            The manifest's entries: `plugins` describes the library, `plugin_libraries` names what has to be
-            loaded before the engine.
+            The manifest with the library in it, and whether it has to be loaded in front of the engine.
         """
         if self.library is None:
-            return {"plugins": None, "plugin_libraries": []}
-        target = directory / LIBRARY_FILE
+            return replace(manifest, plugins=None, plugin_libraries=())
+        target = BuildDirectory(path=directory).plugin_library
         if self.library.path.resolve() != target.resolve():
             # The file may be a link to that of the build that is being finished.
             target.unlink(missing_ok=True)
             copy_file(self.library.path, target)
-        return {
-            "plugins": {**self.library.as_manifest(), "embedded": self.embed},
-            "plugin_libraries": [] if self.embed else [LIBRARY_FILE],
-        }
+        entry = PluginsEntry(
+            file=self.library.path.name,
+            sha256=self.library.sha256,
+            operators=self.library.operators,
+            sms=self.library.sms,
+            headers=self.library.headers,
+            cutlass=self.library.cutlass,
+            nvcc=self.library.nvcc,
+            embedded=self.embed,
+        )
+        return replace(manifest, plugins=entry, plugin_libraries=() if self.embed else (target.name,))
 
 
 def plugins_for_build(
@@ -94,29 +99,27 @@ def _library(named: Path | None, sms: Sequence[int]) -> PluginLibrary | None:
     return library
 
 
-def plugins_of_unfinished(config: BuildConfig, directory: Path, manifest: Mapping[str, Any]) -> BuildPlugins:
+def plugins_of_unfinished(config: BuildConfig, build: BuildArtifact) -> BuildPlugins:
     """The plugins that a build is finished with: those asked for now, else those that lie in its directory.
 
     Args:
         config: Options of the command that finishes it.
-        directory: The unfinished build.
-        manifest: Its manifest, `sms` being those of this machine.
+        build: The unfinished build, its `sms` being those of this machine.
 
     Raises:
         R1TrtError: As `plugins_for_build`, or the directory's library is not the manifest's.
     """
-    recorded = manifest.get("plugins")
-    beside = directory / LIBRARY_FILE
+    manifest, recorded, beside = build.manifest, build.manifest.plugins, build.plugin_library
     if config.plugin_library is not None or recorded is None:
-        return plugins_for_build(config, manifest["backend"], manifest["sms"], required=True)
+        return plugins_for_build(config, manifest.backend, manifest.sms, required=True)
     library = library_from_path(beside)
-    if library.sha256 != recorded["sha256"]:
+    if library.sha256 != recorded.sha256:
         raise BuildError(
             "The plugin library of the unfinished build changed.",
             where=beside,
             found=f"SHA-256 {library.sha256}",
-            expected=recorded["sha256"],
+            expected=recorded.sha256,
             fix="copy the directory again, or name a library with --plugin-library",
         )
-    require_code_for(library, manifest["sms"], where=beside)
-    return BuildPlugins(library=library, embed=config.embed_plugins or recorded["embedded"])
+    require_code_for(library, manifest.sms, where=beside)
+    return BuildPlugins(library=library, embed=config.embed_plugins or recorded.embedded)

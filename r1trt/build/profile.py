@@ -15,8 +15,6 @@ import onnx_ir as ir
 
 from r1trt.errors import BuildError, ConfigError
 
-PROFILES_FILE = "profiles.json"
-
 Dims = tuple[int, ...]
 
 

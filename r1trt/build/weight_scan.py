@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.build.child import Progress
 from r1trt.errors import CheckpointError
 from r1trt.graph.weights import weight_source_from_value
+from r1trt.progress import Progress, ignore
 
 _LISTED = 20
 
 
-def require_finite_weights(model: ir.Model, progress: Progress) -> None:
+def require_finite_weights(model: ir.Model, progress: Progress = ignore) -> None:
     """Read every weight once.
 
     Raises:

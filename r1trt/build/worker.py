@@ -12,23 +12,19 @@ import faulthandler
 import importlib
 import json
 import os
-import select
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from r1trt.build.builder_api import BUILDER_APIS, BuilderApi, configure, network_flags
+from r1trt.build.callbacks import Channel, builder_logger, file_writer, progress_monitor
 from r1trt.build.profile import OptimizationProfile, load_profiles
 from r1trt.build.read_back import layers_of_network
+from r1trt.build.timing_cache import load_timing_cache, save_timing_cache
 from r1trt.errors import BuildError
 
-# Without a GPU the library adds to many errors that it cannot ask one (35: no driver, 100: no device).
-# That is beside the point wherever the target is named.
-NOISE = ("cudaError 35", "cudaError 100", "CUDA initialization failure", "catchCudaError")
-_REPORT_EVERY_S = 0.05
 _PR_SET_PDEATHSIG = 1
 _ADDR_NO_RANDOMIZE = 0x0040000
 _ASK_PERSONALITY = 0xFFFFFFFF
@@ -46,77 +42,6 @@ def _restart_with_fixed_addresses() -> None:
     if persona == -1 or persona & _ADDR_NO_RANDOMIZE or libc.personality(persona | _ADDR_NO_RANDOMIZE) == -1:
         return
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-class _Channel:
-    """Events to the parent, cancellation from it."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._file = os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)
-        self.cancelled = False
-
-    def send(self, event: str, **fields: Any) -> None:
-        self._file.write(json.dumps({"event": event, **fields}) + "\n")
-
-    def check_cancelled(self) -> bool:
-        # Polled in the builder's own callbacks: a watching thread might never get the interpreter's lock.
-        if not self.cancelled and select.select([sys.stdin], [], [], 0)[0]:
-            self.cancelled = True
-        return self.cancelled
-
-
-def _logger(trt: Any, channel: _Channel) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is only known once a module is chosen
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity <= trt.ILogger.WARNING and not any(noise in text for noise in NOISE):
-                channel.send("log", severity=str(severity).rpartition(".")[2].lower(), text=text)
-
-    return Logger()
-
-
-def _progress_monitor(trt: Any, channel: _Channel) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # as above
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._steps: dict[str, int] = {}
-            self._last = 0.0
-
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            self._steps[name] = steps
-            channel.send("progress", phase=name, done=0, total=steps)
-
-        def phase_finish(self, name: str) -> None:
-            steps = self._steps.pop(name, 0)
-            channel.send("progress", phase=name, done=steps, total=steps)
-
-        def step_complete(self, name: str, step: int) -> bool:
-            now = time.monotonic()
-            if now - self._last >= _REPORT_EVERY_S:
-                self._last = now
-                channel.send("progress", phase=name, done=step + 1, total=self._steps.get(name, 0))
-            return not channel.check_cancelled()
-
-    return Monitor()
-
-
-def _file_writer(trt: Any, path: Path) -> Any:
-    class Writer(trt.IStreamWriter):  # type: ignore[misc]  # as above
-        def __init__(self) -> None:
-            trt.IStreamWriter.__init__(self)
-            self.file = path.open("wb")
-            self.error: OSError | None = None
-
-        def write(self, data: Any) -> int:
-            try:
-                return self.file.write(data)
-            except OSError as error:
-                self.error = error
-                return 0
-
-    return Writer()
 
 
 def _parse(trt: Any, logger: Any, network: Any, graph: Path) -> Any:
@@ -168,7 +93,7 @@ def _serialize(trt: Any, builder: Any, network: Any, config: Any, path: Path) ->
             return False
         path.write_bytes(engine)
         return True
-    writer = _file_writer(trt, path)
+    writer = file_writer(trt, path)
     try:
         built = builder.build_serialized_network_to_stream(network, config, writer)
     finally:
@@ -181,7 +106,7 @@ def _serialize(trt: Any, builder: Any, network: Any, config: Any, path: Path) ->
 def _build_engine(
     trt: Any,
     api: BuilderApi,
-    channel: _Channel,
+    channel: Channel,
     request: Mapping[str, Any],
     builder: Any,
     network: Any,
@@ -191,21 +116,29 @@ def _build_engine(
     configure(trt, api, config, sm)
     if request.get("embed_plugins"):
         config.plugins_to_serialize = request["plugin_libraries"]
-    monitor = _progress_monitor(trt, channel)
+    monitor = progress_monitor(trt, channel)
     config.progress_monitor = monitor
     _add_profiles(builder, network, config, load_profiles(Path(request["profiles"])))
+    timings = Path(request["timing_cache"]) if request.get("timing_cache") else None
+    if timings is not None:
+        load_timing_cache(config, timings)
     file = request["engines"][str(sm)]
     if not _serialize(trt, builder, network, config, Path(request["directory"]) / file):
         if channel.check_cancelled():
             raise KeyboardInterrupt
         raise BuildError(f"The builder made no engine for SM{sm}.")
     channel.send("engine", sm=sm, file=file)
+    if timings is not None:
+        try:
+            save_timing_cache(config, timings)
+        except OSError as error:  # the engine is there; only the next build takes longer
+            channel.send("log", severity="warning", text=f"The timing cache was not written: {error}")
 
 
-def _build(channel: _Channel, request: Mapping[str, Any]) -> None:
+def _build(channel: Channel, request: Mapping[str, Any]) -> None:
     api = BUILDER_APIS[request["backend"]]
     trt = importlib.import_module(api.module)
-    logger = _logger(trt, channel)
+    logger = builder_logger(trt, channel)
     channel.send("started", version=trt.__version__)
     builder = trt.Builder(logger)
     _load_plugins(builder, request.get("plugin_libraries", []))
@@ -214,7 +147,7 @@ def _build(channel: _Channel, request: Mapping[str, Any]) -> None:
     layers = layers_of_network(network)
     Path(request["layers"]).write_text(json.dumps(layers), encoding="utf-8")
     channel.send("network", layers=len(layers))
-    if request.get("parse_only") or not _may_go_on(channel):
+    if not request["engines"] or not _may_go_on(channel):
         return
     for sm in map(int, request["engines"]):
         _build_engine(trt, api, channel, request, builder, network, sm)
@@ -227,7 +160,7 @@ def _load_plugins(builder: Any, libraries: list[str]) -> None:
             raise BuildError("A plugin library cannot be loaded.", where=library)
 
 
-def _may_go_on(channel: _Channel) -> bool:
+def _may_go_on(channel: Channel) -> bool:
     """Wait until the parent has compared the network with the plan; it says so with one byte."""
     if os.read(sys.stdin.fileno(), 1) == b"g":
         return True
@@ -240,7 +173,7 @@ def main(request_path: str, events: str) -> int:
     faulthandler.enable()
     # The lifeline needs the builder to call back; this does not.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    channel = _Channel(int(events))
+    channel = Channel(int(events))
     try:
         _build(channel, json.loads(Path(request_path).read_text(encoding="utf-8")))
     except BuildError as error:

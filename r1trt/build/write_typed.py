@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -12,14 +11,14 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import onnx_ir as ir
 
+from r1trt.artifacts.build import BuildDirectory
+from r1trt.artifacts.disk import require_free_space
 from r1trt.errors import BuildError
 from r1trt.graph.quantize import WeightSource, WeightTensor
+from r1trt.progress import Progress, ignore
 
-WEIGHTS_FILE = "weights.safetensors"
 INLINE_BYTES = 1024
 _HEADER_ALIGNMENT = 8
-
-Progress = Callable[[str, int, int], None]
 
 _SAFETENSORS_NAMES: Mapping[ir.DataType, str] = {
     ir.DataType.FLOAT: "F32",
@@ -46,43 +45,51 @@ class _Entry:
 
 
 def write_typed_model(
-    model: ir.Model, directory: Path, *, name: str = "typed.onnx", progress: Progress | None = None
+    model: ir.Model, directory: Path, *, name: str | None = None, progress: Progress = ignore
 ) -> Path:
-    """Write `directory/name` and `directory/weights.safetensors`.
+    """Write a graph and the file of its weights into a directory.
 
     Args:
         model: A typed graph. Afterwards its weights are external tensors of the new file.
         directory: An existing directory; the files in it are self-contained.
-        name: Name of the graph file.
+        name: Name of the graph file; None means that of a build's typed graph.
         progress: Called with ("weights", bytes written, bytes in all).
 
     Returns:
         Path of the graph file.
 
     Raises:
-        BuildError: The disk is too small for the weights.
+        DiskFullError: The disk is too small for the weights.
         CheckpointError: A weight cannot be read.
     """
     _take_in_small_tensors(model)
     entries = _layout(model)
     total = entries[-1].stop if entries else 0
-    free = shutil.disk_usage(directory).free
-    if free < total:
-        raise BuildError(
-            "The disk is too small for the weights.", where=directory, found=free, expected=total
-        )
-    path = directory / WEIGHTS_FILE
-    with path.open("wb") as file:
+    require_free_space(directory, total)
+    build = BuildDirectory(path=directory)
+    with build.weights.open("wb") as file:
         header = _header(entries)
         file.write(header)
         for entry in entries:
             _stream(entry, file, len(header))
-            if progress is not None:
-                progress("weights", entry.stop, total)
+            progress("weights", entry.stop, total)
     for entry in entries:
-        _point_to_file(entry, directory, len(header))
-    ir.save(model, directory / name)
-    return directory / name
+        _point_to_file(entry, build.weights, len(header))
+    graph = build.typed_graph if name is None else directory / name
+    ir.save(model, graph)
+    return graph
+
+
+def share_weights(written: ir.Model, model: ir.Model) -> None:
+    """Point a graph's weights to where those of the same names were written for another graph."""
+    for name, value in model.graph.initializers.items():
+        if name in written.graph.initializers:
+            value.const_value = written.graph.initializers[name].const_value
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Size of all weights of a graph."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
 
 
 def _take_in_small_tensors(model: ir.Model) -> None:
@@ -145,13 +152,13 @@ def _stream(entry: _Entry, file: BinaryIO, base: int) -> None:
         )
 
 
-def _point_to_file(entry: _Entry, directory: Path, base: int) -> None:
+def _point_to_file(entry: _Entry, path: Path, base: int) -> None:
     entry.value.const_value = ir.ExternalTensor(
-        WEIGHTS_FILE,
+        path.name,
         base + entry.start,
         entry.tensor.nbytes,
         entry.tensor.dtype,
         shape=ir.Shape(_dims(entry.tensor)),
         name=str(entry.value.name),
-        base_dir=directory,
+        base_dir=path.parent,
     )

@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
 from r1trt.cli.options import json_option, max_seq_len_option, output_option
 from r1trt.cli.output import print_result, progress_reporter, size_text
 
-Precision = Literal["fp8", "bf16", "fp32"]
+if TYPE_CHECKING:
+    from r1trt.artifacts import BuildArtifact
 
-ARCHES = ("ampere", "ada", "hopper", "blackwell", "cpu")
-BACKENDS = ("auto", "tensorrt", "tensorrt-rtx", "onnxruntime")
+ARCHES = tuple(ARCHITECTURES)
+BACKENDS = ("auto", *get_args(Backend))
 
 EPILOG = """
 \b
@@ -27,7 +29,9 @@ Examples:
 
 @click.command(epilog=EPILOG, short_help="Build an engine from an export.")
 @click.argument("model", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--arch", type=click.Choice(ARCHES), help="What the engine will run on.  [required]")
+@click.option(
+    "--arch", type=click.Choice(tuple(ARCHITECTURES)), help="What the engine will run on.  [required]"
+)
 @click.option("--fp8", is_flag=True, help="Matrix products in FP8, the rest as --bf16.")
 @click.option("--bf16", is_flag=True, help="BF16; norms, router and softmax in FP32.")
 @click.option("--fp32", is_flag=True, help="FP32 throughout.")
@@ -59,6 +63,12 @@ Examples:
 @click.option(
     "--embed-plugins", is_flag=True, help="Put the plugins into the engine, for --backend tensorrt."
 )
+@click.option(
+    "--timing-cache",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Kernel timings to start from and add to, for --backend tensorrt; default: in the user's cache.",
+)
 @output_option("ARCH-PRECISION in MODEL")
 @json_option
 def build(fp8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **options: Any) -> None:
@@ -69,7 +79,7 @@ def build(fp8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **op
     MODEL may also be a build that stopped because a GPU or a library was missing (exit code 3): it is
     finished.
     """
-    from r1trt.artifacts.store import read_manifest
+    from r1trt.artifacts import BuildArtifact
     from r1trt.build.config import BuildConfig
     from r1trt.build.pipeline import build_engine
 
@@ -79,12 +89,12 @@ def build(fp8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **op
     with progress_reporter() as progress:
         path = build_engine(config, progress)
     seconds = time.perf_counter() - started
-    manifest = read_manifest(path)
-    result = {"path": str(path), "seconds": round(seconds, 3), "manifest": manifest}
-    print_result(result, _lines(path, manifest, seconds), as_json=as_json)
+    built = BuildArtifact.read(path)
+    result = {"path": str(path), "seconds": round(seconds, 3), "manifest": built.manifest.to_json()}
+    print_result(result, _lines(built, seconds), as_json=as_json)
 
 
-def _precision(flags: Mapping[Precision, bool]) -> Precision | None:
+def _precision(flags: Mapping[BuildPrecision, bool]) -> BuildPrecision | None:
     """The one precision that was asked for; None leaves it to the architecture, or to the plan."""
     asked = [name for name, given in flags.items() if given]
     if len(asked) > 1:
@@ -92,17 +102,18 @@ def _precision(flags: Mapping[Precision, bool]) -> Precision | None:
     return asked[0] if asked else None
 
 
-def _lines(path: Path, manifest: dict[str, Any], seconds: float) -> list[str]:
+def _lines(built: BuildArtifact, seconds: float) -> list[str]:
+    path, manifest = built.path, built.manifest
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    engines = [f"  {engine['file']}  {size_text(engine['bytes'])}" for engine in manifest["engines"]]
-    check = manifest["network_check"]  # empty where there is no TensorRT network
+    engines = [f"  {engine.file}  {size_text(engine.bytes)}" for engine in manifest.engines]
+    check = manifest.network_check  # empty where there is no TensorRT network
     network = (
         [f"  network: {check['obeyed']} layers as the plan asks, {check['unverified']} up to a fused kernel"]
         if check
         else []
     )
     return [
-        f"built {path} ({size_text(size)}) with {manifest['backend']} in {seconds:.1f} s",
+        f"built {path} ({size_text(size)}) with {manifest.backend} in {seconds:.1f} s",
         *engines,
         *network,
         f"next: r1trt validate {path}",

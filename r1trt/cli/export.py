@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -37,7 +38,7 @@ def export(
 
     Reads only the headers of the weights: they stay where they are, and the graph points into them.
     """
-    from r1trt.artifacts.store import read_manifest
+    from r1trt.artifacts import ExportArtifact
     from r1trt.export.export import ExportConfig, export_checkpoint
 
     config = ExportConfig(
@@ -51,21 +52,20 @@ def export(
     with progress_reporter() as progress:
         path = export_checkpoint(config, progress)
     seconds = time.perf_counter() - started
-    manifest = read_manifest(path)
+    manifest = ExportArtifact.read(path).manifest
     result = {
         "path": str(path),
-        "model_name": manifest["model_name"],
-        "capacity": manifest["capacity"],
-        "weights": manifest["weights"],
-        "notes": manifest["notes"],
+        "model_name": manifest.model_name,
+        "capacity": manifest.capacity,
+        "weights": asdict(manifest.weights),
+        "notes": manifest.notes,
         "seconds": round(seconds, 3),
     }
-    weights = sum(file["bytes"] for file in manifest["weights"]["files"])
-    where = "in it" if copy else f"in {manifest['weights']['base_directory']}"
+    where = "in it" if copy else f"in {manifest.weights.base_directory}"
     lines = [
-        f"exported {manifest['model_name']} to {path} in {seconds:.1f} s",
-        f"  KV cache {manifest['capacity']} tokens; weights {size_text(weights)} {where}",
-        *(f"  note: {note}" for note in manifest["notes"]),
+        f"exported {manifest.model_name} to {path} in {seconds:.1f} s",
+        f"  KV cache {manifest.capacity} tokens; weights {size_text(manifest.weights.bytes)} {where}",
+        *(f"  note: {note}" for note in manifest.notes),
         f"next: r1trt build {path} --arch ada --fp8",
     ]
     print_result(result, lines, as_json=as_json)

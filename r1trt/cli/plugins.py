@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
+from r1trt.arch import GPU_ARCHITECTURES
 from r1trt.cli.options import json_option, output_option
 from r1trt.cli.output import print_result
-
-ARCHES = ("ampere", "ada", "hopper", "blackwell", "all")
 
 
 @click.group()
@@ -21,7 +20,7 @@ def plugins() -> None:
 @click.option(
     "--arch",
     required=True,
-    type=click.Choice(ARCHES),
+    type=click.Choice((*GPU_ARCHITECTURES, "all")),
     help="GPU architecture; all makes one library that runs on each.",
 )
 @output_option("the cache, where r1trt build finds it")

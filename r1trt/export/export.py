@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 from r1trt import __version__
-from r1trt.artifacts.store import atomic_directory, sha256_of_file, write_manifest
+from r1trt.artifacts.atomic import atomic_directory
+from r1trt.artifacts.directory import ModelDirectory
+from r1trt.artifacts.disk import sha256_of_file
+from r1trt.artifacts.export import ExportDirectory, ExportManifest, ExportWeights, WeightFile
 from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
 from r1trt.errors import ConfigError
 from r1trt.export.model import check_model, onnx_from_checkpoint
-from r1trt.export.weights import Progress, WeightLayout, copied_weights, copy_weights, weights_in_place
+from r1trt.export.weights import WeightLayout, copied_weights, copy_weights, weights_in_place
+from r1trt.progress import Progress, ignore
 from r1trt.rope import LENGTH_DEPENDENT_KINDS
 
 DEFAULT_CAPACITY = 4096
-
-# What generation and serving need beside the graph; copied where the checkpoint has it.
-COMPANION_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +47,7 @@ class ExportConfig:
             raise ConfigError("--max-seq-len is too small.", found=self.max_seq_len, expected="at least 1")
 
 
-def export_checkpoint(config: ExportConfig, progress: Progress | None = None) -> Path:
+def export_checkpoint(config: ExportConfig, progress: Progress = ignore) -> Path:
     """Export a checkpoint.
 
     Args:
@@ -71,27 +63,24 @@ def export_checkpoint(config: ExportConfig, progress: Progress | None = None) ->
         ConfigError: Its configuration is not one that is implemented.
         ExportError: The graph does not pass ONNX's checker.
     """
-    report = progress or (lambda phase, done, total: None)
-    report("reading headers", 0, 1)
+    progress("reading headers", 0, 1)
     checkpoint = checkpoint_from_dir(config.checkpoint)
     capacity = _capacity(config, checkpoint)
     _require_output_apart(config.output, checkpoint.path)
-    report("building the graph", 0, 1)
+    progress("building the graph", 0, 1)
     weights = copied_weights(checkpoint) if config.copy else weights_in_place(checkpoint)
     model = onnx_from_checkpoint(
         checkpoint, capacity, last_token_logits=config.last_token_logits, locations=weights.locations
     )
     check_model(model)
-    with atomic_directory(config.output, kind="export") as directory:
+    with atomic_directory(config.output, kind=ExportManifest.KIND) as directory:
         if config.copy:
-            copy_weights(checkpoint, directory, report)
-        report("writing", 0, 1)
-        ir.save(model, directory / "model.onnx")
-        for name in COMPANION_FILES:
-            if (checkpoint.path / name).is_file():
-                shutil.copyfile(checkpoint.path / name, directory / name)
-        write_manifest(directory, _manifest(config, checkpoint, capacity, weights, model))
-        report("writing", 1, 1)
+            copy_weights(checkpoint, directory, progress)
+        progress("writing", 0, 1)
+        ir.save(model, ExportDirectory(path=directory).graph)
+        ModelDirectory(path=checkpoint.path).copy_companions_to(directory)
+        _manifest(config, checkpoint, capacity, weights, model).write(directory)
+        progress("writing", 1, 1)
     return config.output
 
 
@@ -116,7 +105,7 @@ def _capacity(config: ExportConfig, checkpoint: Checkpoint) -> int:
     if config.max_seq_len > limit and not checkpoint.config.rope.temperature_alpha:
         raise ConfigError(
             "--max-seq-len is beyond the positions that the model was made for.",
-            where=checkpoint.path / "config.json",
+            where=ModelDirectory(path=checkpoint.path).config,
             found=config.max_seq_len,
             expected=f"at most max_position_embeddings = {limit}",
             fix=f"pass --max-seq-len {limit} or less",
@@ -126,32 +115,27 @@ def _capacity(config: ExportConfig, checkpoint: Checkpoint) -> int:
 
 def _manifest(
     config: ExportConfig, checkpoint: Checkpoint, capacity: int, weights: WeightLayout, model: ir.Model
-) -> dict[str, Any]:
-    return {
-        "kind": "export",
-        "model_name": config.output.resolve().name,
-        "r1trt": __version__,
-        "family": checkpoint.config.family,
-        "checkpoint": str(checkpoint.path.resolve()),
-        "capacity": capacity,
-        "last_token_logits": config.last_token_logits,
-        "weights": {
-            "base_directory": weights.base_directory,
-            "files": [
-                {
-                    "name": weights.locations[header.file],
-                    "bytes": header.file_bytes,
-                    "header_sha256": header.header_sha256,
-                }
-                for header in checkpoint.files
-            ],
-        },
-        "config": dict(checkpoint.raw_config),
-        "config_sha256": sha256_of_file(checkpoint.path / "config.json"),
-        "nodes": len(model.graph),
-        "notes": _notes(checkpoint, capacity),
-        "parameters": sum(math.prod(ref.shape) for ref in checkpoint.tensors.values()),
-    }
+) -> ExportManifest:
+    files = [
+        WeightFile(
+            name=weights.locations[header.file], bytes=header.file_bytes, header_sha256=header.header_sha256
+        )
+        for header in checkpoint.files
+    ]
+    return ExportManifest(
+        model_name=config.output.resolve().name,
+        r1trt=__version__,
+        family=checkpoint.config.family,
+        checkpoint=str(checkpoint.path.resolve()),
+        capacity=capacity,
+        last_token_logits=config.last_token_logits,
+        weights=ExportWeights(base_directory=weights.base_directory, files=tuple(files)),
+        config=dict(checkpoint.raw_config),
+        config_sha256=sha256_of_file(ModelDirectory(path=checkpoint.path).config),
+        nodes=len(model.graph),
+        notes=tuple(_notes(checkpoint, capacity)),
+        parameters=sum(math.prod(ref.shape) for ref in checkpoint.tensors.values()),
+    )
 
 
 def _notes(checkpoint: Checkpoint, capacity: int) -> list[str]:

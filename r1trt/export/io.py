@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
-from r1trt.artifacts.store import read_manifest
+from r1trt.artifacts.export import ExportArtifact, WeightFile
+from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.checkpoint import read_safetensors_header
 from r1trt.config import ModelConfig
 from r1trt.errors import ExportError
 from r1trt.families import model_config_from_dict
-
-LOCAL_WEIGHTS = "."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,63 +20,49 @@ class ExportedModel:
     """An export directory in memory.
 
     Attributes:
-        path: The directory.
-        manifest: Its manifest.
+        artifact: The directory.
         model: The graph; external tensors resolve against `weight_base`.
         config: The model's configuration.
         weight_base: Directory that the weights' file names are relative to.
     """
 
-    path: Path
-    manifest: dict[str, Any]
+    artifact: ExportArtifact
     model: ir.Model
     config: ModelConfig
     weight_base: Path
 
+    @property
+    def path(self) -> Path:
+        """Where the export is."""
+        return self.artifact.path
 
-def weight_base_of(directory: Path, manifest: dict[str, Any]) -> Path:
-    """The weight base directory that a manifest names, checked against the files' sizes and headers.
+
+def weight_base_of(export: ExportArtifact) -> Path:
+    """The weight base directory of an export, checked against the files' sizes and headers.
 
     Raises:
         ExportError: A weight file is gone, or is not the one that was exported.
     """
-    try:
-        weights = manifest["weights"]
-        named = str(weights["base_directory"])
-        files = [(str(entry["name"]), entry["bytes"], entry["header_sha256"]) for entry in weights["files"]]
-    except (KeyError, TypeError) as error:
-        raise ExportError(
-            "The manifest of this export is damaged, or another version's.",
-            where=directory / "manifest.json",
-            found=f"{type(error).__name__}: {error}",
-            expected="weights: base_directory, and name, bytes, header_sha256 of every file",
-            fix="run `r1trt export` again",
-        ) from error
-    base = directory if named == LOCAL_WEIGHTS else Path(named)
-    for name, size, header_sha256 in files:
-        _check_weight_file(base, name, size, header_sha256, directory)
-    return base
+    for file in export.manifest.weights.files:
+        _check_weight_file(export, file)
+    return export.weight_base
 
 
-def _check_weight_file(base: Path, name: str, expected: int, header_sha256: str, directory: Path) -> None:
-    path = base / name
-    fix = f"export the checkpoint again, or put the original file back (the export is {directory})"
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ExportError(
-            "A weight file lies outside its directory.", where=name, fix="run `r1trt export` again"
-        )
+def _check_weight_file(export: ExportArtifact, file: WeightFile) -> None:
+    path = export.weight_base / file.name
+    fix = f"export the checkpoint again, or put the original file back (the export is {export.path})"
     if not path.resolve().is_file():
         raise ExportError("A weight file of this export is gone.", where=path, fix=fix)
     size = path.stat().st_size
-    if size != expected:
+    if size != file.bytes:
         raise ExportError(
             "A weight file changed since the export.",
             where=path,
             found=f"{size} bytes",
-            expected=f"{expected} bytes",
+            expected=f"{file.bytes} bytes",
             fix=fix,
         )
-    if read_safetensors_header(base, name).header_sha256 != header_sha256:
+    if read_safetensors_header(export.weight_base, file.name).header_sha256 != file.header_sha256:
         raise ExportError("A weight file's header changed since the export.", where=path, fix=fix)
 
 
@@ -86,28 +70,23 @@ def load_export(directory: Path) -> ExportedModel:
     """Load an export directory.
 
     Raises:
-        ExportError: It is not an export, is damaged, or its weights changed.
+        ArtifactError: It is not an export, or its manifest is not valid.
+        ExportError: It is damaged, or its weights changed.
     """
-    manifest = read_manifest(directory)
-    if manifest.get("kind") != "export":
-        raise ExportError(
-            "This directory is not an export.",
-            where=directory,
-            found=f"kind {manifest.get('kind')!r}",
-            expected="kind 'export'",
-            fix="pass the directory that `r1trt export` wrote",
-        )
-    base = weight_base_of(directory, manifest)
-    path = directory / "model.onnx"
+    export = ExportArtifact.read(directory)
+    base = weight_base_of(export)
     try:
-        model = ir.load(path)
+        model = ir.load(export.graph)
     except Exception as error:  # protobuf's own error types vary with its implementation
         raise ExportError(
-            "The exported graph cannot be read.", where=path, found=error, fix="run `r1trt export` again"
+            "The exported graph cannot be read.",
+            where=export.graph,
+            found=error,
+            fix="run `r1trt export` again",
         ) from error
     _point_weights(model, base)
-    config = model_config_from_dict(manifest.get("config", {}), where=directory / "manifest.json")
-    return ExportedModel(path=directory, manifest=manifest, model=model, config=config, weight_base=base)
+    config = model_config_from_dict(dict(export.manifest.config), where=directory / MANIFEST_FILE)
+    return ExportedModel(artifact=export, model=model, config=config, weight_base=base)
 
 
 def _point_weights(model: ir.Model, base: Path) -> None:

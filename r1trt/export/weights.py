@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1trt.artifacts.store import copy_file, require_free_space
+from r1trt.artifacts.disk import copy_file, require_free_space
+from r1trt.artifacts.export import LOCAL_WEIGHTS
 from r1trt.checkpoint import Checkpoint
 from r1trt.errors import ExportError
-from r1trt.export.io import LOCAL_WEIGHTS
-
-Progress = Callable[[str, int, int], None]
+from r1trt.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

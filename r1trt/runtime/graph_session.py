@@ -34,7 +34,7 @@ def session_from_export(
     """
     return OnnxRuntimeSession(
         _graph(export.graph, extra_outputs),
-        weight_base=weight_base_of(export.path, export.manifest.to_json()),
+        weight_base=weight_base_of(export),
         outputs={LOGITS: LOGITS, **(extra_outputs or {})},
         options=LoadOptions(threads=threads, fold_constants=folds_constants(export.manifest.weights.bytes)),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manifests import BUILD, EXPORT, KINDS, REPOSITORY
+from typical_manifests import BUILD, EXPORT, KINDS, REPOSITORY
 
 from r1trt.artifacts import BuildArtifact, ExportArtifact, RepositoryArtifact, read_artifact
 from r1trt.artifacts.base import Manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manifests import BUILD
+from typical_manifests import BUILD
 
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.manifest import MANIFEST_FILE, write_manifest

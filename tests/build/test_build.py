@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 
 from r1trt.artifacts import BuildArtifact
+from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.store import read_manifest, write_manifest
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
@@ -341,5 +342,5 @@ def test_a_damaged_unfinished_build_is_refused(
     with pytest.raises(UnavailableError):
         build(llama_export, tmp_path / "build", "hopper", "bf16")
     write_manifest(tmp_path / "build", read_manifest(tmp_path / "build") | damage)
-    with pytest.raises(ConfigError, match="manifest of a build is not valid"):
+    with pytest.raises(ArtifactError, match="manifest of a build is not valid"):
         build_engine(BuildConfig(model=tmp_path / "build"))

@@ -15,7 +15,7 @@ import pytest
 from safetensors import safe_open
 from tiny_checkpoints import write_llama, write_qwen2, write_r1_asa
 
-from r1trt.build.write_typed import WEIGHTS_FILE, write_typed_model
+from r1trt.build.write_typed import write_typed_model
 from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
@@ -119,15 +119,15 @@ def test_the_simulation_agrees_with_the_export(
 def test_written_files_stand_alone(exported: ExportedModel, precision: PlanKind, tmp_path: Path) -> None:
     typed = typed_model_from_plan(exported.model, plan_for(exported, precision), "tensorrt-rtx")
     path = write_typed_model(typed, tmp_path)
-    assert sorted(item.name for item in tmp_path.iterdir()) == sorted([path.name, WEIGHTS_FILE])
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted([path.name, "weights.safetensors"])
     proto = onnx.load(path, load_external_data=False)
     stored: dict[str, list[int]] = {}
     for tensor in proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
-            assert entries["location"] == WEIGHTS_FILE
+            assert entries["location"] == "weights.safetensors"
             stored[tensor.name] = list(tensor.dims)
-    with safe_open(tmp_path / WEIGHTS_FILE, "pt") as file:
+    with safe_open(tmp_path / "weights.safetensors", "pt") as file:
         assert {name: list(file.get_tensor(name).shape) for name in file.keys()} == stored  # noqa: SIM118  # no mapping
     onnx.checker.check_model(path, full_check=True)
 

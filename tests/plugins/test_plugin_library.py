@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typical_manifests import BUILD
 
+from r1trt.artifacts.build import BuildArtifact, BuildManifest
+from r1trt.artifacts.fields import from_json
 from r1trt.build.config import BuildConfig
 from r1trt.build.plugins import BuildPlugins, plugins_for_build, plugins_of_unfinished
 from r1trt.cache import CACHE_VARIABLE
@@ -16,6 +19,8 @@ from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools import find_library, library_from_path
 from r1trt.plugin_tools.library import INFO_MARKER, LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import hash_of_sources, source_directory
+
+UNFINISHED = from_json(BuildManifest, {**BUILD, "backend": "tensorrt", "sms": [90], "engines": []})
 
 
 @pytest.fixture(autouse=True)
@@ -102,18 +107,18 @@ def test_a_build_takes_the_library_that_is_there(cache: Path, tmp_path: Path) ->
     path = write_library(cache / "x" / LIBRARY_FILE)
     plugins = plugins_for_build(BuildConfig(), "tensorrt", [90], required=True)
     assert plugins.library is not None and plugins.library.path == path
-    entries = plugins.put_beside_engine(tmp_path)
+    manifest = plugins.put_beside_engine(tmp_path, UNFINISHED)
     assert (tmp_path / LIBRARY_FILE).read_bytes() == path.read_bytes()
-    assert entries["plugin_libraries"] == [LIBRARY_FILE]
-    assert entries["plugins"]["sha256"] == library_from_path(path).sha256
-    assert (entries["plugins"]["operators"], entries["plugins"]["embedded"]) == (list(OPERATORS), False)
+    assert manifest.plugin_libraries == (LIBRARY_FILE,) and manifest.plugins is not None
+    assert manifest.plugins.sha256 == library_from_path(path).sha256
+    assert (manifest.plugins.operators, manifest.plugins.embedded) == (tuple(OPERATORS), False)
 
 
 def test_an_embedded_library_is_not_to_be_loaded(cache: Path, tmp_path: Path) -> None:
     write_library(cache / "x" / LIBRARY_FILE)
     plugins = plugins_for_build(BuildConfig(embed_plugins=True), "tensorrt", [90], required=True)
-    entries = plugins.put_beside_engine(tmp_path)
-    assert (entries["plugin_libraries"], entries["plugins"]["embedded"]) == ([], True)
+    manifest = plugins.put_beside_engine(tmp_path, UNFINISHED)
+    assert (manifest.plugin_libraries, manifest.embeds_plugins) == ((), True)
 
 
 def test_a_build_here_and_now_needs_a_library() -> None:
@@ -140,14 +145,14 @@ def test_only_tensorrt_takes_plugins(tmp_path: Path, backend: str) -> None:
 def test_an_unfinished_build_keeps_its_library(cache: Path, tmp_path: Path) -> None:
     write_library(cache / "x" / LIBRARY_FILE)
     first = plugins_for_build(BuildConfig(embed_plugins=True), "tensorrt", [90], required=False)
-    manifest = {"backend": "tensorrt", "sms": [90], **first.put_beside_engine(tmp_path)}
-    later = plugins_of_unfinished(BuildConfig(), tmp_path, manifest)
+    build = BuildArtifact(path=tmp_path, manifest=first.put_beside_engine(tmp_path, UNFINISHED))
+    later = plugins_of_unfinished(BuildConfig(), build)
     assert later.embed and later.library is not None and later.library.path == tmp_path / LIBRARY_FILE
 
     other = write_library(tmp_path / "other" / LIBRARY_FILE, (80, 90))
-    named = plugins_of_unfinished(BuildConfig(plugin_library=other), tmp_path, manifest)
+    named = plugins_of_unfinished(BuildConfig(plugin_library=other), build)
     assert named.library is not None and named.library.path == other
 
     write_library(tmp_path / LIBRARY_FILE, (90, 100))
     with pytest.raises(BuildError, match="library of the unfinished build changed"):
-        plugins_of_unfinished(BuildConfig(), tmp_path, manifest)
+        plugins_of_unfinished(BuildConfig(), build)

@@ -17,7 +17,7 @@ from r1trt.artifacts.store import read_manifest
 from r1trt.build.child import BuildRequest, build_in_child
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
-from r1trt.build.profile import PROFILES_FILE, InputRange, OptimizationProfile, save_profiles
+from r1trt.build.profile import InputRange, OptimizationProfile, save_profiles
 from r1trt.cache import CACHE_VARIABLE
 from r1trt.errors import BuildError, UnavailableError
 from r1trt.export.export import ExportConfig, export_checkpoint
@@ -175,7 +175,7 @@ def relu_request(directory: Path, library: Path) -> BuildRequest:
     text = '<ir_version: 12, opset_import: ["" : 24]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
     onnx.save(onnx.parser.parse_model(text), directory / "typed.onnx")
     fixed = InputRange(min=(2,), opt=(2,), max=(2,))
-    save_profiles([OptimizationProfile(name="only", inputs={"x": fixed})], directory / PROFILES_FILE)
+    save_profiles([OptimizationProfile(name="only", inputs={"x": fixed})], directory / "profiles.json")
     return BuildRequest(
         backend="tensorrt-rtx",
         directory=directory,

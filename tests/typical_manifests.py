@@ -1,4 +1,4 @@
-"""Manifests as r1trt writes them, for the tests of this folder."""
+"""Manifests as r1trt writes them, for tests."""
 
 from __future__ import annotations
 

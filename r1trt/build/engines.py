@@ -1,0 +1,101 @@
+"""Steps 4 and 5 of a build, build and read back: the engines of a directory that holds everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from r1trt.artifacts.build import BuildArtifact, EngineEntry
+from r1trt.artifacts.disk import replace_file
+from r1trt.artifacts.manifest import json_text
+from r1trt.build.child import BuildRequest, build_in_child
+from r1trt.build.executed import products_of_engine
+from r1trt.build.network_check import NetworkReport, check_network, require_obeyed
+from r1trt.build.timing_cache import timing_cache_file
+from r1trt.build.write import file_entry, now
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.precision.plan_file import load_plan
+from r1trt.progress import Progress, ignore
+
+
+def network_report_of_build(build: BuildArtifact, progress: Progress = ignore) -> NetworkReport:
+    """Parse a build's graph and compare the network with the precision plan; nothing is built.
+
+    Raises:
+        BuildError: The parser refused the graph.
+    """
+    plan = load_plan(build.precision_plan)
+    reports: list[NetworkReport] = []
+    build_in_child(
+        _request(build, {}),
+        on_network=lambda layers: reports.append(check_network(layers, plan)),
+        progress=progress,
+    )
+    return reports[-1]
+
+
+def build_engines(
+    build: BuildArtifact, *, timing_cache: Path | None = None, progress: Progress = ignore
+) -> BuildArtifact:
+    """Build the engines that a directory lacks, after a look whether the network is what the plan asks for.
+
+    Args:
+        build: A build with everything else; its engines, layer report and manifest are written.
+        timing_cache: File with the timings of earlier builds, for "tensorrt"; None takes the user's.
+        progress: Called with (phase, done, total).
+
+    Returns:
+        The completed build.
+
+    Raises:
+        BuildError: The builder refused the graph, died, or was given something else than the plan asks for.
+    """
+    plan = load_plan(build.precision_plan)
+    reports: list[NetworkReport] = []
+
+    def compare(layers: list[dict[str, Any]]) -> None:
+        reports.append(check_network(layers, plan))
+        require_obeyed(reports[-1])
+
+    engines = {sm: build.engine(sm) for sm in build.manifest.sms}
+    request = _request(build, engines, timing_cache)
+    version = build_in_child(request, on_network=compare, progress=progress)
+    report = replace(reports[-1], executed=_executed(build, engines, plan, version))
+    replace_file(build.layers, json_text(report.to_json()))
+    entries = (EngineEntry(**vars(file_entry(path)), sm=sm) for sm, path in engines.items())
+    manifest = replace(
+        build.manifest,
+        status="complete",
+        engines=tuple(entries),
+        network_check=report.summary(),
+        built_at=now(),
+    )
+    manifest.write(build.path)
+    return replace(build, manifest=manifest)
+
+
+def _request(
+    build: BuildArtifact, engines: Mapping[int, Path], timing_cache: Path | None = None
+) -> BuildRequest:
+    manifest = build.manifest
+    library = [] if manifest.plugins is None else [build.plugin_library]
+    return BuildRequest(
+        backend=manifest.backend,
+        directory=build.path,
+        graph=build.typed_graph,
+        engines={sm: path.name for sm, path in engines.items()},
+        plugin_libraries=library,
+        embed_plugins=manifest.embeds_plugins,
+        timing_cache=timing_cache_file(manifest.backend, manifest.sms, timing_cache) if engines else None,
+    )
+
+
+def _executed(
+    build: BuildArtifact, engines: Mapping[int, Path], plan: PrecisionPlan, version: str
+) -> dict[str, Any]:
+    if build.manifest.backend != "tensorrt-rtx":
+        return {}
+    found = {f"sm{sm}": products_of_engine(path, plan.layers) for sm, path in engines.items()}
+    return {"tensorrt-rtx": version, **found}

@@ -1,0 +1,124 @@
+"""What a build is for: every "auto" resolved, contradictions refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from r1trt.arch import ARCHITECTURES, Architecture, Backend, BuildPrecision, architecture, require_precision
+from r1trt.build.builder_api import BUILDER_APIS
+from r1trt.build.config import BuildConfig
+from r1trt.build.profile import BuildLimits
+from r1trt.config import ModelConfig
+from r1trt.cuda_driver import compute_capabilities
+from r1trt.errors import ConfigError
+from r1trt.export.io import ExportedModel
+from r1trt.rope import LENGTH_DEPENDENT_KINDS
+
+DEFAULT_BATCH_SIZE = 4
+DEFAULT_INPUT_LEN = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildTarget:
+    """A resolved target.
+
+    Attributes:
+        arch: The architecture.
+        precision: Precision of the plan.
+        backend: Builder.
+        sms: Compute capabilities to build for; empty for ONNX Runtime.
+    """
+
+    arch: Architecture
+    precision: BuildPrecision
+    backend: Backend
+    sms: tuple[int, ...]
+
+
+def target_from_config(config: BuildConfig, plan_precision: BuildPrecision | None = None) -> BuildTarget:
+    """Resolve architecture, precision and builder.
+
+    Args:
+        config: The options.
+        plan_precision: Precision of the plan file, where one is given.
+
+    Raises:
+        ConfigError: No architecture, or a builder that has nothing to do with it.
+        PlanError: The architecture lacks the precision.
+    """
+    if config.arch is None:
+        raise ConfigError(
+            "--arch is missing.",
+            expected=" | ".join(ARCHITECTURES),
+            fix="say what the engine will run on; only an unfinished build knows it already",
+        )
+    arch = architecture(config.arch)
+    precision = config.precision or plan_precision or arch.default_precision
+    if plan_precision is not None and precision != plan_precision:
+        raise ConfigError(
+            "The plan is of another precision.", where=config.plan, found=plan_precision, expected=precision
+        )
+    require_precision(arch, precision)
+    backend = _backend(config, arch)
+    if config.timing_cache is not None and backend != "tensorrt":
+        raise ConfigError(
+            "--timing-cache is for the builder tensorrt: TensorRT-RTX and ONNX Runtime time nothing.",
+            found=f"--backend {backend}",
+            fix="leave it out, or build with --backend tensorrt",
+        )
+    return BuildTarget(arch=arch, precision=precision, backend=backend, sms=_targets(backend, arch))
+
+
+def _backend(config: BuildConfig, arch: Architecture) -> Backend:
+    natural: Backend = "tensorrt-rtx" if arch.offline_sms else "tensorrt"
+    if not arch.sms:
+        natural = "onnxruntime"
+    backend = natural if config.backend == "auto" else config.backend
+    if (backend == "onnxruntime") != (not arch.sms):
+        raise ConfigError(f"--backend {backend} does not build for --arch {arch.name}.", expected=natural)
+    if backend == "tensorrt-rtx" and not arch.offline_sms:
+        raise ConfigError(
+            f"TensorRT-RTX does not build for --arch {arch.name}.",
+            found=", ".join(f"SM{sm}" for sm in arch.sms),
+            fix="use --backend tensorrt on a machine with that GPU",
+        )
+    return backend
+
+
+def _targets(backend: Backend, arch: Architecture) -> tuple[int, ...]:
+    if backend == "onnxruntime":
+        return ()
+    if BUILDER_APIS[backend].names_target:
+        return arch.offline_sms
+    here = tuple(sm for sm in arch.sms if sm in compute_capabilities())
+    return here or arch.sms
+
+
+def limits_from_config(config: BuildConfig, export: ExportedModel) -> BuildLimits:
+    """The engine's limits. Raises ConfigError where they contradict each other or the model."""
+    exported = export.artifact.manifest.capacity
+    capacity = (config.max_seq_len or exported) if config.cache else None
+    if capacity is not None and capacity != exported:
+        _require_possible(capacity, exported, export.config)
+    longest = DEFAULT_INPUT_LEN if capacity is None else min(DEFAULT_INPUT_LEN, capacity)
+    return BuildLimits(
+        max_batch_size=config.max_batch_size or DEFAULT_BATCH_SIZE,
+        max_input_len=config.max_input_len or longest,
+        capacity=capacity,
+    )
+
+
+def _require_possible(capacity: int, exported: int, model: ModelConfig) -> None:
+    if model.rope.kind in LENGTH_DEPENDENT_KINDS:
+        raise ConfigError(
+            f"RoPE frequencies of kind '{model.rope.kind}' were frozen at the export's --max-seq-len.",
+            found=capacity,
+            expected=exported,
+            fix=f"run `r1trt export` with --max-seq-len {capacity}",
+        )
+    if capacity > model.max_position_embeddings and not model.rope.temperature_alpha:
+        raise ConfigError(
+            "--max-seq-len is beyond the positions that the model was made for.",
+            found=capacity,
+            expected=f"at most max_position_embeddings = {model.max_position_embeddings}",
+        )

@@ -1,0 +1,101 @@
+"""Timings of TensorRT's kernels, kept from build to build: one file, locked and merged.
+
+The builder times each kernel on the GPU. With what earlier builds measured a second build of a model takes a
+fraction of the time, and chooses the same kernels. TensorRT-RTX times nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from r1trt.arch import Backend
+from r1trt.artifacts.disk import replace_file
+from r1trt.build.builder_api import BUILDER_APIS
+from r1trt.cache import cache_directory
+from r1trt.errors import BuildError
+
+
+def timing_cache_file(backend: Backend, sms: Sequence[int], named: Path | None = None) -> Path | None:
+    """The file that a builder's timings are kept in.
+
+    Args:
+        backend: The builder.
+        sms: Compute capabilities of the GPUs; timings of one are of no use to another.
+        named: A file that the user names; None takes one in the cache directory, for the builder's version.
+
+    Returns:
+        The file; None for a builder that times nothing, or where none is named and none can be kept.
+    """
+    if backend not in BUILDER_APIS or BUILDER_APIS[backend].names_target:
+        return None
+    if named is not None:
+        return named.resolve()
+    package = BUILDER_APIS[backend].package
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+    name = "-".join([package, version, *(f"sm{sm}" for sm in sms)])
+    directory = cache_directory() / "timing"
+    with suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+    return directory / f"{name}.cache" if os.access(directory, os.W_OK) else None
+
+
+def load_timing_cache(config: Any, path: Path) -> bool:
+    """Give a builder the timings of earlier builds, or an empty cache to write its own into.
+
+    Args:
+        config: An IBuilderConfig.
+        path: The file; it need not exist yet, its directory is made.
+
+    Returns:
+        Whether there were timings that this builder can use on this GPU.
+
+    Raises:
+        BuildError: The file cannot be read, or could not be written at the end of the build.
+    """
+    try:
+        with _locked(path):
+            data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise BuildError(
+            "The timing cache cannot be used.",
+            where=path,
+            found=error.strerror,
+            fix="name another file with --timing-cache",
+        ) from error
+    cache = config.create_timing_cache(data) if data else None
+    if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+        return True
+    # Of another version or GPU, or damaged: the builder said so.
+    config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    return False
+
+
+def save_timing_cache(config: Any, path: Path) -> None:
+    """Add what a build measured to the file; what others wrote meanwhile stays.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    cache = config.get_timing_cache()
+    with _locked(path):
+        if path.exists() and (earlier := config.create_timing_cache(path.read_bytes())) is not None:
+            cache.combine(earlier, ignore_mismatch=False)
+        replace_file(path, bytes(cache.serialize()))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits for the file's lock. The lock file stays: another process may be about to open it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

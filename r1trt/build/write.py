@@ -1,0 +1,139 @@
+"""Step 3 of a build, write: a directory with everything but the engines, and its manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import onnx_ir as ir
+
+from r1trt.artifacts.build import (
+    BuildArtifact,
+    BuildDirectory,
+    BuildManifest,
+    BuildSource,
+    EngineEntry,
+    FileEntry,
+)
+from r1trt.artifacts.disk import require_free_space, sha256_of_file
+from r1trt.build.graphs import BuildGraphs
+from r1trt.build.plugins import BuildPlugins
+from r1trt.build.profile import BuildLimits, profiles_from_graph, save_profiles
+from r1trt.build.target import BuildTarget
+from r1trt.build.versions import versions_of_build
+from r1trt.build.write_typed import share_weights, weight_bytes, write_typed_model
+from r1trt.export.io import ExportedModel
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.precision.plan_file import save_plan
+from r1trt.progress import Progress, ignore
+
+
+def write_build(
+    directory: Path,
+    *,
+    export: ExportedModel,
+    target: BuildTarget,
+    limits: BuildLimits,
+    plan: PrecisionPlan,
+    graphs: BuildGraphs,
+    plugins: BuildPlugins | None = None,
+    progress: Progress = ignore,
+) -> BuildArtifact:
+    """Write a build that lacks its engines at most.
+
+    Args:
+        directory: An existing, empty directory.
+        export: What is built.
+        target: What it is built for.
+        limits: What the engine accepts.
+        plan: Its precision plan.
+        graphs: The graphs that the plan was written into.
+        plugins: The plugin library to put beside the engine.
+        progress: Called with ("weights", bytes written, bytes in all).
+
+    Returns:
+        The build; complete for ONNX Runtime, which runs the graph itself.
+
+    Raises:
+        DiskFullError: There is no room for the weights and the engines.
+        CheckpointError: A weight cannot be read.
+    """
+    build = BuildDirectory(path=directory)
+    save_plan(plan, build.precision_plan)
+    export.artifact.copy_companions_to(directory)
+    on_cpu = target.backend == "onnxruntime"
+    graph = build.cpu_engine if on_cpu else build.typed_graph
+    require_free_space(directory, weight_bytes(graphs.engine) * (1 + len(target.sms)))
+    write_typed_model(graphs.engine, directory, name=graph.name, progress=progress)
+    if graphs.simulated is not None:
+        share_weights(graphs.engine, graphs.simulated)
+        ir.save(graphs.simulated, build.simulated_graph)
+    save_profiles(profiles_from_graph(graphs.engine.graph, limits), build.profiles)
+    manifest = _manifest(build, export, target, limits, plan)
+    if on_cpu:
+        engine = EngineEntry(**vars(file_entry(graph)), sm=None)
+        manifest = replace(manifest, status="complete", engines=(engine,))
+    if plugins is not None:
+        manifest = plugins.put_beside_engine(directory, manifest)
+    manifest.write(directory)
+    return BuildArtifact(path=directory, manifest=manifest)
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Name, hash and size of a file in a build directory."""
+    return FileEntry(file=path.name, sha256=sha256_of_file(path), bytes=path.stat().st_size)
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _manifest(
+    build: BuildDirectory,
+    export: ExportedModel,
+    target: BuildTarget,
+    limits: BuildLimits,
+    plan: PrecisionPlan,
+) -> BuildManifest:
+    on_cpu = target.backend == "onnxruntime"
+    inputs = ([] if on_cpu else [build.typed_graph]) + [build.weights, build.precision_plan]
+    return BuildManifest(
+        status="needs-engine",
+        arch=target.arch.name,
+        sms=target.sms,
+        backend=target.backend,
+        precision=target.precision,
+        capacity=limits.capacity,
+        cache=limits.capacity is not None,
+        max_batch_size=limits.max_batch_size,
+        max_input_len=limits.max_input_len,
+        last_token_logits=export.artifact.manifest.last_token_logits,
+        engines=(),
+        source=_source(export, plan),
+        versions=versions_of_build(target.backend),
+        precision_summary=_precision_summary(plan),
+        files=tuple(map(file_entry, inputs)),
+        built_at=now(),
+        plan_sha256=sha256_of_file(build.precision_plan),
+    )
+
+
+def _source(export: ExportedModel, plan: PrecisionPlan) -> BuildSource:
+    manifest = export.artifact.manifest
+    return BuildSource(
+        model_name=manifest.model_name,
+        checkpoint=manifest.checkpoint,
+        export=str(export.artifact.path.resolve()),
+        model_hash=plan.model_hash,
+        model_sha256=sha256_of_file(export.artifact.graph),
+        weights=manifest.weights.files,
+    )
+
+
+def _precision_summary(plan: PrecisionPlan) -> dict[str, int]:
+    """Number of layers with weights, by the weights' type."""
+    counts = Counter(layer.weight for layer in plan.layers.values() if layer.weight is not None)
+    return {str(name): counts[name] for name in sorted(counts)}
