@@ -15,7 +15,8 @@ import onnx_ir as ir
 from r1trt.artifacts.store import MANIFEST_FILE, read_manifest
 from r1trt.checkpoint import TensorRef, checkpoint_from_dir, read_safetensors_header
 from r1trt.config import ModelConfig
-from r1trt.errors import ConfigError, ExportError
+from r1trt.errors import ConfigError
+from r1trt.graph.load import model_from_onnx_file
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import load_plan
 
@@ -23,8 +24,6 @@ LAYER = re.compile(r"model\.layers\.(\d+)\.")
 PLAN_FILE, LAYERS_FILE = "precision.yaml", "layers.json"
 CACHE = re.compile(r"(_cache(?:_out)?)\.\d+$")
 PORTS = ("", "name", "type", "shape", "count")
-# NOTES: protobuf's own limit; a larger file cannot be a graph.
-MAX_ONNX_BYTES = (1 << 31) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,28 +153,6 @@ def _summary_of_safetensors(path: Path) -> Summary:
     rows = [(t.name, t.dtype, "x".join(map(str, t.shape)) or "scalar", t.length) for t in header.tensors]
     tensors = Table(title="Tensors", header=("name", "type", "shape", "bytes"), rows=rows)
     return Summary(kind="safetensors", path=path, facts=facts, tables=[_dtype_table(header.tensors), tensors])
-
-
-def model_from_onnx_file(path: Path) -> ir.Model:
-    """Reads a graph without its external data.
-
-    Raises:
-        ExportError: The file is missing, too large for a graph, not ONNX, or empty.
-    """
-    if not path.is_file():
-        raise ExportError("There is no such ONNX graph.", where=path)
-    size = path.stat().st_size
-    if size > MAX_ONNX_BYTES:
-        raise ExportError(
-            "This file is too large for an ONNX graph.", where=path, found=size, expected=MAX_ONNX_BYTES
-        )
-    try:
-        model = ir.load(path)
-    except Exception as error:  # protobuf's and onnx-ir's error types vary with the damage
-        raise ExportError("This is not a readable ONNX graph.", where=path, found=error) from error
-    if not len(model.graph):
-        raise ExportError("This ONNX graph has no nodes.", where=path)
-    return model
 
 
 def _summary_of_onnx(path: Path) -> Summary:

@@ -39,7 +39,7 @@ from r1trt.runtime.generate import GenerateConfig, Generation
 from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.triton_server.environment import SERVER_PACKAGE
-from r1trt.triton_server.serve import ServeConfig, serving
+from r1trt.triton_server.serve import ServeConfig, served_model
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = Path.home() / ".cache" / "r1trt" / "benchmark-serving"
@@ -113,10 +113,10 @@ def our_server(engine: Path, port: int, threads: int) -> Iterator[Contender]:
         metrics_port=port + 2,
         limits=GenerationLimits(threads=threads),
     )
-    with serving(config) as trial:
+    with served_model(config) as model:
 
         async def run(requests: Sequence[Request], concurrency: int) -> list[Outcome]:
-            async with triton_sender(trial.grpc, trial.model_name) as send_one:
+            async with triton_sender(model.grpc, model.name) as send_one:
                 return await closed_load(send_one, requests, concurrency)
 
         yield Contender(name=OURS, load=lambda requests, concurrency: asyncio.run(run(requests, concurrency)))

@@ -42,7 +42,7 @@ from processes import OthersShare, processes_below, resident_bytes
 
 from r1trt.artifacts.store import read_manifest
 from r1trt.package.generation import GenerationLimits
-from r1trt.triton_server.serve import ServeConfig, serving
+from r1trt.triton_server.serve import ServeConfig, served_model
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLE_S = 1.0
@@ -130,13 +130,13 @@ def long_requests(rows: int, capacity: int) -> list[Request]:
 
 
 async def soak(
-    trial: Any, requests: Sequence[Request], warm_up: Sequence[Request], options: argparse.Namespace
+    model: Any, requests: Sequence[Request], warm_up: Sequence[Request], options: argparse.Namespace
 ) -> tuple[list[Outcome], list[Outcome], dict[int, MemorySamples]]:
     """Puts the burst and then the load on the server; returns both outcomes and the memory samples."""
     samples: dict[int, MemorySamples] = {}
-    async with triton_sender(trial.grpc, trial.model_name) as send_one:
+    async with triton_sender(model.grpc, model.name) as send_one:
         burst = await closed_load(send_one, warm_up, max(1, len(warm_up) // 2))
-        sampler = asyncio.create_task(sample_memory(trial.server.pid, samples))
+        sampler = asyncio.create_task(sample_memory(model.server.pid, samples))
         arrivals = arrival_times(options.rate, options.duration, options.seed)
         outcomes = await open_load(send_one, requests, arrivals)
         sampler.cancel()
@@ -167,12 +167,12 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], list[Outcome], lis
         limits=GenerationLimits(rows=rows, threads=options.threads),
     )
     requests = requests_of_mix(options.mix, 512, options.max_tokens, options.seed)
-    with serving(config) as trial:
+    with served_model(config) as model:
         others = OthersShare()
         warm_up = long_requests(rows, manifest["capacity"])
-        burst, outcomes, by_pid = asyncio.run(soak(trial, requests, warm_up, options))
+        burst, outcomes, by_pid = asyncio.run(soak(model, requests, warm_up, options))
         others_share = others.share()
-        metrics = counters(trial.metrics)
+        metrics = counters(model.metrics)
     samples = list(by_pid.values())
     trends, late = (trends_of(samples, share * options.duration) for share in (WARM_UP_SHARE, LATE_SHARE))
     errors = [outcome.error for outcome in [*burst, *outcomes] if outcome.error]

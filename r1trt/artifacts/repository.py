@@ -85,3 +85,49 @@ class RepositoryArtifact:
             ArtifactError: The directory is not a repository, or its manifest is not valid.
         """
         return cls(path=path, manifest=RepositoryManifest.read(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModelDirectory:
+    """Names of the files in the directory of one model of a repository; the directory's name is the model's.
+
+    Attributes:
+        path: Where.
+    """
+
+    path: Path
+
+    @property
+    def configuration(self) -> Path:
+        """Triton's model configuration, as protobuf text."""
+        return self.path / "config.pbtxt"
+
+    @property
+    def warmup(self) -> Path:
+        """Inputs of the calls that Triton makes before it reports the model ready."""
+        return self.path / "warmup"
+
+    @property
+    def version(self) -> Path:
+        """The only version."""
+        return self.path / "1"
+
+    @property
+    def program(self) -> Path:
+        """What Triton's Python backend runs."""
+        return self.version / "model.py"
+
+    @property
+    def code(self) -> Path:
+        """The Python package that the program imports."""
+        return self.version / "python"
+
+    @property
+    def engine(self) -> Path:
+        """A directory like a build's, or a link to one."""
+        return self.version / "engine"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's files, for the clients of a scoring model."""
+        return self.path / "tokenizer"

@@ -1,4 +1,4 @@
-"""Scales of FP8 weights: the largest magnitudes of the checkpoint's own numbers."""
+"""Scales of FP8 weights: the largest magnitudes of the checkpoint itself."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def serve(
     in the user's cache directory.
     """
     from r1trt.package.generation import GenerationLimits
-    from r1trt.triton_server.serve import ServeConfig, serving
+    from r1trt.triton_server.serve import ServeConfig, served_model
 
     config = ServeConfig(
         engine=engine,
@@ -65,15 +65,15 @@ def serve(
     )
     with ExitStack() as stack:
         with progress_reporter() as progress:
-            trial = stack.enter_context(serving(config, progress))
-        addresses = {"http": trial.http, "grpc": trial.grpc, "metrics": trial.metrics}
-        result = {"model_name": trial.model_name, "pid": trial.server.pid, **addresses}
+            model = stack.enter_context(served_model(config, progress))
+        addresses = {"http": model.http, "grpc": model.grpc, "metrics": model.metrics}
+        result = {"model_name": model.name, "pid": model.server.pid, **addresses}
         lines = [
-            f"{trial.model_name} is served: HTTP {trial.http}, gRPC {trial.grpc}, metrics {trial.metrics}",
-            *(f"  {example}" for example in trial.examples),
+            f"{model.name} is served: HTTP {model.http}, gRPC {model.grpc}, metrics {model.metrics}",
+            *(f"  {example}" for example in model.examples),
             "stop with Ctrl-C",
         ]
         # Ctrl-C is how it is meant to end, from the moment that it is known to be ready.
         with suppress(KeyboardInterrupt):
             print_result(result, lines, as_json=as_json)
-            trial.server.wait()
+            model.server.wait()

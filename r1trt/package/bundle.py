@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
-from r1trt.artifacts.store import read_manifest
+from r1trt.artifacts.build import BuildArtifact, BuildManifest
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.errors import BuildError, ConfigError
-from r1trt.inspect import model_from_onnx_file
-from r1trt.ops.registry import OPERATORS
-from r1trt.plugin_tools.library import find_library, library_from_path, require_code_for
+from r1trt.graph.load import model_from_onnx_file
+from r1trt.package.bundle_checks import require_finished, require_one_model
+from r1trt.package.plugins import plugin_library_for
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "config.json",
-)
-TYPED_FILE = "typed.onnx"
-
-# What has to be equal for engines to be one model's on different GPUs.
-_SHARED = ("backend", "cache", "capacity", "max_batch_size", "max_input_len", "last_token_logits")
+ONNX_RUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +26,17 @@ class EngineBundle:
     Attributes:
         manifest: The first build's, with the engines of all.
         graph: The ONNX file that says what the engines' inputs and outputs are.
-        engine_files: Files that the engines consist of, by the name that they keep.
-        tokenizer_files: The tokenizer's files, by name.
+        engine_files: Files that the engines consist of; each keeps its name.
+        companions: The tokenizer's and the configuration's files; each keeps its name.
         plugin_library: What TensorRT has to load first; None where the engines need no plugins or carry them.
         library: Package that the engines load with, as in `tensorrt-cu13`.
         library_version: Its version; None where the build does not say.
     """
 
-    manifest: Mapping[str, Any]
+    manifest: BuildManifest
     graph: Path
-    engine_files: Mapping[str, Path]
-    tokenizer_files: Mapping[str, Path]
+    engine_files: tuple[Path, ...]
+    companions: tuple[Path, ...]
     plugin_library: Path | None
     library: str
     library_version: str | None
@@ -56,49 +44,48 @@ class EngineBundle:
     @property
     def is_tensorrt(self) -> bool:
         """The engines are full TensorRT's."""
-        return bool(self.manifest["backend"] == "tensorrt")
-
-    @property
-    def carries_plugins(self) -> bool:
-        """The engines have code for the CPU in them, which TensorRT runs only where it is allowed to."""
-        return _embeds(self.manifest)
+        return self.manifest.backend == "tensorrt"
 
     @property
     def bytes(self) -> int:
         """Size of all files."""
-        plugins = {} if self.plugin_library is None else {"": self.plugin_library}
-        paths = [*self.engine_files.values(), *self.tokenizer_files.values(), *plugins.values()]
-        return sum(path.stat().st_size for path in paths)
+        plugins = () if self.plugin_library is None else (self.plugin_library,)
+        return sum(path.stat().st_size for path in (*self.engine_files, *self.companions, *plugins))
 
 
-def bundle_from_builds(builds: Sequence[Path], plugin_library: Path | None = None) -> EngineBundle:
+def bundle_from_builds(directories: Sequence[Path], plugin_library: Path | None = None) -> EngineBundle:
     """Reads build directories and checks that they are finished and belong together.
 
     Args:
-        builds: Build directories of one model, each for other GPUs.
+        directories: Build directories of one model, each for other GPUs.
         plugin_library: TensorRT plugins; None takes those of the builds, or some that were built before.
 
     Raises:
         ArtifactError: A directory is not a build.
         BuildError: A build is unfinished, of another model, or its files or plugins are missing.
     """
-    manifests = {build: read_manifest(build, "engine") for build in builds}
-    first = manifests[builds[0]]
-    for build, manifest in manifests.items():
-        _require_finished(build, manifest)
-        _require_same(build, manifest, builds[0], first)
-    engines = [entry for manifest in manifests.values() for entry in manifest["engines"]]
-    _require_distinct(builds, engines)
-    graph = builds[0] / (TYPED_FILE if first["backend"] in BUILDER_APIS else engines[0]["file"])
-    library = BUILDER_APIS[first["backend"]].package if first["backend"] in BUILDER_APIS else "onnxruntime"
+    builds = [BuildArtifact.read(directory) for directory in directories]
+    first = builds[0]
+    for build in builds:
+        require_finished(build)
+    require_one_model(builds)
+    engines = tuple(entry for build in builds for entry in build.manifest.engines)
+    api = BUILDER_APIS.get(first.manifest.backend)
+    library = ONNX_RUNTIME if api is None else api.package
+    graph = first.cpu_engine if api is None else first.typed_graph
+    engine_files = _engine_files(builds)
     return EngineBundle(
-        manifest={**first, "engines": engines, "sms": [e["sm"] for e in engines if e["sm"] is not None]},
+        manifest=replace(
+            first.manifest,
+            engines=engines,
+            sms=tuple(entry.sm for entry in engines if entry.sm is not None),
+        ),
         graph=graph,
-        engine_files=_engine_files(manifests),
-        tokenizer_files={name: builds[0] / name for name in TOKENIZER_FILES if (builds[0] / name).is_file()},
-        plugin_library=_plugin_library(graph, manifests, plugin_library),
+        engine_files=engine_files,
+        companions=first.companions,
+        plugin_library=plugin_library_for(builds, plugin_library),
         library=library,
-        library_version=first["versions"].get(library),
+        library_version=first.manifest.versions.get(library),
     )
 
 
@@ -110,14 +97,14 @@ def require_library_version(bundle: EngineBundle, version: str) -> None:
         version: What the server carries, as its release notes write it: "11.4", "11.4.0", "11.4.0.106".
 
     Raises:
-        ConfigError: It is no version, or the engines are not TensorRT's.
+        ConfigError: It is not a version, or the engines are not TensorRT's.
         BuildError: It is another version, or the build does not say which it needs.
     """
     if not re.fullmatch(r"\d+(\.\d+){1,3}", version):
         raise ConfigError("This is no TensorRT version.", found=version, expected="for instance 11.4.0.106")
     if not bundle.is_tensorrt:
         raise ConfigError(
-            "--trt-version is for TensorRT engines.", found=f"backend {bundle.manifest['backend']}"
+            "--trt-version is for TensorRT engines.", found=f"backend {bundle.manifest.backend}"
         )
     needed = bundle.library_version
     if needed is None or needed.split(".")[: version.count(".") + 1] != version.split("."):
@@ -129,117 +116,35 @@ def require_library_version(bundle: EngineBundle, version: str) -> None:
         )
 
 
-def _embeds(manifest: Mapping[str, Any]) -> bool:
-    return bool((manifest.get("plugins") or {}).get("embedded"))
-
-
-def _require_finished(build: Path, manifest: Mapping[str, Any]) -> None:
-    if not manifest["engines"]:
-        raise BuildError(
-            "This build is not finished: it has no engine.", where=build, fix=f"r1trt build {build}"
-        )
-
-
-def _require_same(
-    build: Path, manifest: Mapping[str, Any], first_build: Path, first: Mapping[str, Any]
-) -> None:
-    names = [name for name in _SHARED if manifest.get(name) != first.get(name)]
-    # Not the graph's: each architecture's precision gives it another.
-    hashes = [each["source"].get("model_hash") for each in (manifest, first)]
-    if names or hashes[0] != hashes[1]:
-        name = names[0] if names else "model_hash"
-        values = [each.get(name) if names else each["source"].get(name) for each in (manifest, first)]
-        raise BuildError(
-            "The builds do not belong together.",
-            where=build,
-            found=f"{name} {values[0]}",
-            expected=f"{values[1]}, as in {first_build}",
-            fix="build the same export with the same options for every architecture",
-        )
-    if _embeds(manifest) != _embeds(first):
-        raise BuildError(
-            "Only some of the engines carry their plugins.",
-            where=build,
-            fix="build all with --embed-plugins, or none",
-        )
-    versions = [
-        {key: each["versions"].get(key) for key in ("tensorrt-cu13", "tensorrt-rtx-cu13")}
-        for each in (manifest, first)
-    ]
-    if versions[0] != versions[1]:
-        raise BuildError(
-            "The builds need different TensorRT versions, and a server has one.",
-            where=build,
-            found=versions[0],
-            expected=versions[1],
-        )
-
-
-def _require_distinct(builds: Sequence[Path], engines: Sequence[Mapping[str, Any]]) -> None:
-    sms = [entry["sm"] for entry in engines]
-    doubled = sorted({str(sm) for sm in sms if sms.count(sm) > 1})
-    if doubled:
-        raise BuildError(
-            "More than one of the builds is for the same processor.",
-            where=", ".join(map(str, builds)),
-            found=", ".join("a CPU" if sm == "None" else f"SM{sm}" for sm in doubled),
-        )
-
-
-def _engine_files(manifests: Mapping[Path, Mapping[str, Any]]) -> dict[str, Path]:
+def _engine_files(builds: Sequence[BuildArtifact]) -> tuple[Path, ...]:
     """The engines, and for an ONNX model the weights that it points to."""
-    files = {
-        entry["file"]: build / entry["file"]
-        for build, manifest in manifests.items()
-        for entry in manifest["engines"]
-    }
-    _require_present(files.values())
-    for build, manifest in manifests.items():
-        if manifest["backend"] == "onnxruntime":
-            model = model_from_onnx_file(build / manifest["engines"][0]["file"])
-            tensors = (value.const_value for value in model.graph.initializers.values())
-            names = {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
-            files.update({name: build / name for name in sorted(names)})
-    _require_present(files.values())
-    return files
+    engines = [path for build in builds for path in build.engines.values()]
+    _require_present(engines)
+    weights = [
+        path
+        for build in builds
+        if build.manifest.backend == "onnxruntime"
+        for path in _external_files(build.cpu_engine)
+    ]
+    _require_present(weights)
+    return (*engines, *weights)
 
 
-def _require_present(files: Any) -> None:
+def _external_files(graph: Path) -> list[Path]:
+    """The files beside a graph that its weights are in."""
+    tensors = [value.const_value for value in model_from_onnx_file(graph).graph.initializers.values()]
+    names = {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    if outside := sorted(name for name in names if Path(name).name != name):
+        raise BuildError(
+            "The engine's weights lie outside its directory.",
+            where=graph,
+            found=", ".join(outside),
+            fix="build it again",
+        )
+    return [graph.parent / name for name in sorted(names)]
+
+
+def _require_present(files: Iterable[Path]) -> None:
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
         raise BuildError("Files of the engine are missing.", found=", ".join(missing), fix="build it again")
-
-
-def _plugin_library(
-    graph: Path, manifests: Mapping[Path, Mapping[str, Any]], named: Path | None
-) -> Path | None:
-    """The library for the operators that the graph leaves to plugins: those without a body in it."""
-    first = next(iter(manifests.values()))
-    needed = [] if first["backend"] != "tensorrt" else _plugin_operators(graph)
-    if not needed or _embeds(first):
-        return None
-    sms = [int(entry["sm"]) for manifest in manifests.values() for entry in manifest["engines"]]
-    beside = [
-        build / name for build, manifest in manifests.items() for name in manifest.get("plugin_libraries", [])
-    ]
-    path = named or next(iter(beside), None)
-    library = find_library(*sms) if path is None else library_from_path(path)
-    if library is None:
-        raise BuildError(
-            "The engine needs TensorRT plugins, and no library of them was built.",
-            where=graph,
-            found=", ".join(needed),
-            fix="r1trt plugins build --arch all, or pass --plugin-library",
-        )
-    require_code_for(library, sms, where=library.path)
-    if missing := sorted(set(needed) - set(library.operators)):
-        raise BuildError(
-            "The plugin library lacks operators of the engine.", where=library.path, found=", ".join(missing)
-        )
-    return library.path
-
-
-def _plugin_operators(graph: Path) -> list[str]:
-    model = model_from_onnx_file(graph)
-    bodies = {function.name for function in model.functions.values()}
-    return sorted({node.op_type for node in model.graph.all_nodes()} & set(OPERATORS) - bodies)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r1trt.artifacts.build import BuildManifest
+from r1trt.artifacts.repository import ServedModelDirectory
 from r1trt.errors import ConfigError
 from r1trt.package.serving_code import ENTRY, copy_serving_code
 from r1trt.package.triton_config import model_config_text, triton_schema
@@ -55,39 +56,39 @@ class GenerationLimits:
                 raise ConfigError(f"{name} is too small.", found=value, expected="1 or more")
 
 
-def write_generation_model(directory: Path, manifest: Mapping[str, Any], limits: GenerationLimits) -> Path:
-    """Writes a model directory without its engine; the directory's name is the model's.
+def write_generation_model(
+    directory: ServedModelDirectory, manifest: BuildManifest, limits: GenerationLimits
+) -> None:
+    """Writes a model directory without its engine, which has to be put there, or linked.
 
     Args:
         directory: Where; it does not exist yet.
         manifest: The engine's.
         limits: How requests share the model.
 
-    Returns:
-        Where the engine has to be put: a directory like a build's, or a link to one. It is not there yet.
+    Raises:
+        ConfigError: The engine was built for fewer rows.
     """
-    version = directory / "1"
-    version.mkdir(parents=True)
-    config = generation_config(directory.name, manifest, limits)
-    (directory / "config.pbtxt").write_text(model_config_text(config))
-    write_warmup_data(directory)
-    (version / "model.py").write_text(_MODEL_PY)
-    copy_serving_code(version / "python")
-    return version / "engine"
+    directory.version.mkdir(parents=True)
+    config = generation_config(directory.path.name, manifest, limits)
+    directory.configuration.write_text(model_config_text(config))
+    write_warmup_data(directory.warmup)
+    directory.program.write_text(_MODEL_PY)
+    copy_serving_code(directory.code)
 
 
-def generation_config(name: str, manifest: Mapping[str, Any], limits: GenerationLimits) -> TritonModelConfig:
+def generation_config(name: str, manifest: BuildManifest, limits: GenerationLimits) -> TritonModelConfig:
     """The model's configuration, for Triton's Python backend.
 
     Raises:
         ConfigError: The engine was built for fewer rows.
     """
-    rows = limits.rows or manifest["max_batch_size"]
-    if rows > manifest["max_batch_size"]:
+    rows = limits.rows or manifest.max_batch_size
+    if rows > manifest.max_batch_size:
         raise ConfigError(
             "The engine was not built for so many rows.",
             found=rows,
-            expected=f"at most {manifest['max_batch_size']} (--max-batch-size of the build)",
+            expected=f"at most {manifest.max_batch_size} (--max-batch-size of the build)",
         )
     schema = triton_schema()
     # Batching is the model's own, so a request is one row; 1 and not 0, since the front ends send [1, 1].
@@ -105,13 +106,13 @@ def generation_config(name: str, manifest: Mapping[str, Any], limits: Generation
     return config
 
 
-def _parameters(manifest: Mapping[str, Any], limits: GenerationLimits, rows: int) -> dict[str, int]:
-    on_cpu = manifest["backend"] == "onnxruntime"
-    chunk = limits.chunk_tokens or (64 if on_cpu else manifest["max_input_len"])
+def _parameters(manifest: BuildManifest, limits: GenerationLimits, rows: int) -> dict[str, int]:
+    on_cpu = manifest.backend == "onnxruntime"
+    chunk = limits.chunk_tokens or (64 if on_cpu else manifest.max_input_len)
     optional = {"token_budget": limits.token_budget, "threads": limits.threads}
     return {
         "rows": rows,
-        "chunk_tokens": min(chunk, manifest["max_input_len"]),
+        "chunk_tokens": min(chunk, manifest.max_input_len),
         "max_queue": limits.max_queue,
         **{name: value for name, value in optional.items() if value is not None},
     }
@@ -135,9 +136,8 @@ def _add_warmup(config: TritonModelConfig) -> None:
     warmup.inputs["max_tokens"].input_data_file = "max_tokens"
 
 
-def write_warmup_data(directory: Path) -> None:
+def write_warmup_data(warmup: Path) -> None:
     """Writes the files that the configuration's warm-up names."""
-    warmup = directory / "warmup"
     warmup.mkdir()
     text = b"Hello"
     (warmup / "prompt").write_bytes(len(text).to_bytes(4, "little") + text)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import onnx_ir as ir
 
-from r1trt.artifacts.store import copy_file
+from r1trt.artifacts.disk import copy_file
+from r1trt.artifacts.repository import ServedModelDirectory
 from r1trt.errors import BuildError
-from r1trt.inspect import model_from_onnx_file
+from r1trt.graph.load import model_from_onnx_file
 from r1trt.package.bundle import EngineBundle
 from r1trt.package.triton_config import (
     EngineInterface,
@@ -19,8 +18,8 @@ from r1trt.package.triton_config import (
 )
 
 
-def write_scoring_model(directory: Path, bundle: EngineBundle) -> None:
-    """Writes a model directory for Triton's TensorRT or ONNX Runtime backend; its name is the model's.
+def write_scoring_model(directory: ServedModelDirectory, bundle: EngineBundle) -> None:
+    """Writes a model directory for Triton's TensorRT or ONNX Runtime backend.
 
     Args:
         directory: Where; it does not exist yet.
@@ -30,21 +29,20 @@ def write_scoring_model(directory: Path, bundle: EngineBundle) -> None:
         BuildError: No backend of Triton loads such engines.
     """
     require_loadable(bundle)
-    version, tokenizer = directory / "1", directory / "tokenizer"
-    version.mkdir(parents=True)
-    tokenizer.mkdir()
-    interface = interface_from_bundle(bundle, directory.name)
-    (directory / "config.pbtxt").write_text(model_config_text(model_config_from_interface(interface)))
-    write_warmup_data(directory)
-    for name, path in bundle.engine_files.items():
-        copy_file(path, version / name)
-    for name, path in bundle.tokenizer_files.items():
-        copy_file(path, tokenizer / name)
+    directory.version.mkdir(parents=True)
+    directory.tokenizer.mkdir()
+    interface = interface_from_bundle(bundle, directory.path.name)
+    directory.configuration.write_text(model_config_text(model_config_from_interface(interface)))
+    write_warmup_data(directory.warmup)
+    for path in bundle.engine_files:
+        copy_file(path, directory.version / path.name)
+    for path in bundle.companions:
+        copy_file(path, directory.tokenizer / path.name)
 
 
 def require_loadable(bundle: EngineBundle) -> None:
     """Refuses TensorRT-RTX engines without a cache, with the reason."""
-    if bundle.manifest["backend"] == "tensorrt-rtx":
+    if bundle.manifest.backend == "tensorrt-rtx":
         raise BuildError(
             "Triton cannot load TensorRT-RTX engines: its TensorRT backend (tensorrt_plan) links the full"
             " TensorRT library, and the two do not read each other's engines.",
@@ -59,21 +57,18 @@ def require_loadable(bundle: EngineBundle) -> None:
 def interface_from_bundle(bundle: EngineBundle, model_name: str) -> EngineInterface:
     """Reads tensor names, types and sizes from the graph that the engine was built from."""
     graph = model_from_onnx_file(bundle.graph).graph
-    engines = bundle.manifest["engines"]
     return EngineInterface(
         model_name=model_name,
         platform="tensorrt_plan" if bundle.is_tensorrt else "onnxruntime_onnx",
-        files={
-            _compute_capability(entry["sm"]) if bundle.is_tensorrt else "": entry["file"] for entry in engines
-        },
+        files={_compute_capability(entry.sm): entry.file for entry in bundle.manifest.engines},
         inputs=[_tensor_interface(value) for value in graph.inputs],
         outputs=[_tensor_interface(value) for value in graph.outputs],
-        max_batch_size=bundle.manifest["max_batch_size"],
+        max_batch_size=bundle.manifest.max_batch_size,
     )
 
 
-def _compute_capability(sm: int) -> str:
-    return f"{sm // 10}.{sm % 10}"
+def _compute_capability(sm: int | None) -> str:
+    return "" if sm is None else f"{sm // 10}.{sm % 10}"
 
 
 def _tensor_interface(value: ir.Value) -> TensorInterface:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import text_format
 
+from r1trt.artifacts.repository import ServedModelDirectory
 from r1trt.errors import ExportError, UnavailableError
 
 if TYPE_CHECKING:
@@ -109,9 +110,8 @@ def model_config_from_interface(interface: EngineInterface) -> TritonModelConfig
     return config
 
 
-def write_warmup_data(directory: Path) -> None:
+def write_warmup_data(warmup: Path) -> None:
     """Writes the files that a stateless model's warm-up names."""
-    warmup = directory / "warmup"
     warmup.mkdir()
     (warmup / "seq_len").write_bytes(struct.pack("<q", WARMUP_TOKENS))
 
@@ -139,7 +139,7 @@ def model_config_from_text(text: str, *, where: Path) -> TritonModelConfig:
 
 
 def check_model_directory(directory: Path) -> TritonModelConfig:
-    """Checks `directory/config.pbtxt` against the schema and against the files beside it.
+    """Checks the configuration of a model's directory against the schema and against the files beside it.
 
     Returns:
         The parsed configuration.
@@ -147,9 +147,9 @@ def check_model_directory(directory: Path) -> TritonModelConfig:
     Raises:
         ExportError: Lists everything that is wrong.
     """
-    path = directory / "config.pbtxt"
+    path = ServedModelDirectory(path=directory).configuration
     if not path.is_file():
-        raise ExportError("A Triton model needs a config.pbtxt.", where=directory)
+        raise ExportError(f"A Triton model needs a {path.name}.", where=directory)
     config = model_config_from_text(path.read_text(), where=path)
     versions = [child for child in directory.iterdir() if child.is_dir() and child.name.isdigit()]
     problems = [
@@ -160,7 +160,7 @@ def check_model_directory(directory: Path) -> TritonModelConfig:
         *(
             f"{version.name}/{name} is missing"
             for version in versions
-            for name in _files_named(config)
+            for name in _files_named(config, directory)
             if not (version / name).is_file()
         ),
     ]
@@ -213,8 +213,8 @@ def _add_warmup(config: TritonModelConfig, interface: EngineInterface) -> None:
             value.zero_data = True
 
 
-def _files_named(config: TritonModelConfig) -> list[str]:
-    own = ["model.py"] if config.backend == "python" else []
+def _files_named(config: TritonModelConfig, directory: Path) -> list[str]:
+    own = [ServedModelDirectory(path=directory).program.name] if config.backend == "python" else []
     named = (config.default_model_filename, *config.cc_model_filenames.values(), *own)
     return [name for name in named if name]
 

@@ -1,7 +1,7 @@
 """The bundled Triton server and the Python environment that its models run in, made once and kept.
 
 The environment is apart from the one that r1trt runs in, since the server's Python backend needs an older
-NumPy. It lies in the user's cache directory, named by what it consists of.
+NumPy. It lies in the project's cache directory, named by what it consists of.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from r1trt.cache import cache_directory
 from r1trt.errors import UnavailableError
-
-Progress = Callable[[str, int, int], None]
+from r1trt.progress import Progress, ignore
 
 SERVER_PACKAGE = "nvidia-pytriton==0.7.0"
 NEWEST_PYTHON = (3, 12)
@@ -53,11 +52,11 @@ class ServingEnvironment:
         return {**inherited, "PATH": path, "LD_LIBRARY_PATH": self.library_path}
 
 
-def serving_environment(progress: Progress | None = None) -> ServingEnvironment:
+def serving_environment(progress: Progress = ignore) -> ServingEnvironment:
     """Finds the environment, or makes it: about 60 MB to download and 400 MB on the disk.
 
     Args:
-        progress: Called with (phase, done, total).
+        progress: Told of each phase.
 
     Raises:
         UnavailableError: This Python, machine or network does not allow it.
@@ -71,7 +70,7 @@ def serving_environment(progress: Progress | None = None) -> ServingEnvironment:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / _COMPLETE).exists():
             shutil.rmtree(directory, ignore_errors=True)
-            _make(directory, requirements, progress or (lambda phase, done, total: None))
+            _make(directory, requirements, progress)
     return _environment(directory)
 
 

@@ -1,25 +1,28 @@
-"""`r1trt serve`: an engine, or a repository, behind the bundled server, for a trial on this machine."""
+"""`r1trt serve`: an engine, or a repository, behind the bundled server on this machine."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from r1trt.artifacts.store import read_manifest
+from r1trt.artifacts import BuildArtifact, ExportArtifact, RepositoryArtifact, read_artifact
+from r1trt.artifacts.build import BuildManifest
+from r1trt.artifacts.repository import ServedEngine, ServedModelDirectory
 from r1trt.errors import BuildError, ConfigError, UnavailableError
+from r1trt.package.bundle_checks import require_finished
 from r1trt.package.generation import GenerationLimits, write_generation_model
 from r1trt.package.repository import require_model_name
-from r1trt.triton_server.environment import Progress, serving_environment
+from r1trt.progress import Progress, ignore
+from r1trt.triton_server.environment import serving_environment
 from r1trt.triton_server.process import HOST, ServerConfig, TritonServer
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """What `serving` starts.
+    """What `served_model` starts.
 
     Attributes:
         engine: Build directory for a CPU, or a model repository that `r1trt triton` wrote for one.
@@ -39,19 +42,19 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """A server that answers.
+class ServedModel:
+    """A model that a running server answers for.
 
     Attributes:
         server: Its process.
-        model_name: What clients ask for.
+        name: What clients ask for.
         http: Address of the HTTP protocol.
         grpc: Address of the gRPC protocol.
         metrics: Address of the metrics.
     """
 
     server: TritonServer
-    model_name: str
+    name: str
     http: str
     grpc: str
     metrics: str
@@ -59,7 +62,7 @@ class Trial:
     @property
     def examples(self) -> list[str]:
         """Calls for a shell."""
-        url = f"http://{self.http}/v2/models/{self.model_name}"
+        url = f"http://{self.http}/v2/models/{self.name}"
         question = '"text_input": "What is the capital of France?", "chat": true, "max_tokens": 64'
         return [
             f"curl -s {url}/generate -d '{{{question}}}'",
@@ -69,44 +72,48 @@ class Trial:
 
 
 @contextmanager
-def serving(config: ServeConfig, progress: Progress | None = None) -> Iterator[Trial]:
+def served_model(config: ServeConfig, progress: Progress = ignore) -> Iterator[ServedModel]:
     """Starts the bundled server with one engine, and stops it at the end.
 
     Args:
         config: What to serve.
-        progress: Called with (phase, done, total).
+        progress: Told of each phase.
 
     Yields:
-        The server, once it is ready.
+        The model, once it is ready.
 
     Raises:
         R1TrtError: The engine cannot be served, or the server does not start.
         UnavailableError: The engine is for a GPU, or the bundled server cannot be installed.
     """
-    manifest = read_manifest(config.engine)
-    is_repository = manifest["kind"] == "triton"
-    _require_servable(config, manifest)
-    name = config.model_name or str((manifest if is_repository else manifest["source"])["model_name"])
-    require_model_name(name)
+    artifact = _servable_artifact(config)
     with tempfile.TemporaryDirectory(prefix="r1trt-serve-") as directory:
-        repository = config.engine if is_repository else Path(directory) / "repository"
-        if not is_repository:
-            place = write_generation_model(repository / name, manifest, config.limits or GenerationLimits())
-            # The directory and not its files: ONNX Runtime refuses weights that a link leads out of it.
-            place.symlink_to(config.engine.resolve())
+        if isinstance(artifact, RepositoryArtifact):
+            repository, name = artifact.path, require_model_name(artifact.manifest.model_name)
+        else:
+            name = require_model_name(config.model_name or artifact.manifest.source.model_name)
+            repository = _repository(Path(directory) / "repository", name, artifact, config.limits)
         server_config = _server_config(config, repository, Path(directory))
         # Last, since it may take minutes: everything that can be refused has been.
         environment = serving_environment(progress)
-        if progress is not None:
-            progress("starting the server", 0, 0)
+        progress("starting the server", 0, 0)
         with TritonServer(environment, server_config) as server:
-            yield Trial(
+            yield ServedModel(
                 server=server,
-                model_name=name,
+                name=name,
                 http=f"{HOST}:{config.http_port}",
                 grpc=f"{HOST}:{config.grpc_port}",
                 metrics=f"{HOST}:{config.metrics_port}",
             )
+
+
+def _repository(path: Path, name: str, build: BuildArtifact, limits: GenerationLimits | None) -> Path:
+    """A repository whose engine is a link to the build."""
+    model = ServedModelDirectory(path=path / name)
+    write_generation_model(model, build.manifest, limits or GenerationLimits())
+    # The directory and not its files: ONNX Runtime refuses weights that a link leads out of it.
+    model.engine.symlink_to(build.path.resolve())
+    return path
 
 
 def _server_config(config: ServeConfig, repository: Path, directory: Path) -> ServerConfig:
@@ -119,34 +126,39 @@ def _server_config(config: ServeConfig, repository: Path, directory: Path) -> Se
     )
 
 
-def _require_servable(config: ServeConfig, manifest: Mapping[str, Any]) -> None:
-    if manifest["kind"] == "export":
+def _servable_artifact(config: ServeConfig) -> BuildArtifact | RepositoryArtifact:
+    artifact = read_artifact(config.engine)
+    if isinstance(artifact, ExportArtifact):
         raise BuildError("This is an export, not a build.", where=config.engine, fix="r1trt build it first")
-    engine = manifest
-    if manifest["kind"] == "triton":
-        engine = manifest["engine"]
-        if config.model_name is not None or config.limits is not None:
-            raise ConfigError(
-                "A repository has its own name and limits.",
-                where=config.engine,
-                fix="edit its config.pbtxt, or write it again with r1trt triton",
-            )
-    elif not manifest["engines"]:
-        raise BuildError(
-            "This build is not finished: it has no engine.",
+    if isinstance(artifact, RepositoryArtifact):
+        _require_no_limits(config)
+        _require_servable(artifact.manifest.engine, config.engine)
+    else:
+        require_finished(artifact)
+        _require_servable(artifact.manifest, config.engine)
+    return artifact
+
+
+def _require_no_limits(config: ServeConfig) -> None:
+    if config.model_name is not None or config.limits is not None:
+        raise ConfigError(
+            "A repository has its own name and limits.",
             where=config.engine,
-            fix=f"r1trt build {config.engine}",
+            fix="edit its config.pbtxt, or write it again with r1trt triton",
         )
-    if engine["backend"] != "onnxruntime":
+
+
+def _require_servable(engine: BuildManifest | ServedEngine, where: Path) -> None:
+    if engine.backend != "onnxruntime":
         raise UnavailableError(
             "The bundled server runs engines for a CPU only.",
-            where=config.engine,
-            found=f"backend {engine['backend']}",
+            where=where,
+            found=f"backend {engine.backend}",
             fix="start Triton's container with what `r1trt triton` writes; the README there has the command",
         )
-    if not engine["cache"]:
+    if not engine.cache:
         raise BuildError(
             "A scoring engine cannot generate: it has no KV cache.",
-            where=config.engine,
+            where=where,
             fix="build without --no-cache; `r1trt triton` writes a repository for scoring",
         )

@@ -1,4 +1,4 @@
-"""`r1trt serve` where no server is started; `tests/serving/test_server.py` has what it does with one."""
+"""`r1trt serve` where no server is started; `tests/triton_server` has what it does with one."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_engine import TENSORRT, manifest, repository_manifest
 
 from r1trt.artifacts.store import write_manifest
+from r1trt.cache import CACHE_VARIABLE
 from r1trt.cli import main
 
-ENGINE = {
-    "kind": "engine",
-    "backend": "onnxruntime",
-    "cache": True,
-    "max_batch_size": 4,
-    "max_input_len": 16,
-    "engines": [{"file": "cpu.onnx", "sm": None}],
-    "source": {"model_name": "small"},
+ENGINE = manifest()
+REPOSITORY = repository_manifest()
+EXPORT = {
+    "kind": "export",
+    "model_name": "small",
+    "checkpoint": "/models/small",
+    "capacity": 16,
+    "weights": {"base_directory": ".", "files": []},
+    "config": {},
 }
-REPOSITORY = {"kind": "triton", "model_name": "small", "engine": {"backend": "onnxruntime", "cache": True}}
 
 
 @pytest.mark.parametrize(
-    ("manifest", "options", "code", "message"),
+    ("document", "options", "code", "message"),
     [
         ({**ENGINE, "engines": []}, [], 1, "not finished"),
         ({**ENGINE, "cache": False}, [], 1, "no KV cache"),
-        ({**ENGINE, "backend": "tensorrt"}, [], 3, "for a CPU only"),
+        (manifest(**TENSORRT), [], 3, "for a CPU only"),
         ({**ENGINE, "source": {"model_name": "a/b"}}, [], 1, "pass --model-name"),
         (ENGINE, ["--http-port", "9000", "--grpc-port", "9000"], 1, "ports have to differ"),
         (ENGINE, ["--rows", "5"], 1, "not built for so many rows"),
         (ENGINE, ["--http-port", "0"], 2, "--http-port"),
         (ENGINE, ["--threads", "0"], 2, "--threads"),
-        ({**ENGINE, "kind": "export"}, [], 1, "not a build"),
-        ({**REPOSITORY, "engine": {"backend": "tensorrt", "cache": True}}, [], 3, "for a CPU only"),
-        ({**REPOSITORY, "engine": {"backend": "onnxruntime", "cache": False}}, [], 1, "no KV cache"),
+        (EXPORT, [], 1, "not a build"),
+        (repository_manifest(backend="tensorrt"), [], 3, "for a CPU only"),
+        (repository_manifest(cache=False), [], 1, "no KV cache"),
         (REPOSITORY, ["--rows", "2"], 1, "has its own name and limits"),
         (REPOSITORY, ["--model-name", "other"], 1, "has its own name and limits"),
     ],
@@ -46,13 +48,13 @@ def test_what_cannot_be_served(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    manifest: dict[str, Any],
+    document: dict[str, Any],
     options: list[str],
     code: int,
     message: str,
 ) -> None:
-    write_manifest(tmp_path, manifest)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_manifest(tmp_path, document)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     assert main(["serve", str(tmp_path), *options]) == code
     printed = capsys.readouterr()
     assert message in printed.err and not printed.out
@@ -69,7 +71,7 @@ def test_without_the_package_index_the_message_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_manifest(tmp_path, ENGINE)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")

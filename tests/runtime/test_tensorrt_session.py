@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from serving.small_engine import manifest, repository_manifest
+from small_engine import manifest, repository_manifest
 
 from r1trt.artifacts.store import write_manifest
 from r1trt.errors import UnavailableError

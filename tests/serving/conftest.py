@@ -1,54 +1,7 @@
-"""A tiny model's and SmolLM2's CPU engines, for the scheduler and for the real server."""
+"""The engine that the scheduler's tests run on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from cpu_engines import tiny_engine
 
-import pytest
-from tiny_checkpoints import write_llama
-
-from r1trt.build.config import BuildConfig
-from r1trt.build.pipeline import build_engine
-from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.triton_server.environment import ServingEnvironment, serving_environment
-
-TINY_ROWS, TINY_CAPACITY = 4, 64
-
-
-def cpu_engine(checkpoint: Path, directory: Path, *, max_seq_len: int, rows: int, cache: bool = True) -> Path:
-    """Exports and builds; the build is `directory / "engine"`."""
-    export = ExportConfig(
-        checkpoint=checkpoint, output=directory / "export", max_seq_len=max_seq_len, last_token_logits=cache
-    )
-    build = BuildConfig(
-        model=export_checkpoint(export),
-        arch="cpu",
-        precision="fp32",
-        max_batch_size=rows,
-        max_input_len=min(64, max_seq_len),
-        cache=cache,
-        output=directory / "engine",
-    )
-    return build_engine(build)
-
-
-@pytest.fixture(scope="session")
-def tiny_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tiny")
-    checkpoint = write_llama(directory / "checkpoint", tokenizer=True, seed=4)
-    return cpu_engine(checkpoint, directory, max_seq_len=TINY_CAPACITY, rows=TINY_ROWS)
-
-
-@pytest.fixture(scope="session")
-def smollm2_engine(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cpu_engine(smollm2_dir, tmp_path_factory.mktemp("smollm2"), max_seq_len=512, rows=8)
-
-
-@pytest.fixture(scope="session")
-def environment(pytestconfig: pytest.Config) -> Iterator[ServingEnvironment]:
-    """The bundled server, installed once for all workers and later runs."""
-    assert pytestconfig.cache is not None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(pytestconfig.cache.mkdir("serving")))
-        yield serving_environment()
+__all__ = ["tiny_engine"]

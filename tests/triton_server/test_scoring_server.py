@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import tritonclient.grpc as triton
-from conftest import cpu_engine
+from cpu_engines import cpu_engine
 from server_client import free_ports, get
 from small_engine import TENSORRT
 from tiny_checkpoints import write_llama

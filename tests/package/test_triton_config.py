@@ -64,7 +64,7 @@ def test_several_tensorrt_engines_are_named_by_compute_capability() -> None:
 
 def test_warm_up_reads_a_prompt_of_the_length_that_it_says(tmp_path: Path) -> None:
     config = model_config_from_interface(INTERFACE)
-    write_warmup_data(tmp_path)
+    write_warmup_data(tmp_path / "warmup")
     inputs = config.model_warmup[0].inputs
     assert list(inputs["input_ids"].dims) == [1] and inputs["input_ids"].zero_data
     assert list(inputs["seq_len"].dims) == [1]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 from server_client import MODEL, events, free_ports, get, metric, post, stream, stream_all
-from serving_cases import explain_difference, run_alone
+from serving.serving_cases import explain_difference, run_alone
 
 from r1trt.package.generation import GenerationLimits
 from r1trt.package.repository import TritonConfig, repository_from_engine
@@ -28,7 +28,7 @@ from r1trt.serving.request import GenerationRequest
 from r1trt.serving.session import serving_session
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.process import SHARED_MEMORY, ServerError, is_ready
-from r1trt.triton_server.serve import ServeConfig, Trial, serving
+from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
 
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
@@ -38,11 +38,11 @@ ANSWER = "The capital of France is Paris."
 class Served:
     """A running server and its addresses."""
 
-    trial: Trial
+    model: ServedModel
 
     @property
     def model_url(self) -> str:
-        return f"http://{self.trial.http}/v2/models/{MODEL}"
+        return f"http://{self.model.http}/v2/models/{MODEL}"
 
     def generate(self, **values: Any) -> tuple[int, dict[str, Any]]:
         status, body = post(f"{self.model_url}/generate", values)
@@ -53,7 +53,7 @@ class Served:
         return events(body)
 
     def metric(self, name: str) -> float:
-        return metric(get(f"http://{self.trial.metrics}/metrics"), name)
+        return metric(get(f"http://{self.model.metrics}/metrics"), name)
 
 
 def serve_config(engine: Path, ports: list[int], **limits: int) -> ServeConfig:
@@ -84,8 +84,8 @@ def served(repository: Path, environment: ServingEnvironment) -> Iterator[Served
     """What `r1trt triton` writes, in the server."""
     http, grpc, metrics = free_ports(3)
     config = ServeConfig(engine=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    with serving(config) as trial:
-        yield Served(trial)
+    with served_model(config) as model:
+        yield Served(model)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def test_server_and_model_are_ready_and_describe_themselves(served: Served) -> None:
-    grpc = tritonclient.grpc.InferenceServerClient(served.trial.grpc)
+    grpc = tritonclient.grpc.InferenceServerClient(served.model.grpc)
     assert grpc.is_server_ready() and grpc.is_model_ready(MODEL)
     assert get(f"{served.model_url}/ready") == ""
     metadata = json.loads(get(served.model_url))
@@ -134,7 +134,7 @@ def test_generate_stream_gives_the_same_in_pieces(served: Served) -> None:
 
 def test_grpc_stream(served: Served) -> None:
     values = {"text_input": QUESTION.encode(), "chat": True, "stream": True, "max_tokens": 20}
-    answer = asyncio.run(stream(served.trial.grpc, values))
+    answer = asyncio.run(stream(served.model.grpc, values))
     assert answer.text == ANSWER and len(answer.pieces) > 5 and answer.finish_reason == "eos"
 
 
@@ -148,7 +148,7 @@ def test_grpc_stream(served: Served) -> None:
     ids=["http", "grpc", "curl"],
 )
 def test_the_repositorys_client_programs_run(served: Served, repository: Path, command: list[str]) -> None:
-    arguments = [part.format(http=served.trial.http, grpc=served.trial.grpc) for part in command]
+    arguments = [part.format(http=served.model.http, grpc=served.model.grpc) for part in command]
     result = subprocess.run(
         arguments, cwd=repository, capture_output=True, text=True, timeout=60, check=False
     )
@@ -181,8 +181,8 @@ def test_seeds_decide_sampled_text(served: Served) -> None:
         text = b"Once upon a time"
         return {"text_input": text, "max_tokens": 16, "temperature": 1.0, "seed": seed, "stream": True}
 
-    (alone,) = stream_all(served.trial.grpc, [ask(3)])
-    together = stream_all(served.trial.grpc, [ask(3), ask(4), ask(5), ask(3)])
+    (alone,) = stream_all(served.model.grpc, [ask(3)])
+    together = stream_all(served.model.grpc, [ask(3), ask(4), ask(5), ask(3)])
     assert together[0].text == together[3].text == alone.text
     assert len({answer.text for answer in together}) == 3
 
@@ -208,7 +208,7 @@ BAD_REQUESTS: list[tuple[str, object, str]] = [
 def test_bad_requests_are_answered_with_an_error_while_others_go_on(served: Served) -> None:
     async def run() -> tuple[str, list[tuple[str, str]]]:
         values = {"text_input": QUESTION.encode(), "chat": True, "stream": True, "max_tokens": 20}
-        good = asyncio.create_task(stream(served.trial.grpc, values))
+        good = asyncio.create_task(stream(served.model.grpc, values))
         answers = []
         for name, content, _ in BAD_REQUESTS:
             status, body = await asyncio.to_thread(post, f"{served.model_url}/generate", content)
@@ -224,7 +224,7 @@ def test_bad_requests_are_answered_with_an_error_while_others_go_on(served: Serv
 
 
 def test_a_tensor_of_the_wrong_type_over_grpc_is_refused(served: Served) -> None:
-    client = tritonclient.grpc.InferenceServerClient(served.trial.grpc)
+    client = tritonclient.grpc.InferenceServerClient(served.model.grpc)
     wrong = tritonclient.grpc.InferInput("text_input", [1, 1], "INT32")
     wrong.set_data_from_numpy(np.zeros((1, 1), np.int32))
     found: list[str] = []
@@ -238,7 +238,7 @@ def test_a_tensor_of_the_wrong_type_over_grpc_is_refused(served: Served) -> None
 def test_cancelling_a_stream_frees_its_row(served: Served) -> None:
     before = served.metric("r1trt_requests_cancelled")
     values = {"text_input": b"Count to a thousand:", "stream": True, "max_tokens": 400}
-    answer = asyncio.run(stream(served.trial.grpc, values, stop_after=3))
+    answer = asyncio.run(stream(served.model.grpc, values, stop_after=3))
     assert len(answer.pieces) == 3
     wait_until(lambda: served.metric("r1trt_requests_cancelled") == before + 1)
     wait_until(lambda: served.metric("r1trt_cache_use") == 0)
@@ -256,7 +256,7 @@ def test_a_client_that_is_killed_frees_its_row(served: Served) -> None:
     before = served.metric("r1trt_requests_cancelled")
     values = {"text_input": "Count to a thousand:", "max_tokens": 400, "stream": True}
     path = f"/v2/models/{MODEL}/generate_stream"
-    command = [sys.executable, "-c", KILLED_CLIENT, served.trial.http, path, json.dumps(values)]
+    command = [sys.executable, "-c", KILLED_CLIENT, served.model.http, path, json.dumps(values)]
     with subprocess.Popen(command) as client:
         wait_until(lambda: served.metric("r1trt_requests_running") == 1)
         client.kill()
@@ -272,7 +272,7 @@ def test_64_requests_at_once_answer_as_each_alone(
     prompts = [" ".join(generator.choice(words, int(generator.integers(1, 60)))) for _ in range(64)]
     lengths = [int(length) for length in generator.integers(2, 16, 64)]
     answers = stream_all(
-        served.trial.grpc,
+        served.model.grpc,
         [
             {"text_input": prompt.encode(), "max_tokens": length, "stream": True}
             for prompt, length in zip(prompts, lengths, strict=True)
@@ -294,9 +294,9 @@ def test_64_requests_at_once_answer_as_each_alone(
 
 @pytest.mark.usefixtures("environment")
 def test_a_full_queue_is_answered_with_an_error(tiny_engine: Path) -> None:
-    with serving(serve_config(tiny_engine, free_ports(3), rows=1, max_queue=2)) as trial:
+    with served_model(serve_config(tiny_engine, free_ports(3), rows=1, max_queue=2)) as model:
         values = {"text_input": b"Every function", "stream": True, "max_tokens": 50}
-        answers = stream_all(trial.grpc, [values] * 24)
+        answers = stream_all(model.grpc, [values] * 24)
     errors = [answer.error for answer in answers if answer.error]
     assert errors and all("queue is full" in error for error in errors)
     assert len(errors) < len(answers)
@@ -319,17 +319,17 @@ def test_a_killed_server_comes_back_and_removes_what_it_left(tiny_engine: Path) 
     foreign = SHARED_MEMORY / f"r1trt_{os.getuid()}_{config.http_port}0_other"
     foreign.write_bytes(b"of another server")
     try:
-        with serving(config) as trial:
+        with served_model(config) as model:
             assert processes_named(prefix)
-            os.kill(trial.server.pid, signal.SIGKILL)
-            wait_until(lambda: not trial.server.is_running)
+            os.kill(model.server.pid, signal.SIGKILL)
+            wait_until(lambda: not model.server.is_running)
             with pytest.raises(ServerError, match="ended by itself"):
-                trial.server.wait()
+                model.server.wait()
             left = {path.name for path in SHARED_MEMORY.glob(f"{prefix}*")}
             assert left, "a killed server leaves its shared memory"
             wait_until(lambda: not processes_named(prefix))
             wait_until(lambda: not is_ready(config.http_port))
-            with serving(config) as again:
+            with served_model(config) as again:
                 answer = Served(again).generate(text_input="Every function", max_tokens=3)
                 assert answer[0] == 200
                 assert not left & {path.name for path in SHARED_MEMORY.glob(f"{prefix}*")}
@@ -340,10 +340,10 @@ def test_a_killed_server_comes_back_and_removes_what_it_left(tiny_engine: Path) 
 
 
 def test_a_port_in_use_is_named(served: Served, tiny_engine: Path) -> None:
-    taken = int(served.trial.http.rpartition(":")[2])
+    taken = int(served.model.http.rpartition(":")[2])
     with (
         pytest.raises(ServerError, match=f"Port {taken}"),
-        serving(serve_config(tiny_engine, [taken, *free_ports(2)])),
+        served_model(serve_config(tiny_engine, [taken, *free_ports(2)])),
     ):
         pass
     assert is_ready(taken)

@@ -1,0 +1,82 @@
+"""Whether builds are finished and belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from r1trt.artifacts.build import BuildArtifact
+from r1trt.build.builder_api import BUILDER_APIS
+from r1trt.errors import BuildError
+
+# What has to be equal for engines to be one model's on different GPUs.
+_SHARED = ("backend", "cache", "capacity", "max_batch_size", "max_input_len", "last_token_logits")
+
+
+def require_finished(build: BuildArtifact) -> None:
+    """Refuses a build without an engine."""
+    if not build.manifest.is_finished:
+        raise BuildError(
+            "This build is not finished: it has no engine.",
+            where=build.path,
+            fix=f"r1trt build {build.path}",
+        )
+
+
+def require_one_model(builds: Sequence[BuildArtifact]) -> None:
+    """Refuses builds that are not one model's for different processors.
+
+    Raises:
+        BuildError: Says what differs.
+    """
+    for build in builds:
+        _require_same_options(build, builds[0])
+        _require_same_libraries(build, builds[0])
+    sms = [entry.sm for build in builds for entry in build.manifest.engines]
+    doubled = {sm for sm in sms if sms.count(sm) > 1}
+    if doubled:
+        raise BuildError(
+            "More than one of the builds is for the same processor.",
+            where=", ".join(str(build.path) for build in builds),
+            found=", ".join("a CPU" if sm is None else f"SM{sm}" for sm in sorted(doubled, key=str)),
+        )
+
+
+def _require_same_options(build: BuildArtifact, first: BuildArtifact) -> None:
+    found, expected = (_options(each) for each in (build, first))
+    different = [name for name in expected if found[name] != expected[name]]
+    if different:
+        name = different[0]
+        raise BuildError(
+            "The builds do not belong together.",
+            where=build.path,
+            found=f"{name} {found[name]}",
+            expected=f"{expected[name]}, as in {first.path}",
+            fix="build the same export with the same options for every architecture",
+        )
+
+
+def _options(build: BuildArtifact) -> dict[str, object]:
+    # The model's hash and not the graph's: each architecture's precision gives it another.
+    shared = {name: getattr(build.manifest, name) for name in _SHARED}
+    return {**shared, "model_hash": build.manifest.source.model_hash}
+
+
+def _require_same_libraries(build: BuildArtifact, first: BuildArtifact) -> None:
+    if build.manifest.embeds_plugins != first.manifest.embeds_plugins:
+        raise BuildError(
+            "Only some of the engines carry their plugins.",
+            where=build.path,
+            fix="build all with --embed-plugins, or none",
+        )
+    found, expected = (_tensorrt_versions(each) for each in (build, first))
+    if found != expected:
+        raise BuildError(
+            "The builds need different TensorRT versions, and a server has one.",
+            where=build.path,
+            found=found,
+            expected=expected,
+        )
+
+
+def _tensorrt_versions(build: BuildArtifact) -> dict[str, str | None]:
+    return {api.package: build.manifest.versions.get(api.package) for api in BUILDER_APIS.values()}

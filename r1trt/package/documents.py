@@ -1,0 +1,55 @@
+"""What a repository tells the one who runs it: README, client programs, a container's recipe."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from r1trt.package.bundle import ONNX_RUNTIME, EngineBundle
+from r1trt.plugin_tools.library import LIBRARY_FILE
+
+CONTAINER = "nvcr.io/nvidia/tritonserver:26.10-py3"
+
+# What the generation model imports; NumPy is in Triton's container, in the version that its server needs.
+_REQUIREMENTS = ("jinja2>=3.1", "tokenizers>=0.22")
+_GPU_REQUIREMENTS = ("cuda-python>=13,<14",)
+
+_GENERATION_FILES = ("README.md", "Dockerfile", "client_http.py", "client_grpc.py", "client_curl.sh")
+_SCORING_FILES = ("README.md", "client_scoring.py")
+
+
+def write_documents(repository: Path, name: str, bundle: EngineBundle) -> None:
+    """Writes the documents into a repository.
+
+    Args:
+        repository: Where.
+        name: The model's name.
+        bundle: What is served.
+    """
+    generates = bundle.manifest.cache
+    for file in _GENERATION_FILES if generates else _SCORING_FILES:
+        (repository / file).write_text(_rendered(f"{file}.jinja", name, bundle), encoding="utf-8")
+    if generates:
+        (repository / "requirements.txt").write_text("\n".join(requirements_from_bundle(bundle)) + "\n")
+        # The image takes nothing else of the repository, whose engine may be large.
+        (repository / ".dockerignore").write_text("*\n!requirements.txt\n")
+
+
+def requirements_from_bundle(bundle: EngineBundle) -> list[str]:
+    """Packages that a generation model imports, as pip takes them."""
+    if bundle.library == ONNX_RUNTIME:
+        return [*_REQUIREMENTS, f"{ONNX_RUNTIME}>=1.24"]
+    exact = f"=={bundle.library_version}" if bundle.library_version else ""
+    return [*_REQUIREMENTS, *_GPU_REQUIREMENTS, f"{bundle.library}{exact}"]
+
+
+def _rendered(file: str, name: str, bundle: EngineBundle) -> str:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+    )
+    source = resources.files("r1trt.package").joinpath(file).read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        name=name, manifest=bundle.manifest, bundle=bundle, container=CONTAINER, plugin_file=LIBRARY_FILE
+    )

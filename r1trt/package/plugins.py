@@ -1,0 +1,54 @@
+"""The TensorRT plugins that a server needs beside the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from r1trt.artifacts.build import BuildArtifact
+from r1trt.errors import BuildError
+from r1trt.graph.load import model_from_onnx_file
+from r1trt.ops.registry import OPERATORS
+from r1trt.plugin_tools.library import find_library, library_from_path, require_code_for
+
+
+def plugin_library_for(builds: Sequence[BuildArtifact], named: Path | None) -> Path | None:
+    """The library for the operators that the graph leaves to plugins: those without a body in it.
+
+    Args:
+        builds: Builds of one model.
+        named: The library to take; None takes the one beside an engine, or one that was built before.
+
+    Returns:
+        None where the engines need no plugins, or carry them.
+
+    Raises:
+        BuildError: There is no library, or it lacks an operator or a GPU's code.
+    """
+    first = builds[0]
+    needed = _plugin_operators(first.typed_graph) if first.manifest.backend == "tensorrt" else []
+    if not needed or first.manifest.embeds_plugins:
+        return None
+    sms = [entry.sm for build in builds for entry in build.manifest.engines if entry.sm is not None]
+    beside = [path for build in builds for path in build.plugin_libraries]
+    path = named or next(iter(beside), None)
+    library = find_library(*sms) if path is None else library_from_path(path)
+    if library is None:
+        raise BuildError(
+            "The engine needs TensorRT plugins, and no library of them was built.",
+            where=first.typed_graph,
+            found=", ".join(needed),
+            fix="r1trt plugins build --arch all, or pass --plugin-library",
+        )
+    require_code_for(library, sms, where=library.path)
+    if missing := sorted(set(needed) - set(library.operators)):
+        raise BuildError(
+            "The plugin library lacks operators of the engine.", where=library.path, found=", ".join(missing)
+        )
+    return library.path
+
+
+def _plugin_operators(graph: Path) -> list[str]:
+    model = model_from_onnx_file(graph)
+    bodies = {function.name for function in model.functions.values()}
+    return sorted({node.op_type for node in model.graph.all_nodes()} & set(OPERATORS) - bodies)
