@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from r1trt.build.network_check import plan_key
 from r1trt.build.read_back import node_of_metadata
+from r1trt.graph.network_view import plan_key
 
 # Beyond it the search through the weights' bytes takes longer than the build.
 MAX_BYTES = 1 << 29

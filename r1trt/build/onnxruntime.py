@@ -11,9 +11,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from r1trt.graph.quantize import WeightTensor
 from r1trt.graph.weights import weight_source_from_value
+from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.passes.pipeline import typed_model_from_plan
 from r1trt.passes.simulate import simulated_model_from_typed
-from r1trt.precision.plan import LayerPrecision, PrecisionPlan
+from r1trt.precision.plan import PrecisionPlan
 
 _TRANSPOSED = [1, 0]
 

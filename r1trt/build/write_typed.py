@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,22 +12,13 @@ import onnx_ir as ir
 
 from r1trt.artifacts.build import BuildDirectory
 from r1trt.artifacts.disk import require_free_space
+from r1trt.data_types import OF_ONNX
 from r1trt.errors import BuildError
 from r1trt.graph.quantize import WeightSource, WeightTensor
 from r1trt.progress import Progress, ignore
 
 INLINE_BYTES = 1024
 _HEADER_ALIGNMENT = 8
-
-_SAFETENSORS_NAMES: Mapping[ir.DataType, str] = {
-    ir.DataType.FLOAT: "F32",
-    ir.DataType.FLOAT16: "F16",
-    ir.DataType.BFLOAT16: "BF16",
-    ir.DataType.FLOAT8E4M3FN: "F8_E4M3",
-    ir.DataType.INT64: "I64",
-    ir.DataType.INT32: "I32",
-    ir.DataType.BOOL: "BOOL",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +113,7 @@ def _header(entries: list[_Entry]) -> bytes:
     table: dict[str, Any] = {"__metadata__": {"format": "r1trt"}}
     for entry in entries:
         table[str(entry.value.name)] = {
-            "dtype": _SAFETENSORS_NAMES[entry.tensor.dtype],
+            "dtype": OF_ONNX[entry.tensor.dtype].safetensors,
             "shape": _dims(entry.tensor),
             "data_offsets": [entry.start, entry.stop],
         }

@@ -15,7 +15,9 @@ from r1trt.calibrate.text import TokenChunks, token_chunks
 from r1trt.calibrate.weights import weight_scales
 from r1trt.data import CALIBRATION
 from r1trt.errors import PlanError
-from r1trt.precision.plan import LayerPrecision, PrecisionPlan
+from r1trt.ops.layer_precision import LayerPrecision
+from r1trt.ops.registry import operator_of_layer
+from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
 from r1trt.runtime.prompts import documents_from_file, encoded_documents
 from r1trt.runtime.tokenizer import tokenizer_from_dir
@@ -106,7 +108,7 @@ def _vocab_size(model: ir.Model) -> int:
 
 def _completed(layer: LayerPrecision, found: Mapping[str, Any]) -> LayerPrecision:
     """Fill what the layer lacks; a scale that someone set is theirs."""
-    lacking = {name: found[name] for name in layer.missing_scales if name in found}
+    lacking = {name: found[name] for name in operator_of_layer(layer).missing_scales(layer) if name in found}
     if "weight_scale" in lacking:
         lacking["weight_axis"] = found["weight_axis"]
     return replace(layer, **lacking)

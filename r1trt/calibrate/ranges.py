@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from r1trt.calibrate.text import TokenChunks
 from r1trt.errors import PlanError
 from r1trt.graph.quantize import scale_from_amax
+from r1trt.ops.registry import operator_of_layer
 from r1trt.passes.add_probes import Probe, Statistic, probed_model, probes_for
 from r1trt.passes.remove_cache import model_without_cache
 from r1trt.precision.plan import PrecisionPlan
@@ -35,8 +36,6 @@ MSE_FRACTIONS = (1.0, 0.9, 0.8, 0.65, 0.5)
 # Errors are sums over all elements, which settle sooner than a maximum, and cost a quantization a candidate.
 _ERROR_TOKENS = 2048
 MSE = Statistic(amax=False, size=len(MSE_FRACTIONS))
-
-_ACTIVATION_SCALES = frozenset({"input_scale", "mid_scale"})
 
 
 def activation_scales(
@@ -64,7 +63,7 @@ def activation_scales(
         PlanError: An activation is not finite.
     """
     quantized = [
-        name for name, layer in plan.layers.items() if _ACTIVATION_SCALES & set(layer.missing_scales)
+        name for name, layer in plan.layers.items() if operator_of_layer(layer).missing_input_scales(layer)
     ]
     if not quantized:
         return {}

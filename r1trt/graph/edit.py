@@ -6,31 +6,23 @@ and back on the way out, so each pass leaves a valid graph; `cancel_casts` then 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from r1trt.data_types import DATA_TYPES
 from r1trt.errors import PlanError
-from r1trt.precision.plan import DATA_TYPES, LayerPrecision, Precision, PrecisionPlan
 
 FLOAT = ir.DataType.FLOAT
 Dims = Sequence[int | str | ir.SymbolicDim | None]
 
 
-def planned_nodes(
-    model: ir.Model, plan: PrecisionPlan, *op_types: str
-) -> Iterator[tuple[ir.Node, LayerPrecision]]:
-    """The nodes of these types with their entries; safe against edits of the graph while it runs."""
-    for node in [node for node in model.graph if node.op_type in op_types and node.name in plan.layers]:
-        yield node, plan.layers[str(node.name)]
-
-
-def data_type(precision: Precision | None) -> ir.DataType:
+def data_type(name: str | None) -> ir.DataType:
     """The ONNX type of a plan's type."""
-    assert precision is not None, "the plan's own checks require this type"
-    return DATA_TYPES[precision]
+    assert name is not None, "the plan's own checks require this type"
+    return ir.DataType(DATA_TYPES[name].onnx)
 
 
 def dims_of(value: ir.Value) -> tuple[int | str | ir.SymbolicDim | None, ...]:
@@ -47,16 +39,6 @@ def dims_of(value: ir.Value) -> tuple[int | str | ir.SymbolicDim | None, ...]:
 def static_dims(value: ir.Value) -> tuple[int, ...]:
     """Shape of a weight."""
     return tuple(int(size) for size in dims_of(value) if isinstance(size, int))
-
-
-def required(node: ir.Node, index: int) -> ir.Value:
-    """An input that must be there."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None:
-        raise PlanError(
-            "A node lacks an input.", where=f"{node.op_type} '{node.name}'", found=f"input {index} absent"
-        )
-    return value
 
 
 class Emitter:
@@ -120,30 +102,33 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
     old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
-def cast_input(emit: Emitter, node: ir.Node, index: int, dtype: ir.DataType) -> None:
-    """Cast one input of a node that stays; absent inputs stay absent."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is not None:
-        node.replace_input_with(index, emit.cast(value, dtype, f"CastInput_{index}"))
-
-
-def retype_outputs(node: ir.Node, key: str, dtype: ir.DataType) -> None:
-    """Give a node that stays outputs of the type `dtype`; its users go on seeing FLOAT."""
-    if dtype == FLOAT:
-        return
-    graph = node.graph
+def retype_outputs(
+    node: ir.Node, key: str, dtype: ir.DataType, rounded_to: ir.DataType | None = None
+) -> None:
+    """Give a node that stays outputs of the type `dtype`, and round them; users go on seeing FLOAT."""
+    graph, rounded_to = node.graph, rounded_to or dtype
     assert isinstance(graph, ir.Graph)
+    if dtype == rounded_to == FLOAT:
+        return
     for index, output in enumerate(node.outputs):
-        cast = ir.node("Cast", [output], {"to": int(FLOAT)}, name=f"{key}/CastOutput_{index}")
-        result = cast.outputs[0]
-        result.name, result.type, result.shape = f"{cast.name}/out", ir.TensorType(FLOAT), output.shape
+        users, result = list(output.uses()), output
+        output.type = ir.TensorType(dtype)
+        if rounded_to != dtype:
+            result = _cast_behind(graph, result, rounded_to, f"{key}/CastResult_{index}")
+        result = _cast_behind(graph, result, FLOAT, f"{key}/CastOutput_{index}")
         if output.is_graph_output():
             result.name, output.name = output.name, f"{key}/out_{index}"
-        users = [(user, at) for user, at in output.uses() if user is not cast]
         for user, at in users:
             user.replace_input_with(at, result)
         for at, value in enumerate(graph.outputs):
             if value is output:
                 graph.outputs[at] = result
-        output.type = ir.TensorType(dtype)
-        graph.insert_after(node, cast)
+
+
+def _cast_behind(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+    cast, node = ir.node("Cast", [value], {"to": int(dtype)}, name=name), value.producer()
+    assert node is not None
+    result = cast.outputs[0]
+    result.name, result.type, result.shape = f"{name}/out", ir.TensorType(dtype), value.shape
+    graph.insert_after(node, cast)
+    return result

@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from r1trt.data_types import OF_ONNX
 from r1trt.errors import PlanError
 from r1trt.graph.edit import Emitter, register, static_dims
 from r1trt.graph.quantize import WeightSource, WeightTensor
-from r1trt.precision.plan import Scale
 
-_SUFFIXES = {
-    ir.DataType.FLOAT: "fp32",
-    ir.DataType.BFLOAT16: "bf16",
-    ir.DataType.FLOAT16: "fp16",
-    ir.DataType.FLOAT8E4M3FN: "fp8_e4m3",
-}
+Scale = float | tuple[float, ...]
 
 
 def weight_source_from_value(value: ir.Value) -> WeightSource:
@@ -63,7 +58,7 @@ def typed_weight(
         return value
     source = weight_source_from_value(value)
     changed = source.dtype != dtype or scale is not None
-    name = f"{source.name}.{_SUFFIXES[dtype]}" if changed else source.name
+    name = f"{source.name}.{OF_ONNX[dtype].name}" if changed else source.name
     return register(graph, WeightTensor(source, dtype, name=name, scale=scale))
 
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript import GraphBuilder, build_function
+from onnxscript import GraphBuilder
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.ops.operator import DOMAIN, OPSET, AttributeValue, Operator
-
-# A body gets the op builder and one value per declared input; an absent optional input is simply not used.
-Body = Callable[..., "ir.Value | Sequence[ir.Value]"]
+from r1trt.graph.functions import Body, function_from_body
+from r1trt.ops.operator import Operator
 
 FLOAT = ir.DataType.FLOAT
 BOOL = ir.DataType.BOOL
@@ -32,56 +30,6 @@ class Lowering:
 
     bodies: Mapping[str, Callable[[Any], Body]]
     computes: Callable[[Any], bool]
-
-
-def _declared(attributes: Mapping[str, AttributeValue]) -> list[ir.Attr]:
-    kinds = {float: ir.AttributeType.FLOAT, int: ir.AttributeType.INT}
-    return [ir.Attr(name, kinds[type(default)], None) for name, default in attributes.items()]
-
-
-def function_from_body(
-    name: str,
-    inputs: Sequence[str],
-    body: Body,
-    attributes: Mapping[str, AttributeValue] | None = None,
-    *,
-    overload: str = "",
-) -> ir.Function:
-    """Make the function `r1trt::name`, or another body of that name under an `overload`.
-
-    Nodes and values are prefixed with the function's own name: parsers inline functions without renaming, and
-    two bodies' "Mul_3" would clash. Types and shapes are left out: what the builder guesses inside a body is
-    wrong wherever a size is dynamic.
-    """
-    function = build_function(
-        body,
-        [ir.Value(name=item) for item in inputs],
-        domain=DOMAIN,
-        name=name,
-        attributes=_declared(attributes or {}),
-        opset_imports={"": OPSET},
-    )
-    function.overload = overload
-    _prefix_names(function, function_label(function))
-    return function
-
-
-def function_label(function: ir.Function) -> str:
-    """A function's name in messages and in the names of its nodes: `R1DynamicMoE`, `R1DynamicMoE.2`."""
-    return f"{function.name}.{function.overload}" if function.overload else function.name
-
-
-def _prefix_names(function: ir.Function, label: str) -> None:
-    for index, node in enumerate(function.all_nodes()):
-        node.name = f"{label}/{node.op_type}_{index}"
-        node.metadata_props.clear()
-        for output_index, output in enumerate(node.outputs):
-            output.shape = output.type = None
-            output.name = f"{label}_{index}_{output_index}_{node.op_type}"
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                for value in attribute.as_graph().inputs:
-                    value.name = f"{label}_{value.name}"
 
 
 def operator_function(operator: Operator[Any], body: Body, overload: str = "") -> ir.Function:
@@ -112,12 +60,6 @@ def dims(op: OpBuilder, *sizes: ir.Value | int) -> ir.Value:
     parts = [size if isinstance(size, ir.Value) else op.Constant(value_ints=[size]) for size in sizes]
     shape: ir.Value = op.Concat(*parts, axis=0)
     return shape
-
-
-def to_float(op: OpBuilder, value: ir.Value) -> ir.Value:
-    """Cast to FLOAT."""
-    cast: ir.Value = op.Cast(value, to=FLOAT)
-    return cast
 
 
 def subgraph(

@@ -6,13 +6,20 @@ Fs width of all shared experts together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import onnx_ir as ir
 
-from r1trt.config import Scoring, TopkMethod
-from r1trt.ops.operator import AttributeValue, Operator
+from r1trt.config import MoeConfig, Scoring, TopkMethod
+from r1trt.graph.network_view import LayerParts, ReadBack, joined
+from r1trt.ops.cost import CallSize, Cost, cost_of
+from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
+from r1trt.ops.moe_typing import expected_scales, realize_moe
+from r1trt.ops.operator import AttributeValue, Operator, ScaledWeight
+from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
+from r1trt.ops.product import PRODUCT_TYPES, asked_of_product, product_problems
 
 SCORINGS: tuple[Scoring, ...] = ("softmax", "sigmoid")
 TOPK_METHODS: tuple[TopkMethod, ...] = ("greedy", "group_limited_greedy", "noaux_tc")
@@ -111,6 +118,32 @@ class DynamicMoe(Operator[MoeSpec]):
         }
     )
 
+    types = PRODUCT_TYPES
+    input_scales = ("input_scale", "mid_scale")
+    weight_scales = ("weight_scale", "down_scale")
+    plugin_types = PLUGIN_NARROW
+
+    def spec_from_config(self, moe: MoeConfig, *, hidden_size: int, weights: ir.DataType) -> MoeSpec:
+        """The spec of an exported layer, whose activations are FLOAT."""
+        return MoeSpec(
+            num_experts=moe.num_experts,
+            hidden_size=hidden_size,
+            expert_width=moe.expert_width,
+            shared_width=moe.shared_width,
+            scoring=moe.scoring,
+            topk_method=moe.topk_method,
+            top_k=moe.top_k,
+            top_k_min=moe.top_k_min,
+            adaptive_threshold=moe.adaptive_threshold,
+            norm_topk_prob=moe.norm_topk_prob,
+            routed_scaling_factor=moe.routed_scaling_factor,
+            n_group=moe.n_group,
+            topk_group=moe.topk_group,
+            has_router_bias=moe.scoring == "sigmoid",
+            activation=ir.DataType.FLOAT,
+            weights=weights,
+        )
+
     def spec_from_node(self, node: ir.Node) -> MoeSpec:
         """Read an R1DynamicMoE node. Raises ExportError where a static size is missing."""
         experts, hidden, width = self.sizes(node, "w_down", 0, 1, 2)
@@ -134,6 +167,97 @@ class DynamicMoe(Operator[MoeSpec]):
             has_router_bias=self.input(node, "router_bias") is not None,
             activation=self.dtype(node, "x"),
             weights=self.dtype(node, "w_gate_up"),
+        )
+
+    def default_layer(self, node: ir.Node, activation: Precision, *, fp8: bool) -> LayerPrecision:
+        """Experts in FP8 where asked for, the router in FP32."""
+        kind, reason = activation, f"experts in {activation}"
+        if fp8:
+            kind, reason = FP8, "experts on FP8 tensor cores, one weight scale an expert"
+        return LayerPrecision(
+            op=self.name,
+            input=kind,
+            weight=kind,
+            output=activation,
+            shared_weight=kind if self.has_shared(node) else None,
+            internals="router, selection and routing weights fp32",
+            reason=reason,
+        )
+
+    def has_shared(self, node: ir.Node) -> bool:
+        """Whether a node has a shared expert."""
+        return self.input(node, "shared_down") is not None
+
+    def own_problems(self, layer: LayerPrecision) -> Iterator[str]:
+        """One type for activations and wide experts; FP8 experts take FP8 activations."""
+        if layer.quantizes_weight and not layer.quantizes_input:
+            yield "FP8 experts need an FP8 input; the operator has no weight-only form"
+        elif layer.quantizes_input:
+            yield from product_problems(layer)
+        else:
+            yield from one_type_problems(layer)
+        if layer.shared_weight not in (None, layer.weight):
+            yield (
+                f"shared_weight is {layer.shared_weight}; the shared expert has the type of the experts, "
+                f"{layer.weight}"
+            )
+
+    def node_problems(self, node: ir.Node, layer: LayerPrecision) -> Iterator[str]:
+        """A shared expert has a type, and every expert has a scale."""
+        if self.has_shared(node) and layer.shared_weight is None:
+            yield f"shared_weight is missing; the layer's shared expert has the type {layer.weight}"
+        elif not self.has_shared(node) and layer.shared_weight is not None:
+            yield f"shared_weight is {layer.shared_weight}, but the layer has no shared expert"
+        expected = expected_scales(self, node)
+        for name in self.weight_scales:
+            scale = getattr(layer, name)
+            found = len(scale) if isinstance(scale, tuple) else 1
+            if scale is not None and (found != expected or not isinstance(scale, tuple)):
+                yield (
+                    f"{name} has {found} numbers, not a list of {expected}: one an expert, and one for the "
+                    "shared expert where there is one"
+                )
+
+    def scaled_weights(self, node: ir.Node, *, by_row: bool) -> dict[str, list[ScaledWeight]]:
+        """One scale an expert, and the shared expert's behind them."""
+        pairs = {"weight_scale": ("w_gate_up", "shared_gate_up"), "down_scale": ("w_down", "shared_down")}
+        found: dict[str, list[ScaledWeight]] = {}
+        for scale, (experts, shared) in pairs.items():
+            found[scale] = [ScaledWeight(value=self.required(node, experts), axis=0)]
+            value = self.input(node, shared)
+            if value is not None:
+                found[scale].append(ScaledWeight(value=value, axis=None))
+        return found
+
+    def realize(self, node: ir.Node, layer: LayerPrecision) -> None:
+        """The node stays: activations and weights take the plan's types, FP8 scales become its inputs."""
+        realize_moe(self, node, layer)
+
+    def read_back(self, parts: LayerParts, layer: LayerPrecision) -> ReadBack:
+        """The router's product comes first, in FP32; the experts' follow."""
+        products = parts.products
+        router = joined(list(parts.product_types(products[:1]).values()))
+        return ReadBack(
+            {**asked_of_product(layer), "router": "fp32"},
+            {**parts.product_types(products[1:]), "router": router},
+        )
+
+    def cost(self, spec: MoeSpec, layer: LayerPrecision, call: CallSize) -> Cost:
+        """At most: every token takes `top_k` experts, and as many different ones as it can."""
+        tokens, expert = call.batch * call.tokens, 3 * spec.hidden_size * spec.expert_width
+        routed = tokens * spec.top_k
+        touched = min(spec.num_experts, routed) * expert
+        shared = 3 * spec.hidden_size * spec.shared_width
+        router = spec.num_experts * spec.hidden_size
+        return cost_of(
+            macs=[(layer.input, routed * expert + tokens * shared), ("fp32", tokens * router)],
+            reads=[
+                (layer.output, tokens * spec.hidden_size),
+                (layer.weight, touched + shared),
+                ("fp32", router + spec.num_experts * spec.has_router_bias),
+                ("int64", call.batch),
+            ],
+            writes=[(layer.output, tokens * spec.hidden_size)],
         )
 
 

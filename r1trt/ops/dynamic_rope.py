@@ -5,12 +5,19 @@ Legend: B batch, S tokens of this call, H query heads, Hkv key/value heads, d he
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import onnx_ir as ir
 
+from r1trt.config import RopeConfig
+from r1trt.graph.edit import Emitter, data_type, retype_outputs
+from r1trt.graph.network_view import LayerParts, ReadBack
+from r1trt.ops.cost import CallSize, Cost, cost_of
+from r1trt.ops.layer_precision import WIDE, AllowedTypes, LayerPrecision, Precision
 from r1trt.ops.operator import AttributeValue, Operator
+from r1trt.ops.plugin_layer import PLUGIN_WIDE, one_type_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,25 @@ class DynamicRope(Operator[RopeSpec]):
         {"interleaved": 0, "attention_factor": 1.0, "temperature_alpha": 0.0, "original_max_position": 0}
     )
 
+    types = AllowedTypes(input=WIDE)
+    plugin_types = PLUGIN_WIDE
+
+    def spec_from_config(
+        self, rope: RopeConfig, *, heads: int, kv_heads: int, head_dim: int, attention_factor: float
+    ) -> RopeSpec:
+        """The spec of an exported layer, whose activations are FLOAT."""
+        return RopeSpec(
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            rotary_dim=rope.rotary_dim,
+            interleaved=rope.interleaved,
+            attention_factor=attention_factor,
+            temperature_alpha=rope.temperature_alpha,
+            original_max_position=rope.original_max_position,
+            activation=ir.DataType.FLOAT,
+        )
+
     def spec_from_node(self, node: ir.Node) -> RopeSpec:
         """Read an R1DynamicRoPE node. Raises ExportError where a static size is missing."""
         heads, head_dim = self.sizes(node, "q", 2, 3)
@@ -71,6 +97,41 @@ class DynamicRope(Operator[RopeSpec]):
             temperature_alpha=float(self.attribute(node, "temperature_alpha")),
             original_max_position=int(self.attribute(node, "original_max_position")),
             activation=self.dtype(node, "q"),
+        )
+
+    def default_layer(self, node: ir.Node, activation: Precision, *, fp8: bool) -> LayerPrecision:
+        """The activations' type at the border."""
+        reason = f"angles and rotation in fp32, one rounding to {activation}"
+        return LayerPrecision(op=self.name, input=activation, output=activation, reason=reason)
+
+    def own_problems(self, layer: LayerPrecision) -> Iterator[str]:
+        """One type for queries and keys on both sides."""
+        yield from one_type_problems(layer)
+        yield from super().own_problems(layer)
+
+    def realize(self, node: ir.Node, layer: LayerPrecision) -> None:
+        """Cast queries and keys; the frequencies and lengths keep the types that the operator fixes."""
+        key, act = str(node.name), data_type(layer.input)
+        emit = Emitter(node, key)
+        for name in ("q", "k"):
+            self.cast_input(emit, node, name, act)
+        retype_outputs(node, key, act)
+
+    def read_back(self, parts: LayerParts, layer: LayerPrecision) -> ReadBack:
+        """An FP32 rotation, and what it is rounded to."""
+        return ReadBack(
+            {"rotation": "fp32", "output": layer.output},
+            {"rotation": parts.outputs("ROTARY_EMBEDDING"), "output": parts.last_output},
+        )
+
+    def cost(self, spec: RopeSpec, layer: LayerPrecision, call: CallSize) -> Cost:
+        """Two multiply-adds for each rotated element."""
+        rows = call.batch * call.tokens * (spec.num_heads + spec.num_kv_heads)
+        elements = rows * spec.head_dim
+        return cost_of(
+            macs=[("fp32", 2 * rows * spec.rotary_dim)],
+            reads=[(layer.input, elements), ("fp32", spec.rotary_dim // 2), ("int64", call.batch)],
+            writes=[(layer.output, elements)],
         )
 
 

@@ -5,13 +5,19 @@ Legend: B batch, S tokens of this call, C cache capacity, H query heads, Hkv key
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import onnx_ir as ir
 
-from r1trt.config import InterBlock
-from r1trt.ops.operator import AttributeValue, Operator
+from r1trt.config import HlaConfig, InterBlock
+from r1trt.graph.edit import Emitter, data_type, retype_outputs
+from r1trt.graph.network_view import LayerParts, ReadBack
+from r1trt.ops.cost import CallSize, Cost, cost_of
+from r1trt.ops.layer_precision import WIDE, AllowedTypes, LayerPrecision, Precision
+from r1trt.ops.operator import AttributeValue, Cache, Operator
+from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
 
 INTER_BLOCKS: tuple[InterBlock, ...] = ("first_to_first", "all_to_first")
 
@@ -62,6 +68,31 @@ class HlaAttention(Operator[AttentionSpec]):
         {"scale": 0.0, "block_size": 32, "inter_block": 0, "lam_skip": 0.0, "v_head_dim": 0}
     )
 
+    types = AllowedTypes(input=WIDE)
+    caches = (
+        Cache(input="key_cache", output="key_cache_out", capacity_axis=2),
+        Cache(input="value_cache", output="value_cache_out", capacity_axis=2),
+    )
+    plugin_types = PLUGIN_NARROW
+
+    def spec_from_config(
+        self, hla: HlaConfig, *, heads: int, kv_heads: int, head_dim: int, capacity: int | None
+    ) -> AttentionSpec:
+        """The spec of an exported layer, whose activations are FLOAT."""
+        return AttentionSpec(
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            v_head_dim=head_dim,
+            capacity=capacity,
+            scale=head_dim**-0.5,
+            block_size=hla.block_size,
+            inter_block=hla.inter_block,
+            lam_skip=hla.lam_skip,
+            has_lam=hla.gate,
+            activation=ir.DataType.FLOAT,
+        )
+
     def spec_from_node(self, node: ir.Node) -> AttentionSpec:
         """Read an R1HLAAttention node. Raises ExportError where a static size is missing."""
         heads, head_dim = self.sizes(node, "q", 2, 3)
@@ -82,6 +113,67 @@ class HlaAttention(Operator[AttentionSpec]):
             has_lam=self.input(node, "lam") is not None,
             activation=self.dtype(node, "q"),
         )
+
+    def default_layer(self, node: ir.Node, activation: Precision, *, fp8: bool) -> LayerPrecision:
+        """The activations' type, for the cache too."""
+        return LayerPrecision(
+            op=self.name,
+            input=activation,
+            output=activation,
+            internals="unverified",
+            reason=f"attention in {activation} whatever stands around it; KV cache in {activation}",
+        )
+
+    def own_problems(self, layer: LayerPrecision) -> Iterator[str]:
+        """One type for queries, keys, values and caches."""
+        yield from one_type_problems(layer)
+        yield from super().own_problems(layer)
+
+    def realize(self, node: ir.Node, layer: LayerPrecision) -> None:
+        """Cast what enters and leaves; lam and the lengths keep the types that the operator fixes."""
+        key, act = str(node.name), data_type(layer.input)
+        emit = Emitter(node, key)
+        for name in ("q", "k", "v", *(cache.input for cache in self.caches)):
+            self.cast_input(emit, node, name, act)
+        retype_outputs(node, key, act)
+
+    def read_back(self, parts: LayerParts, layer: LayerPrecision) -> ReadBack:
+        """Types at its border and of its caches; a fused kernel decides what it computes in."""
+        asked, found = {"output": layer.output}, {"output": parts.last_output}
+        if parts.of_type("KV_CACHE_UPDATE"):
+            asked["cache"], found["cache"] = layer.input, parts.outputs("KV_CACHE_UPDATE")
+        return ReadBack(asked, found)
+
+    def cost(self, spec: AttentionSpec, layer: LayerPrecision, call: CallSize) -> Cost:
+        """Both branches whole, though lam may skip one; masked keys count nowhere, and keys are read once."""
+        pairs = full_pairs(call) + (block_pairs(spec, call) if spec.has_lam else 0)
+        tokens, width = call.batch * call.tokens, spec.head_dim + spec.v_head_dim
+        keys = call.batch * (call.past + call.tokens) * spec.num_kv_heads * width
+        new = tokens * spec.num_kv_heads * width
+        queries, results = (tokens * spec.num_heads * size for size in (spec.head_dim, spec.v_head_dim))
+        lam = tokens * spec.num_heads * spec.has_lam
+        return cost_of(
+            macs=[(layer.input, call.batch * spec.num_heads * pairs * width)],
+            reads=[(layer.input, queries + keys), ("fp32", lam), ("int64", 2 * call.batch)],
+            writes=[(layer.output, results), (layer.input, new if spec.capacity is not None else 0)],
+        )
+
+
+def full_pairs(call: CallSize) -> int:
+    """Query-key pairs of causal attention in one sequence."""
+    return call.tokens * call.past + call.tokens * (call.tokens + 1) // 2
+
+
+def block_pairs(spec: AttentionSpec, call: CallSize) -> int:
+    """Query-key pairs of the block branch in one sequence."""
+    total, size = 0, spec.block_size
+    for position in range(call.past, call.past + call.tokens):
+        block, row = divmod(position, size)
+        if spec.inter_block == "all_to_first":
+            total += row + 1 + block
+        else:
+            total += row + 1 if row else block + 1
+    return total
 
 
 HLA_ATTENTION = HlaAttention()

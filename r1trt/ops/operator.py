@@ -1,4 +1,4 @@
-"""What an operator is: its signature, and access to a node's inputs and attributes by name.
+"""What an operator is: everything that a stage has to know of a kind of layer, in one object.
 
 The names of the operators carry `R1` because TensorRT's ONNX parser looks an operator up by its type and
 ignores the domain.
@@ -7,38 +7,64 @@ ignores the domain.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 import onnx_ir as ir
 
-from r1trt.errors import ExportError
+from r1trt.graph.domain import DOMAIN as DOMAIN
+from r1trt.graph.domain import DOMAIN_VERSION as DOMAIN_VERSION
+from r1trt.graph.domain import IR_VERSION as IR_VERSION
+from r1trt.graph.domain import OPSET as OPSET
+from r1trt.graph.functions import AttributeValue as AttributeValue
+from r1trt.graph.network_view import LayerParts, ReadBack
+from r1trt.ops.cost import CallSize, Cost
+from r1trt.ops.layer_precision import SCALES, AllowedTypes, LayerPrecision, Precision
+from r1trt.ops.signature import Signature
 
-DOMAIN = "r1trt"
-DOMAIN_VERSION = 1
-OPSET = 24
-IR_VERSION = 12
-
-AttributeValue = int | float
 Spec = TypeVar("Spec")
 
 
-class Operator(ABC, Generic[Spec]):
-    """One operator: the contract between graphs, lowerings and plugins.
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """An input and an output that are one state: what a call leaves there is what the next one finds.
 
     Attributes:
-        name: Operator type, and the TensorRT plugin's name.
-        inputs: Input names in order.
-        optional_inputs: Those of `inputs` that may be absent (an empty name in the node).
-        outputs: Output names in order.
-        attributes: Attribute names with their defaults; the default's type is the attribute's type.
+        input: Name of the operator's input.
+        output: Name of the operator's output.
+        capacity_axis: Axis that counts cached tokens.
     """
 
-    name: ClassVar[str]
-    inputs: ClassVar[tuple[str, ...]]
-    optional_inputs: ClassVar[frozenset[str]] = frozenset()
-    outputs: ClassVar[tuple[str, ...]]
-    attributes: ClassVar[Mapping[str, AttributeValue]] = {}
+    input: str
+    output: str
+    capacity_axis: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledWeight:
+    """A weight whose FP8 scales are wanted: one number, or one for each index of `axis`."""
+
+    value: ir.Value
+    axis: int | None
+
+
+class Operator(Signature, ABC, Generic[Spec]):
+    """One operator: the contract between graphs, plans, lowerings, plugins and what reads a network back.
+
+    Attributes:
+        types: Types that a plan may give its layers.
+        input_scales: Scales that an FP8 input needs; calibration measures them on text.
+        weight_scales: Scales that FP8 weights need; calibration measures them on the weights.
+        caches: Inputs and outputs that are one cache each.
+        plugin_types: Activation types that its TensorRT plugin has kernels for; empty without a plugin.
+    """
+
+    types: ClassVar[AllowedTypes]
+    input_scales: ClassVar[tuple[str, ...]] = ()
+    weight_scales: ClassVar[tuple[str, ...]] = ()
+    caches: ClassVar[tuple[Cache, ...]] = ()
+    plugin_types: ClassVar[tuple[ir.DataType, ...]] = ()
 
     @abstractmethod
     def spec_from_node(self, node: ir.Node) -> Spec:
@@ -48,51 +74,88 @@ class Operator(ABC, Generic[Spec]):
             ExportError: A static size is missing.
         """
 
-    def input(self, node: ir.Node, name: str) -> ir.Value | None:
-        """The value at the input `name`, or None where it is absent."""
-        index = self.inputs.index(name)
-        return node.inputs[index] if index < len(node.inputs) else None
+    @abstractmethod
+    def default_layer(self, node: ir.Node, activation: Precision, *, fp8: bool) -> LayerPrecision:
+        """The types that the rules give a layer, its scales open.
 
-    def dtype(self, node: ir.Node, name: str) -> ir.DataType:
-        """Element type of an input that must be there.
-
-        Raises:
-            ExportError: The input is absent, or its type is not known.
+        Args:
+            node: A node of the exported graph.
+            activation: Type of the activations between layers.
+            fp8: Whether products are to be FP8 where the operator gains from it.
         """
-        value = self.input(node, name)
-        if value is None or value.dtype is None:
-            raise ExportError(
-                f"{self.name} needs a typed input '{name}'.",
-                where=f"node '{node.name}'",
-                found="no input" if value is None else "no type",
-                fix="export the graph again; its values must carry types",
-            )
-        return value.dtype
 
-    def attribute(self, node: ir.Node, name: str) -> AttributeValue:
-        """An attribute's value, or its default."""
-        attribute, default = node.attributes.get(name), self.attributes[name]
-        if attribute is None:
-            return default
-        return attribute.as_float() if isinstance(default, float) else attribute.as_int()
+    @abstractmethod
+    def realize(self, node: ir.Node, layer: LayerPrecision) -> None:
+        """Write a layer's types into the graph; values between layers stay FLOAT."""
 
-    def sizes(self, node: ir.Node, name: str, *axes: int) -> tuple[int, ...]:
-        """Static sizes of an input at some axes.
+    @abstractmethod
+    def read_back(self, parts: LayerParts, layer: LayerPrecision) -> ReadBack:
+        """What the plan asks of the layers of a network that a node became, and what they have."""
 
-        Raises:
-            ExportError: The input is absent, or one of the sizes is not static.
+    @abstractmethod
+    def cost(self, spec: Spec, layer: LayerPrecision, call: CallSize) -> Cost:
+        """Work of one call in the layer's types."""
+
+    def problems(self, layer: LayerPrecision) -> Iterator[str]:
+        """Why a layer cannot have these types and scales, whatever its node."""
+        for name in ("input", "weight", "output"):
+            allowed = getattr(self.types, name)
+            if getattr(layer, name) not in allowed:
+                yield f"{name} is {getattr(layer, name)}, but can be {_choices(allowed)}"
+        for name in SCALES:
+            if getattr(layer, name) is not None and name not in self.input_scales + self.weight_scales:
+                yield f"{name} is given, but {self.name} has none"
+        if layer.input_scale is not None and not layer.quantizes_input:
+            yield "input_scale belongs to an fp8_e4m3 input"
+        if layer.weight_scale is not None and not layer.quantizes_weight:
+            yield "weight_scale belongs to an fp8_e4m3 weight"
+        if isinstance(layer.weight_scale, tuple) != (layer.weight_axis is not None):
+            yield "weight_axis belongs to a list of weight scales, and to nothing else"
+        if layer.weight_axis not in (None, 0):
+            yield f"weight_axis is {layer.weight_axis}, but weights are scaled along their rows (axis 0)"
+        yield from self.own_problems(layer)
+
+    def own_problems(self, layer: LayerPrecision) -> Iterator[str]:
+        """What this operator's layers must keep beyond `types`."""
+        if layer.shared_weight is not None:
+            yield f"shared_weight is {layer.shared_weight}, but {self.name} has no shared expert"
+
+    def node_problems(self, node: ir.Node, layer: LayerPrecision) -> Iterator[str]:
+        """Why a layer does not fit its node: numbers of scales, absent inputs."""
+        yield from ()
+
+    def missing_scales(self, layer: LayerPrecision) -> tuple[str, ...]:
+        """Names of the scales that the types ask for and that are not known yet."""
+        return self.missing_input_scales(layer) + self.missing_weight_scales(layer)
+
+    def missing_input_scales(self, layer: LayerPrecision) -> tuple[str, ...]:
+        """Those that calibration measures on text."""
+        needed = self.input_scales * layer.quantizes_input
+        return tuple(name for name in needed if getattr(layer, name) is None)
+
+    def missing_weight_scales(self, layer: LayerPrecision) -> tuple[str, ...]:
+        """Those that calibration measures on the weights."""
+        needed = self.weight_scales * layer.quantizes_weight
+        return tuple(name for name in needed if getattr(layer, name) is None)
+
+    def scaled_weights(self, node: ir.Node, *, by_row: bool) -> dict[str, list[ScaledWeight]]:
+        """The weights that each of `weight_scales` lists, in the list's order.
+
+        Args:
+            node: A node of the exported graph.
+            by_row: One scale a row where the operator has the choice, rather than one a tensor.
         """
-        value = self.input(node, name)
-        shape = None if value is None else value.shape
-        found = (
-            () if shape is None else tuple(shape[axis] for axis in axes if -len(shape) <= axis < len(shape))
-        )
-        if len(found) != len(axes) or not all(isinstance(size, int) for size in found):
-            raise ExportError(
-                f"{self.name} needs static sizes of its input '{name}'.",
-                where=f"node '{node.name}'",
-                found=f"shape {shape}",
-                expected=f"integers at the axes {axes}",
-                fix="export the graph again; its inputs must carry shapes",
-            )
-        return tuple(int(size) for size in found if isinstance(size, int))
+        return {}
+
+    def cache_values(self, node: ir.Node) -> list[tuple[Cache, ir.Value, ir.Value]]:
+        """The caches that a node has, each with its input and output."""
+        found = [
+            (cache, self.input(node, cache.input), self.output(node, cache.output)) for cache in self.caches
+        ]
+        return [
+            (cache, given, made) for cache, given, made in found if given is not None and made is not None
+        ]
+
+
+def _choices(names: Sequence[str | None]) -> str:
+    return " or ".join("nothing" if name is None else name for name in names)

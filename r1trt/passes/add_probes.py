@@ -13,7 +13,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, function_from_body, subgraph, to_float
+from r1trt.graph.functions import function_from_body, to_float
+from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, subgraph
 from r1trt.lowerings.router import route
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
 from r1trt.ops.operator import DOMAIN

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
-from r1trt.lowerings.builder import function_label
+from r1trt.graph.functions import function_label
 from r1trt.ops.operator import DOMAIN
 
 

@@ -7,18 +7,9 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from r1trt.errors import BuildError
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE
-from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
-from r1trt.ops.hla_attention import HLA_ATTENTION
-from r1trt.ops.operator import DOMAIN
-from r1trt.ops.registry import OPERATORS
+from r1trt.ops.registry import operator_of
 
 INPUT_MASK = "input_mask"
-
-_WIDE = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-# The activation, an operator's first input, in types that its plugin has kernels for.
-ACTIVATIONS = {DYNAMIC_ROPE.name: _WIDE, HLA_ATTENTION.name: _NARROW, DYNAMIC_MOE.name: _NARROW}
 
 
 def name_absent_inputs(model: ir.Model) -> bool:
@@ -50,7 +41,8 @@ def require_plugin_types(model: ir.Model) -> None:
     """
     for node in _operator_nodes(model):
         dtype = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
-        known = ACTIVATIONS[node.op_type]
+        operator = operator_of(node)
+        known = () if operator is None else operator.plugin_types
         if dtype not in known:
             raise BuildError(
                 f"The plugin of {node.op_type} does not compute in this type.",
@@ -63,5 +55,5 @@ def require_plugin_types(model: ir.Model) -> None:
 
 def _operator_nodes(model: ir.Model) -> Iterator[ir.Node]:
     for node in model.graph.all_nodes():
-        if node.domain == DOMAIN and node.op_type in OPERATORS and INPUT_MASK not in node.attributes:
+        if operator_of(node) is not None and INPUT_MASK not in node.attributes:
             yield node

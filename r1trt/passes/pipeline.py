@@ -12,13 +12,7 @@ from r1trt.errors import PlanError
 from r1trt.lowerings.bodies import set_bodies
 from r1trt.passes.cancel_casts import CancelCastsPass
 from r1trt.passes.check_typed import CheckTypedPass, check_onnx
-from r1trt.passes.realize_attention import RealizeAttentionPass
-from r1trt.passes.realize_embedding import RealizeEmbeddingPass
-from r1trt.passes.realize_gate import RealizeGatePass
-from r1trt.passes.realize_linear import RealizeLinearPass
-from r1trt.passes.realize_moe import RealizeMoePass
-from r1trt.passes.realize_norm import RealizeNormPass
-from r1trt.passes.realize_pointwise import RealizePointwisePass
+from r1trt.passes.realize_layers import RealizeLayersPass
 from r1trt.passes.retype_interface import RetypeInterfacePass
 from r1trt.passes.share_conversions import ShareConversionsPass
 from r1trt.precision.checks import check_plan_fits_model
@@ -32,13 +26,7 @@ def typing_passes(plan: PrecisionPlan) -> list[ir.passes.InPlacePass]:
     return [
         # Phase 1: each layer in its planned types; values between layers stay FLOAT.
         RetypeInterfacePass(plan),
-        RealizeEmbeddingPass(plan),
-        RealizeNormPass(plan),
-        RealizeLinearPass(plan),
-        RealizeGatePass(plan),
-        RealizeAttentionPass(plan),
-        RealizePointwisePass(plan),
-        RealizeMoePass(plan),
+        RealizeLayersPass(plan),
         # Phase 2: layers that agree on a type hand it on directly.
         CancelCastsPass(),
         ShareConversionsPass(),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from r1trt.graph.edit import FLOAT, data_type, dims_of, planned_nodes
-from r1trt.ops.hla_attention import HLA_ATTENTION
+from r1trt.graph.edit import FLOAT, data_type, dims_of
+from r1trt.passes.realize_layers import planned_layers
 from r1trt.precision.plan import PrecisionPlan
-
-_CACHE_INPUTS = tuple(HLA_ATTENTION.inputs.index(name) for name in ("key_cache", "value_cache"))
 
 
 class RetypeInterfacePass(ir.passes.InPlacePass):
@@ -18,19 +16,15 @@ class RetypeInterfacePass(ir.passes.InPlacePass):
         self._plan = plan
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Retype the caches of the plan's attention layers; runs before RealizeAttentionPass."""
+        """Retype the caches of the plan's layers; runs before they are realized."""
         modified = False
-        for node, layer in planned_nodes(model, self._plan, HLA_ATTENTION.name):
+        for node, operator, layer in planned_layers(model, self._plan):
             dtype = data_type(layer.input)
-            if dtype == FLOAT:
-                continue
-            for index in _CACHE_INPUTS:
-                cache = node.inputs[index] if index < len(node.inputs) else None
-                if cache is not None and cache.is_graph_input():
-                    _retype_input(model.graph, cache, dtype)
+            for _, given, made in operator.cache_values(node):
+                if dtype != FLOAT and given.is_graph_input():
+                    _retype_input(model.graph, given, dtype)
+                    _retype_output(model.graph, made, dtype)
                     modified = True
-            for output in node.outputs[1:]:
-                _retype_output(model.graph, output, dtype)
         return ir.passes.PassResult(model, modified)
 
 

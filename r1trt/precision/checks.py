@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from r1trt.arch import architecture
 from r1trt.errors import PlanError
-from r1trt.precision.plan import LAYER_OPS, PrecisionPlan
+from r1trt.ops.layer_precision import LayerPrecision
+from r1trt.ops.registry import layer_operator_of
+from r1trt.precision.plan import PrecisionPlan
 
 _LISTED = 20
 
@@ -22,7 +24,7 @@ def layer_nodes(model: ir.Model) -> dict[str, ir.Node]:
     """
     found: dict[str, ir.Node] = {}
     for node in model.graph:
-        if node.op_type not in LAYER_OPS:
+        if layer_operator_of(node) is None:
             continue
         if not node.name or node.name in found:
             raise PlanError(
@@ -49,31 +51,30 @@ def graph_hash(model: ir.Model) -> str:
     return digest.hexdigest()
 
 
-def check_plan_fits_model(
-    plan: PrecisionPlan, model: ir.Model, lines: Mapping[str, int] | None = None
-) -> None:
+def check_plan_fits_model(plan: PrecisionPlan, model: ir.Model) -> None:
     """Compare a plan with the exported graph.
 
     Args:
         plan: The plan.
         model: The exported graph.
-        lines: Line of each layer in the plan's file, for the message.
 
     Raises:
-        PlanError: Lists each missing, superfluous or mistyped layer, and another model's hash.
+        PlanError: Lists each missing, superfluous or mistyped layer, each that does not fit its node, and
+            another model's hash.
     """
-    nodes, at = layer_nodes(model), lines or {}
+    nodes = layer_nodes(model)
     problems = [
         f"layer '{name}' ({node.op_type}) has no entry"
         for name, node in nodes.items()
         if name not in plan.layers
     ]
     for name, layer in plan.layers.items():
-        place = f"line {at[name]}: " if name in at else ""
         if name not in nodes:
-            problems.append(f"{place}the model has no layer '{name}'")
+            problems.append(f"the model has no layer '{name}'")
         elif nodes[name].op_type != layer.op:
-            problems.append(f"{place}'{name}' is {nodes[name].op_type} in the model, {layer.op} in the plan")
+            problems.append(f"'{name}' is {nodes[name].op_type} in the model, {layer.op} in the plan")
+        else:
+            problems += [f"'{name}': {problem}" for problem in _node_problems(nodes[name], layer)]
     if not problems and plan.model_hash != graph_hash(model):
         problems.append(f"model_hash is {plan.model_hash}, the model's is {graph_hash(model)}")
     _raise(
@@ -81,6 +82,11 @@ def check_plan_fits_model(
         problems,
         "make a plan for this model, or correct the entries",
     )
+
+
+def _node_problems(node: ir.Node, layer: LayerPrecision) -> Iterator[str]:
+    operator = layer_operator_of(node)
+    return iter(()) if operator is None else operator.node_problems(node, layer)
 
 
 def check_plan(plan: PrecisionPlan, arch: str) -> None:

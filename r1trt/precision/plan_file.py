@@ -12,15 +12,9 @@ import numpy as np
 import yaml
 
 from r1trt.errors import PlanError
-from r1trt.precision.plan import (
-    LAYER_OPS,
-    PLAN_KINDS,
-    PRECISIONS,
-    SCHEMA,
-    LayerPrecision,
-    PrecisionPlan,
-    Thresholds,
-)
+from r1trt.ops.layer_precision import PRECISIONS, LayerPrecision, require_usable
+from r1trt.ops.registry import LAYER_OPERATORS, operator_of_layer
+from r1trt.precision.plan import PLAN_KINDS, SCHEMA, PrecisionPlan, Thresholds
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _HEADER = (
@@ -106,12 +100,6 @@ def plan_from_yaml(text: str, *, where: object = "plan") -> PrecisionPlan:
             "The precision plan is not valid.", where=where, found=listing, fix="correct these entries"
         )
     return plan
-
-
-def layer_lines(text: str) -> dict[str, int]:
-    """Line of each layer's key in a plan's YAML text."""
-    _, lines = _parse(text, "plan")
-    return {path[1]: line for path, line in lines.items() if len(path) == 2 and path[0] == "layers"}
 
 
 _Lines = dict[tuple[str, ...], int]
@@ -271,7 +259,7 @@ class _Reader:
                     self._report((*path, key), f"{name}: {key} {error}")
         if len(self.problems) > before:
             return None
-        return self._made(path, lambda: LayerPrecision(**values))
+        return self._made(path, lambda: _checked_layer(values))
 
     def _made(self, path: tuple[str, ...], make: Callable[[], _Made]) -> _Made | None:
         try:
@@ -279,6 +267,12 @@ class _Reader:
         except PlanError as error:
             self._report(path, f"{'.'.join(path)}: {error}")
             return None
+
+
+def _checked_layer(values: Mapping[str, Any]) -> LayerPrecision:
+    layer = LayerPrecision(**values)
+    require_usable(layer.op, list(operator_of_layer(layer).problems(layer)))
+    return layer
 
 
 def _is_number(value: object) -> bool:
@@ -301,8 +295,8 @@ def _read_text(value: object) -> str:
 
 
 def _read_op(value: object) -> str:
-    if not isinstance(value, str) or value not in LAYER_OPS:
-        raise ValueError(f"is {value!r}, can be {', '.join(LAYER_OPS)}")
+    if not isinstance(value, str) or value not in LAYER_OPERATORS:
+        raise ValueError(f"is {value!r}, can be {', '.join(LAYER_OPERATORS)}")
     return str(value)
 
 

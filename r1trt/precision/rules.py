@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import onnx_ir as ir
 
 from r1trt.errors import PlanError
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.layer_precision import LayerPrecision, Precision
+from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import check_plan, graph_hash, layer_nodes
-from r1trt.precision.plan import PLAN_KINDS, LayerPrecision, PlanKind, Precision, PrecisionPlan, Thresholds
+from r1trt.precision.plan import PLAN_KINDS, PlanKind, PrecisionPlan, Thresholds
 
 WeightScaling = Literal["tensor", "channel"]
 
@@ -67,71 +69,10 @@ def plan_from_rules(
 
 
 def _layer(name: str, node: ir.Node, precision: PlanKind) -> LayerPrecision:
-    op = node.op_type
-    act: Precision = "fp32" if precision == "fp32" else "bf16"
-    if op in ("R1Linear", "R1LinearBias"):
-        return _linear(name, op, act, precision)
-    if op == "R1DynamicMoE":
-        return _moe(node, act, precision)
-    if op == "R1RMSNorm":
-        return LayerPrecision(
-            op=op, input=act, weight="fp32", output=act, reason="normalization is computed in FP32"
-        )
-    if op == "R1LambdaGate":
-        return LayerPrecision(
-            op=op,
-            input=act,
-            weight="fp32",
-            output="fp32",
-            reason="lam decides which attention branch runs: FP32",
-        )
-    if op == "R1Embedding":
-        return LayerPrecision(
-            op=op, input="int64", weight=act, output=act, reason="a lookup; no arithmetic gains from FP8"
-        )
-    return _pointwise(op, act)
-
-
-def _linear(name: str, op: str, act: Precision, precision: PlanKind) -> LayerPrecision:
-    if precision == "fp8" and name != HEAD:
-        return LayerPrecision(
-            op=op,
-            input="fp8_e4m3",
-            weight="fp8_e4m3",
-            output=act,
-            reason="matrix product on FP8 tensor cores",
-        )
-    reason = f"matrix product in {act}"
-    if precision == "fp8":
+    operator = layer_operator_of(node)
+    assert operator is not None, "layer_nodes finds operators alone"
+    activation: Precision = "fp32" if precision == "fp32" else "bf16"
+    if precision == "fp8" and name == HEAD:
         reason = "the head's logits decide the token; FP8 there costs accuracy and saves little time"
-    return LayerPrecision(op=op, input=act, weight=act, output=act, reason=reason)
-
-
-def _moe(node: ir.Node, act: Precision, precision: PlanKind) -> LayerPrecision:
-    product: Precision = act
-    reason = f"experts in {act}"
-    if precision == "fp8":
-        product, reason = "fp8_e4m3", "experts on FP8 tensor cores, one weight scale an expert"
-    return LayerPrecision(
-        op=node.op_type,
-        input=product,
-        weight=product,
-        output=act,
-        shared_weight=product if DYNAMIC_MOE.input(node, "shared_down") is not None else None,
-        internals="router, selection and routing weights fp32",
-        reason=reason,
-    )
-
-
-_POINTWISE_REASONS = {
-    "R1SwiGLU": "activation functions in {act}",
-    "Add": "residual stream in {act}",
-    "R1DynamicRoPE": "angles and rotation in fp32, one rounding to {act}",
-    "R1HLAAttention": "attention in {act} whatever stands around it; KV cache in {act}",
-}
-
-
-def _pointwise(op: str, act: Precision) -> LayerPrecision:
-    internals = "unverified" if op == "R1HLAAttention" else None
-    reason = _POINTWISE_REASONS[op].format(act=act)
-    return LayerPrecision(op=op, input=act, output=act, internals=internals, reason=reason)
+        return replace(operator.default_layer(node, activation, fp8=False), reason=reason)
+    return operator.default_layer(node, activation, fp8=precision == "fp8")

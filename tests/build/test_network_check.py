@@ -10,10 +10,11 @@ import pytest
 
 from r1trt.build.child import BuildRequest, build_in_child
 from r1trt.build.config import BuildConfig
-from r1trt.build.network_check import check_network, plan_key, require_obeyed
+from r1trt.build.network_check import check_network, require_obeyed
 from r1trt.build.pipeline import build_engine
 from r1trt.build.read_back import node_of_metadata
 from r1trt.errors import BuildError
+from r1trt.graph.network_view import plan_key
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import load_plan
 

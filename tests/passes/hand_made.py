@@ -11,10 +11,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
-from r1trt.export.functions import layer_functions
+from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from r1trt.ops.registry import layer_functions
 from r1trt.precision.checks import graph_hash
-from r1trt.precision.plan import LayerPrecision, PrecisionPlan
+from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import THRESHOLDS
 
 FLOAT = ir.DataType.FLOAT

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from r1trt.errors import PlanError
-from r1trt.precision.plan import LayerPrecision, PrecisionPlan, Thresholds
+from r1trt.ops.layer_precision import LayerPrecision
+from r1trt.precision.plan import PrecisionPlan, Thresholds
 from r1trt.precision.plan_file import load_plan, plan_from_yaml, save_plan, short_float, yaml_from_plan
 
 THRESHOLDS = Thresholds(
@@ -148,5 +150,6 @@ def test_hostile_yaml_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("op", ["R1DynamicRoPE", "R1HLAAttention"])
 def test_an_operator_has_one_activation_type(op: str) -> None:
+    layer = LayerPrecision(op=op, input="bf16", output="fp32", reason="x")
     with pytest.raises(PlanError, match="one type for both"):
-        LayerPrecision(op=op, input="bf16", output="fp32", reason="x")
+        replace(PLAN, layers={"layer": layer})

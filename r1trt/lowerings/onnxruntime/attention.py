@@ -11,7 +11,8 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import FLOAT, Body, arange, dim, dims, subgraph
+from r1trt.graph.functions import Body
+from r1trt.lowerings.builder import FLOAT, arange, dim, dims, subgraph
 from r1trt.lowerings.onnxruntime.block import block_attention
 from r1trt.ops.hla_attention import AttentionSpec
 

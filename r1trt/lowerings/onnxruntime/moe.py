@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import BOOL, FLOAT, INT64, Body, arange, dim, subgraph
+from r1trt.graph.functions import Body
+from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, subgraph
 from r1trt.lowerings.router import route
 from r1trt.ops.dynamic_moe import MoeSpec
 

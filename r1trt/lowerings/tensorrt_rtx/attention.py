@@ -9,7 +9,8 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.errors import ExportError
-from r1trt.lowerings.builder import FLOAT, Body, arange, dim, dims, to_float
+from r1trt.graph.functions import Body, to_float
+from r1trt.lowerings.builder import FLOAT, arange, dim, dims
 from r1trt.lowerings.tensorrt_rtx.block import block_attention
 from r1trt.ops.hla_attention import AttentionSpec
 

@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import arange, constant, dim, dims, to_float
+from r1trt.graph.functions import to_float
+from r1trt.lowerings.builder import arange, constant, dim, dims
 from r1trt.ops.hla_attention import AttentionSpec
 
 END = np.iinfo(np.int64).max

@@ -19,7 +19,8 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.errors import ExportError
-from r1trt.lowerings.builder import FLOAT, Body, arange, constant, dim, to_float
+from r1trt.graph.functions import Body, to_float
+from r1trt.lowerings.builder import FLOAT, arange, constant, dim
 from r1trt.lowerings.router import route
 from r1trt.ops.dynamic_moe import MoeSpec
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import Body, arange, dim, to_float
+from r1trt.graph.functions import Body, to_float
+from r1trt.lowerings.builder import arange, dim
 from r1trt.ops.dynamic_rope import RopeSpec
 
 

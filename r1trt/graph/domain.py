@@ -1,0 +1,8 @@
+"""The ONNX domain of the project's operators, and the versions that its graphs are written in."""
+
+from __future__ import annotations
+
+DOMAIN = "r1trt"
+DOMAIN_VERSION = 1
+OPSET = 24
+IR_VERSION = 12

@@ -1,0 +1,45 @@
+"""What operators with a matrix product share: FP8 operands, the rules of their types, what is read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from r1trt.graph.edit import FLOAT, Emitter, dims_of
+from r1trt.graph.network_view import Types
+from r1trt.ops.layer_precision import FP8, WIDE, AllowedTypes, LayerPrecision
+
+PRODUCT_TYPES = AllowedTypes(input=(FP8, *WIDE), weight=(FP8, *WIDE))
+_CODES = ir.DataType.FLOAT8E4M3FN
+
+
+def product_problems(layer: LayerPrecision) -> Iterator[str]:
+    """Both operands of a product have one type, and so has what they are dequantized to."""
+    if layer.quantizes_input and not layer.quantizes_weight:
+        yield f"input is fp8_e4m3 and weight {layer.weight}; an FP8 product has FP8 weights too"
+    elif not layer.quantizes_weight and layer.weight != layer.input:
+        yield f"input is {layer.input} and weight {layer.weight}; a product has one type for both"
+
+
+def asked_of_product(layer: LayerPrecision) -> Types:
+    """Types that a product of a network must have; a wide one is cast to the layer's output behind it."""
+    return {
+        "input": layer.input,
+        "weight": str(layer.weight),
+        "output": layer.output if layer.quantizes_input else layer.input,
+    }
+
+
+def quantize_dequantize(emit: Emitter, x: ir.Value, input_scale: float) -> ir.Value:
+    """Round x to the FP8 grid of a static scale: builders turn it into an FP8 operand of the next product.
+
+    The scale is FP32 and the division too (`precision`); a BF16 scale would be off by up to 0.4 %.
+    """
+    assert x.dtype is not None
+    scale = emit.constant("input_scale", np.asarray(input_scale, np.float32))
+    attributes = {"precision": int(FLOAT), "output_dtype": int(_CODES)}
+    quantized = emit.node("QuantizeLinear", "QuantizeInput", [x, scale], _CODES, dims_of(x), attributes)
+    back = {"output_dtype": int(x.dtype)}
+    return emit.node("DequantizeLinear", "DequantizeInput", [quantized, scale], x.dtype, dims_of(x), back)
