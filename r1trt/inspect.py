@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from r1trt.artifacts.store import MANIFEST_FILE, read_manifest
 from r1trt.checkpoint import TensorRef, checkpoint_from_dir, read_safetensors_header
-from r1trt.config import ModelConfig
+from r1trt.config import AttentionConfig, ModelConfig, MoeConfig
 from r1trt.errors import ConfigError
 from r1trt.graph.load import model_from_onnx_file
 from r1trt.precision.plan import PrecisionPlan
@@ -109,16 +109,22 @@ def _model_facts(config: ModelConfig) -> dict[str, Any]:
         "architecture": config.architecture,
         "layers": config.num_layers,
         "hidden size": config.hidden_size,
-        "heads": f"{config.num_heads} query, {config.num_kv_heads} key/value, {config.head_dim} wide",
+        "heads": _heads_text(config.layers[0].attention),
         "vocabulary": config.vocab_size,
         "rope": f"{config.rope.kind}, theta {config.rope.theta:g}",
         "tied head": config.tie_word_embeddings,
     }
-    if config.moe is not None:
-        moe = config.moe
+    moes = [layer.mlp for layer in config.layers if isinstance(layer.mlp, MoeConfig)]
+    if moes:
+        moe = moes[0]
         facts["experts"] = f"{moe.num_experts}, {moe.top_k_min} to {moe.top_k} a token, {moe.scoring} router"
-        facts["dense layers"] = config.first_dense_layers
+        facts["dense layers"] = config.num_layers - len(moes)
     return facts
+
+
+def _heads_text(attention: AttentionConfig) -> str:
+    heads, kv_heads, size = attention.num_heads, attention.num_kv_heads, attention.head_dim
+    return f"{heads} query, {kv_heads} key/value, {size} wide"
 
 
 def _weight_facts(tensors: Iterable[TensorRef]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from r1trt.config import ModelConfig, MoeConfig
+from r1trt.config import GqaConfig, LayerConfig, ModelConfig, MoeConfig
 
 Array = NDArray[np.float64]
 
@@ -103,43 +103,51 @@ class Reference:
     def logits(self, ids: list[int]) -> Array:
         """Logits `[S, V]` of one sequence."""
         x = [self.w["model.embed_tokens.weight"][i] for i in ids]
-        for layer in range(self.config.num_layers):
-            x = self._layer(x, f"model.layers.{layer}.", self.config.is_moe_layer(layer))
+        for index, layer in enumerate(self.config.layers):
+            x = self._layer(x, f"model.layers.{index}.", layer)
         head = "model.embed_tokens.weight" if self.config.tie_word_embeddings else "lm_head.weight"
         return np.stack([self.w[head] @ self._norm(t, "model.norm.weight") for t in x])
 
     def _norm(self, x: Array, name: str) -> Array:
         return rms_norm(x, self.w[name], self.config.rms_norm_eps)
 
-    def _layer(self, x: list[Array], prefix: str, is_moe: bool) -> list[Array]:
-        attended = self._attention([self._norm(t, prefix + "input_layernorm.weight") for t in x], prefix)
+    def _layer(self, x: list[Array], prefix: str, layer: LayerConfig) -> list[Array]:
+        attended = self._attention(
+            [self._norm(t, prefix + "input_layernorm.weight") for t in x], prefix, layer.attention
+        )
         x = [t + a for t, a in zip(x, attended, strict=True)]
-        mlp = self._moe if is_moe else self._dense
+        normed = [self._norm(t, prefix + "post_attention_layernorm.weight") for t in x]
+        name = prefix + "mlp."
+        moe = layer.mlp if isinstance(layer.mlp, MoeConfig) else None
         return [
-            t + mlp(self._norm(t, prefix + "post_attention_layernorm.weight"), prefix + "mlp.") for t in x
+            t + (self._dense(h, name) if moe is None else self._moe(h, name, moe))
+            for t, h in zip(x, normed, strict=True)
         ]
 
-    def _heads(self, x: Array, name: str) -> Array:
+    def _heads(self, x: Array, name: str, size: int) -> Array:
         y = self.w[name + ".weight"] @ x + self.w.get(name + ".bias", 0)
-        return y.reshape(-1, self.config.head_dim)
+        return y.reshape(-1, size)
 
-    def _attention(self, x: list[Array], prefix: str) -> list[Array]:
-        name = prefix + "self_attn."
+    def _attention(self, x: list[Array], prefix: str, config: GqaConfig) -> list[Array]:
+        name, size, hla = prefix + "self_attn.", config.head_dim, config.hla
         turn = [self.inv_freq, self.attention_factor]
         q, k = (
-            [[rotate(h, i, self.config, *turn) for h in self._heads(t, name + p)] for i, t in enumerate(x)]
+            [
+                [rotate(h, i, self.config, *turn) for h in self._heads(t, name + p, size)]
+                for i, t in enumerate(x)
+            ]
             for p in ("q_proj", "k_proj")
         )
-        v = [self._heads(t, name + "v_proj") for t in x]
-        group = self.config.num_heads // self.config.num_kv_heads
+        v = [self._heads(t, name + "v_proj", size) for t in x]
+        group = config.num_heads // config.num_kv_heads
         out = []
         for i, t in enumerate(x):
-            lam = self._lam(t, name + "lam_gate")
+            lam = self._lam(t, name + "lam_gate", config)
             heads = []
-            for h in range(self.config.num_heads):
+            for h in range(config.num_heads):
                 keys, values = [row[h // group] for row in k], [row[h // group] for row in v]
                 full = softmax_attention(q[i][h], keys[: i + 1], values[: i + 1])
-                near = block_keys(i, self.config.hla.block_size, self.config.hla.inter_block)
+                near = block_keys(i, hla.block_size, hla.inter_block)
                 block = softmax_attention(q[i][h], [keys[j] for j in near], [values[j] for j in near])
                 heads.append(lam[h] * full + (1 - lam[h]) * block)
             out.append(
@@ -147,19 +155,17 @@ class Reference:
             )
         return out
 
-    def _lam(self, x: Array, name: str) -> list[float]:
-        if not self.config.hla.gate:
-            return [1.0] * self.config.num_heads
-        skip = self.config.hla.lam_skip
+    def _lam(self, x: Array, name: str, config: GqaConfig) -> list[float]:
+        if not config.hla.gate:
+            return [1.0] * config.num_heads
+        skip = config.hla.lam_skip
         lam = sigmoid(self.w[name + ".weight"] @ x + self.w[name + ".bias"])
         return [0.0 if value < skip else 1.0 if value > 1 - skip else float(value) for value in lam]
 
     def _dense(self, x: Array, prefix: str) -> Array:
         return swiglu(x, *(self.w[f"{prefix}{p}_proj.weight"] for p in ("gate", "up", "down")))
 
-    def _moe(self, x: Array, prefix: str) -> Array:
-        moe = self.config.moe
-        assert moe is not None
+    def _moe(self, x: Array, prefix: str, moe: MoeConfig) -> Array:
         bias = self.w.get(prefix + "router.e_score_correction_bias")
         weights = routed_experts(self.w[prefix + "router.weight"] @ x, bias, moe)
         y = np.sum([w * self._dense(x, f"{prefix}experts.{e}.") for e, w in weights.items()], axis=0)

@@ -9,6 +9,7 @@ from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.config import BuildConfig
 from r1trt.build.profile import BuildLimits
 from r1trt.config import ModelConfig
+from r1trt.config.length import require_positions, require_window
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.errors import ConfigError
 from r1trt.export.io import ExportedModel
@@ -101,11 +102,14 @@ def limits_from_config(config: BuildConfig, export: ExportedModel) -> BuildLimit
     if capacity is not None and capacity != exported:
         _require_possible(capacity, exported, export.config)
     longest = DEFAULT_INPUT_LEN if capacity is None else min(DEFAULT_INPUT_LEN, capacity)
-    return BuildLimits(
+    limits = BuildLimits(
         max_batch_size=config.max_batch_size or DEFAULT_BATCH_SIZE,
         max_input_len=config.max_input_len or longest,
         capacity=capacity,
     )
+    if capacity is None:
+        require_window(export.config, limits.max_input_len, "--max-input-len")
+    return limits
 
 
 def _require_possible(capacity: int, exported: int, model: ModelConfig) -> None:
@@ -116,9 +120,5 @@ def _require_possible(capacity: int, exported: int, model: ModelConfig) -> None:
             expected=exported,
             fix=f"run `r1trt export` with --max-seq-len {capacity}",
         )
-    if capacity > model.max_position_embeddings and not model.rope.temperature_alpha:
-        raise ConfigError(
-            "--max-seq-len is beyond the positions that the model was made for.",
-            found=capacity,
-            expected=f"at most max_position_embeddings = {model.max_position_embeddings}",
-        )
+    require_positions(model, capacity, "--max-seq-len")
+    require_window(model, capacity, "--max-seq-len")

@@ -13,8 +13,8 @@ from r1trt.checkpoint.strict_json import json_object_from_file
 from r1trt.checkpoint.weights import tensors_are_equal
 from r1trt.config import ModelConfig
 from r1trt.errors import CheckpointError
-from r1trt.families import model_config_from_dict
-from r1trt.families.tensors import WEIGHT_DTYPES, expected_tensors, is_ignored
+from r1trt.families import expected_tensors, is_ignored, model_config_from_dict
+from r1trt.families.tensors import WEIGHT_DTYPES
 
 CONFIG_FILE = "config.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

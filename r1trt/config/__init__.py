@@ -1,21 +1,18 @@
-"""Model configurations, independent of any file format."""
+"""Model configurations: frozen, validated on construction, independent of any file format."""
 
-from r1trt.config.model import (
-    Family,
-    HlaConfig,
-    InterBlock,
-    ModelConfig,
-    MoeConfig,
-    RopeConfig,
-    RopeKind,
-    Scoring,
-    TopkMethod,
-)
+from r1trt.config.attention import AttentionConfig, GqaConfig, HlaConfig, InterBlock
+from r1trt.config.mlp import DenseConfig, MlpConfig, MoeConfig, Scoring, TopkMethod
+from r1trt.config.model import LayerConfig, ModelConfig
+from r1trt.config.rope import RopeConfig, RopeKind
 
 __all__ = [
-    "Family",
+    "AttentionConfig",
+    "DenseConfig",
+    "GqaConfig",
     "HlaConfig",
     "InterBlock",
+    "LayerConfig",
+    "MlpConfig",
     "ModelConfig",
     "MoeConfig",
     "RopeConfig",

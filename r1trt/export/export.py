@@ -14,6 +14,7 @@ from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.artifacts.export import ExportDirectory, ExportManifest, ExportWeights, WeightFile
 from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
+from r1trt.config.length import require_positions, require_window
 from r1trt.errors import ConfigError
 from r1trt.export.model import check_model, onnx_from_checkpoint
 from r1trt.export.weights import WeightLayout, copied_weights, copy_weights, weights_in_place
@@ -99,18 +100,11 @@ def _require_output_apart(output: Path, checkpoint: Path) -> None:
 
 
 def _capacity(config: ExportConfig, checkpoint: Checkpoint) -> int:
-    limit = checkpoint.config.max_position_embeddings
-    if config.max_seq_len is None:
-        return min(limit, DEFAULT_CAPACITY)
-    if config.max_seq_len > limit and not checkpoint.config.rope.temperature_alpha:
-        raise ConfigError(
-            "--max-seq-len is beyond the positions that the model was made for.",
-            where=ModelDirectory(path=checkpoint.path).config,
-            found=config.max_seq_len,
-            expected=f"at most max_position_embeddings = {limit}",
-            fix=f"pass --max-seq-len {limit} or less",
-        )
-    return config.max_seq_len
+    model, where = checkpoint.config, ModelDirectory(path=checkpoint.path).config
+    capacity = config.max_seq_len or min(model.max_position_embeddings, DEFAULT_CAPACITY)
+    require_positions(model, capacity, "--max-seq-len", where=where)
+    require_window(model, capacity, "--max-seq-len", where=where)
+    return capacity
 
 
 def _manifest(

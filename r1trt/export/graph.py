@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from r1trt.checkpoint import TensorRef
 from r1trt.data_types import OF_SAFETENSORS
-from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, OPSET
+from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, OPSET, Operator
 
 Dims = tuple[int | str, ...]
 Attributes = Mapping[str, int | float]
@@ -93,6 +94,19 @@ class GraphEmitter:
     ) -> ir.Value:
         """Append one r1trt node with a single FLOAT output."""
         return self.node(op_type, name, inputs, [(ir.DataType.FLOAT, shape)], attributes, domain=DOMAIN)[0]
+
+    def operator(
+        self,
+        operator: Operator[Any],
+        name: str,
+        inputs: Mapping[str, ir.Value | None],
+        outputs: Sequence[tuple[ir.DataType, Dims]],
+        attributes: Attributes,
+    ) -> tuple[ir.Value, ...]:
+        """Append a node of an operator; `inputs` are named, and those that are not given are absent."""
+        count = 1 + max(operator.inputs.index(label) for label in inputs)
+        ordered = [inputs.get(label) for label in operator.inputs[:count]]
+        return self.node(operator.name, name, ordered, outputs, attributes, domain=DOMAIN)
 
     def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         shape = ir.Shape(int(size) for size in tensor.shape if isinstance(size, int))

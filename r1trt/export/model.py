@@ -10,7 +10,7 @@ import onnx_ir as ir
 from r1trt import __version__
 from r1trt.checkpoint import Checkpoint
 from r1trt.errors import ExportError
-from r1trt.export.decoder import DecoderEmitter
+from r1trt.export.decoder import emit_decoder
 from r1trt.export.functions import layer_functions
 from r1trt.export.graph import GraphEmitter
 from r1trt.lowerings.bodies import set_bodies
@@ -38,7 +38,7 @@ def onnx_from_checkpoint(
     """
     names = locations or {header.file: header.file for header in checkpoint.files}
     emitter = GraphEmitter(checkpoint.config.family, checkpoint.tensors, names)
-    DecoderEmitter(emitter, checkpoint.config, capacity).decoder(last_token_logits=last_token_logits)
+    emit_decoder(emitter, checkpoint.config, capacity, last_token_logits=last_token_logits)
     model = ir.Model(
         emitter.graph, ir_version=IR_VERSION, producer_name="r1trt", producer_version=__version__
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.config import ModelConfig, MoeConfig
+from r1trt.config import MoeConfig
+from r1trt.export.forward import FLOAT, Forward, sizes
 from r1trt.export.graph import Dims, GraphEmitter, dims
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE, SCORINGS, TOPK_METHODS
-
-FLOAT = ir.DataType.FLOAT
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
 
 
 def _concat(emit: GraphEmitter, name: str, parts: list[ir.Value]) -> ir.Value:
@@ -47,7 +46,7 @@ def _router_bias(emit: GraphEmitter, moe: MoeConfig, name: str) -> ir.Value | No
     return emit.node("Cast", f"{name}.bias_cast", [bias], [(FLOAT, shape)], {"to": int(FLOAT)})[0]
 
 
-def _experts(emit: GraphEmitter, config: ModelConfig, moe: MoeConfig, prefix: str) -> list[ir.Value]:
+def _experts(emit: GraphEmitter, moe: MoeConfig, prefix: str, hidden: int) -> tuple[ir.Value, ir.Value]:
     def each(*projections: str) -> list[ir.Value]:
         return [
             emit.weight(f"{prefix}.experts.{expert}.{projection}.weight")
@@ -55,46 +54,60 @@ def _experts(emit: GraphEmitter, config: ModelConfig, moe: MoeConfig, prefix: st
             for projection in projections
         ]
 
-    experts, width, hidden = moe.num_experts, moe.expert_width, config.hidden_size
+    experts, width = moe.num_experts, moe.expert_width
     gate_up = each("gate_proj", "up_proj")
-    return [
+    return (
         _stacked(emit, f"{prefix}.experts.gate_up", gate_up, dims(experts, 2 * width, hidden)),
         _stacked(emit, f"{prefix}.experts.down", each("down_proj"), dims(experts, hidden, width)),
-    ]
+    )
 
 
-def _shared_expert(emit: GraphEmitter, moe: MoeConfig, prefix: str) -> list[ir.Value | None]:
+def _shared_expert(emit: GraphEmitter, moe: MoeConfig, prefix: str) -> dict[str, ir.Value | None]:
     if not moe.shared_width:
-        return [None, None]
+        return {"shared_gate_up": None, "shared_down": None}
     parts = [emit.weight(f"{prefix}.shared_expert.{part}_proj.weight") for part in ("gate", "up")]
     down = emit.weight(f"{prefix}.shared_expert.down_proj.weight")
-    return [_concat(emit, f"{prefix}.shared_expert.gate_up.concat", parts), down]
+    gate_up = _concat(emit, f"{prefix}.shared_expert.gate_up.concat", parts)
+    return {"shared_gate_up": gate_up, "shared_down": down}
 
 
-def moe_layer(
-    emit: GraphEmitter, config: ModelConfig, prefix: str, x: ir.Value, seq_len: ir.Value
-) -> ir.Value:
-    """Emit `prefix`'s MoE for x [B,S,D]; every expert of the checkpoint is an input of the node."""
-    moe = config.moe
-    assert moe is not None
-    inputs: list[ir.Value | None] = [
-        x,
-        seq_len,
-        _router_weight(emit, f"{prefix}.router"),
-        _router_bias(emit, moe, f"{prefix}.router"),
-        *_experts(emit, config, moe, prefix),
-        *_shared_expert(emit, moe, prefix),
-    ]
-    attributes = {
-        "scoring": SCORINGS.index(moe.scoring),
-        "topk_method": TOPK_METHODS.index(moe.topk_method),
-        "top_k": moe.top_k,
-        "top_k_min": moe.top_k_min,
-        "adaptive_threshold": moe.adaptive_threshold,
-        "norm_topk_prob": int(moe.norm_topk_prob),
-        "routed_scaling_factor": moe.routed_scaling_factor,
-        "n_group": moe.n_group,
-        "topk_group": moe.topk_group,
+def moe_mlp(forward: Forward, index: int, config: MoeConfig, x: ir.Value) -> ir.Value:
+    """Emit the MoE of layer `index` for x [B,S,D]; every expert of the checkpoint is an input of the node."""
+    emit, prefix = forward.emit, f"model.layers.{index}.mlp"
+    hidden = forward.model.hidden_size
+    w_router = _router_weight(emit, f"{prefix}.router")
+    router_bias = _router_bias(emit, config, f"{prefix}.router")
+    w_gate_up, w_down = _experts(emit, config, prefix, hidden)
+    inputs = {
+        "x": x,
+        "seq_len": forward.seq_len,
+        "w_router": w_router,
+        "router_bias": router_bias,
+        "w_gate_up": w_gate_up,
+        "w_down": w_down,
+        **_shared_expert(emit, config, prefix),
     }
-    shape = dims("B", "S", config.hidden_size)
-    return emit.call(DYNAMIC_MOE.name, f"{prefix}.moe", inputs, shape, attributes)
+    attributes = _spec(config, hidden, w_gate_up).attributes()
+    return emit.operator(DYNAMIC_MOE, f"{prefix}.moe", inputs, [(FLOAT, sizes(x))], attributes)[0]
+
+
+def _spec(config: MoeConfig, hidden: int, w_gate_up: ir.Value) -> MoeSpec:
+    assert w_gate_up.dtype is not None
+    return MoeSpec(
+        num_experts=config.num_experts,
+        hidden_size=hidden,
+        expert_width=config.expert_width,
+        shared_width=config.shared_width,
+        scoring=config.scoring,
+        topk_method=config.topk_method,
+        top_k=config.top_k,
+        top_k_min=config.top_k_min,
+        adaptive_threshold=config.adaptive_threshold,
+        norm_topk_prob=config.norm_topk_prob,
+        routed_scaling_factor=config.routed_scaling_factor,
+        n_group=config.n_group,
+        topk_group=config.topk_group,
+        has_router_bias=config.scoring == "sigmoid",
+        activation=FLOAT,
+        weights=w_gate_up.dtype,
+    )

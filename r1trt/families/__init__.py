@@ -1,6 +1,12 @@
-"""Model families: what their config.json says, and which tensors their checkpoints hold."""
+"""Model families, one file each: what their config.json says, and which tensors their checkpoints hold."""
 
-from r1trt.families.huggingface import FAMILY_OF_ARCHITECTURE, model_config_from_dict
-from r1trt.families.tensors import expected_tensors
+from r1trt.families.family import Family
+from r1trt.families.registry import (
+    expected_tensors,
+    families,
+    family_of,
+    is_ignored,
+    model_config_from_dict,
+)
 
-__all__ = ["FAMILY_OF_ARCHITECTURE", "expected_tensors", "model_config_from_dict"]
+__all__ = ["Family", "expected_tensors", "families", "family_of", "is_ignored", "model_config_from_dict"]

@@ -1,202 +1,142 @@
-"""The tensors of each model family: one row a weight, names and shapes as Hugging Face checkpoints have them.
+"""Tables of tensors: one row a weight, names and shapes as Hugging Face checkpoints have them.
 
-Symbols of the shapes: V vocabulary, D hidden size, H query heads, Q query heads x head size, KV key/value
-heads x head size, F dense MLP width, E experts, M width of one expert, Ms width of all shared experts.
+Symbols of the shapes: V vocabulary, D hidden size, d head size, H query heads, Q elements of all query heads,
+KV elements of all key/value heads, F width of a dense MLP, E experts, M width of one expert, Ms width of all
+shared experts together.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from r1trt.config import Family, ModelConfig
+from r1trt.config import LayerConfig, ModelConfig, MoeConfig
 
 WEIGHT_DTYPES = ("F32", "BF16", "F16")
-"""dtypes of weights that an export accepts."""
+"""Types of weights that an export accepts, as safetensors names them."""
 
-Condition = Callable[[ModelConfig, int], bool]
+LAYER = "model.layers.{layer}."
+_ANY_LAYER = r"model\.layers\.\d{1,6}\."
 
 
-def _always(config: ModelConfig, layer: int) -> bool:
+def _always(owner: object) -> bool:
     return True
 
 
-def _untied(config: ModelConfig, layer: int) -> bool:
-    return not config.tie_word_embeddings
+@dataclass(frozen=True)
+class ModelTensor:
+    """One weight of the model.
 
+    Attributes:
+        name: The tensor's name.
+        shape: Symbols of its dimensions.
+        when: Says whether a model has it.
+    """
 
-def _tied(config: ModelConfig, layer: int) -> bool:
-    return config.tie_word_embeddings
-
-
-def _qkv_bias(config: ModelConfig, layer: int) -> bool:
-    return config.qkv_bias
-
-
-def _o_bias(config: ModelConfig, layer: int) -> bool:
-    return config.o_bias
-
-
-def _gated(config: ModelConfig, layer: int) -> bool:
-    return config.hla.gate
-
-
-def _dense(config: ModelConfig, layer: int) -> bool:
-    return not config.is_moe_layer(layer)
-
-
-def _dense_bias(config: ModelConfig, layer: int) -> bool:
-    return config.mlp_bias and not config.is_moe_layer(layer)
-
-
-def _moe(config: ModelConfig, layer: int) -> bool:
-    return config.is_moe_layer(layer)
-
-
-def _moe_sigmoid(config: ModelConfig, layer: int) -> bool:
-    return config.is_moe_layer(layer) and config.moe is not None and config.moe.scoring == "sigmoid"
-
-
-def _moe_shared(config: ModelConfig, layer: int) -> bool:
-    return config.is_moe_layer(layer) and config.moe is not None and config.moe.shared_width > 0
+    name: str
+    shape: tuple[str, ...]
+    when: Callable[[ModelConfig], bool] = _always
 
 
 @dataclass(frozen=True)
-class WeightRow:
-    """One weight, or one of every layer or expert.
+class LayerTensor:
+    """One weight of every layer, or of every expert of it.
 
     Attributes:
-        pattern: The tensor's name; `{layer}` and `{expert}` stand for every index.
+        name: The tensor's name after the layer's prefix; `{expert}` stands for every expert's index.
         shape: Symbols of its dimensions.
-        when: Says whether a model (and layer) has it.
+        when: Says whether a layer has it.
     """
 
-    pattern: str
+    name: str
     shape: tuple[str, ...]
-    when: Condition = _always
+    when: Callable[[LayerConfig], bool] = _always
 
 
-LAYER = "model.layers.{layer}."
-ATTENTION = LAYER + "self_attn."
-MLP = LAYER + "mlp."
-EXPERT = MLP + "experts.{expert}."
-SHARED = MLP + "shared_expert."
+Tensor: TypeAlias = ModelTensor | LayerTensor
 
-_ENDS = (
-    WeightRow("model.embed_tokens.weight", ("V", "D")),
-    WeightRow("model.norm.weight", ("D",)),
-    WeightRow("lm_head.weight", ("V", "D"), _untied),
-)
-_ATTENTION = (
-    WeightRow(LAYER + "input_layernorm.weight", ("D",)),
-    WeightRow(ATTENTION + "q_proj.weight", ("Q", "D")),
-    WeightRow(ATTENTION + "k_proj.weight", ("KV", "D")),
-    WeightRow(ATTENTION + "v_proj.weight", ("KV", "D")),
-    WeightRow(ATTENTION + "o_proj.weight", ("D", "Q")),
-    WeightRow(LAYER + "post_attention_layernorm.weight", ("D",)),
-)
-_QKV_BIASES = (
-    WeightRow(ATTENTION + "q_proj.bias", ("Q",), _qkv_bias),
-    WeightRow(ATTENTION + "k_proj.bias", ("KV",), _qkv_bias),
-    WeightRow(ATTENTION + "v_proj.bias", ("KV",), _qkv_bias),
-)
-_DENSE_MLP = (
-    WeightRow(MLP + "gate_proj.weight", ("F", "D"), _dense),
-    WeightRow(MLP + "up_proj.weight", ("F", "D"), _dense),
-    WeightRow(MLP + "down_proj.weight", ("D", "F"), _dense),
-)
-_LLAMA_BIASES = (
-    WeightRow(ATTENTION + "o_proj.bias", ("D",), _o_bias),
-    WeightRow(MLP + "gate_proj.bias", ("F",), _dense_bias),
-    WeightRow(MLP + "up_proj.bias", ("F",), _dense_bias),
-    WeightRow(MLP + "down_proj.bias", ("D",), _dense_bias),
-)
-_LAM_GATE = (
-    WeightRow(ATTENTION + "lam_gate.weight", ("H", "D"), _gated),
-    WeightRow(ATTENTION + "lam_gate.bias", ("H",), _gated),
-)
-_EXPERTS = (
-    WeightRow(MLP + "router.weight", ("E", "D"), _moe),
-    WeightRow(MLP + "router.e_score_correction_bias", ("E",), _moe_sigmoid),
-    WeightRow(EXPERT + "gate_proj.weight", ("M", "D"), _moe),
-    WeightRow(EXPERT + "up_proj.weight", ("M", "D"), _moe),
-    WeightRow(EXPERT + "down_proj.weight", ("D", "M"), _moe),
-    WeightRow(SHARED + "gate_proj.weight", ("Ms", "D"), _moe_shared),
-    WeightRow(SHARED + "up_proj.weight", ("Ms", "D"), _moe_shared),
-    WeightRow(SHARED + "down_proj.weight", ("D", "Ms"), _moe_shared),
-)
 
-WEIGHTS: Mapping[Family, tuple[WeightRow, ...]] = {
-    "llama": (*_ENDS, *_ATTENTION, *_QKV_BIASES, *_DENSE_MLP, *_LLAMA_BIASES),
-    "qwen2": (*_ENDS, *_ATTENTION, *_QKV_BIASES, *_DENSE_MLP),
-    "r1_asa": (*_ENDS, *_ATTENTION, *_LAM_GATE, *_DENSE_MLP, *_EXPERTS),
-}
-"""What a checkpoint must hold."""
+def _is_untied(model: ModelConfig) -> bool:
+    return not model.tie_word_embeddings
 
-_BUFFERS = (
+
+def _is_tied(model: ModelConfig) -> bool:
+    return model.tie_word_embeddings
+
+
+MODEL_TENSORS = (
+    ModelTensor("model.embed_tokens.weight", ("V", "D")),
+    ModelTensor("model.norm.weight", ("D",)),
+    ModelTensor("lm_head.weight", ("V", "D"), _is_untied),
+)
+"""The two ends of a decoder."""
+
+TIED_HEAD = ModelTensor("lm_head.weight", ("V", "D"), _is_tied)
+"""A head that some files hold although it is the embedding."""
+
+IGNORED_BUFFERS = (
     # Older transformers saved the frequencies, which follow from the config.
-    WeightRow(ATTENTION + "rotary_emb.inv_freq", ()),
-    WeightRow("model.rotary_emb.inv_freq", ()),
+    LayerTensor("self_attn.rotary_emb.inv_freq", ()),
+    ModelTensor("model.rotary_emb.inv_freq", ()),
 )
-_TIED_HEAD = (WeightRow("lm_head.weight", ("V", "D"), _tied),)
-
-IGNORED: Mapping[Family, tuple[WeightRow, ...]] = {
-    "llama": (*_BUFFERS, *_TIED_HEAD),
-    "qwen2": (*_BUFFERS, *_TIED_HEAD),
-    "r1_asa": _TIED_HEAD,
-}
-"""What it may hold besides, without being used; a row without symbols may have any shape."""
+"""Unused, so that they may have any shape."""
 
 
-def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Lists the tensors that a checkpoint of this configuration must hold.
+def tensors_from_table(table: Iterable[Tensor], config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Lists the tensors that a table names for a configuration.
 
     Args:
+        table: Rows of a family.
         config: A validated configuration.
 
     Returns:
         Shapes by tensor name.
     """
-    sizes = _sizes(config)
-    return {
-        name: tuple(sizes[symbol] for symbol in row.shape)
-        for row in WEIGHTS[config.family]
-        for name in _names(row, config)
-    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    sizes = {"V": config.vocab_size, "D": config.hidden_size}
+    rows = tuple(table)
+    for row in rows:
+        if isinstance(row, ModelTensor) and row.when(config):
+            shapes[row.name] = tuple(sizes[symbol] for symbol in row.shape)
+    for index, layer in enumerate(config.layers):
+        of_layer = {**sizes, **_sizes(layer)}
+        for row in rows:
+            if isinstance(row, LayerTensor) and row.when(layer):
+                shape = tuple(of_layer[symbol] for symbol in row.shape)
+                shapes.update(dict.fromkeys(_names(row, index, layer), shape))
+    return shapes
 
 
-def is_ignored(config: ModelConfig, name: str) -> bool:
-    """Says whether a tensor is known, and known to be unused by a model of this configuration."""
-    for row in IGNORED[config.family]:
-        match = re.fullmatch(re.escape(row.pattern).replace(r"\{layer\}", r"(\d{1,6})"), name)
-        if match and row.when(config, int(match[1]) if match.groups() else 0):
+def is_in_table(table: Iterable[Tensor], config: ModelConfig, name: str) -> bool:
+    """Says whether a table names a tensor, of whatever layer and shape, for this configuration."""
+    for row in table:
+        if isinstance(row, ModelTensor):
+            if row.name == name and row.when(config):
+                return True
+        elif re.fullmatch(_ANY_LAYER + re.escape(row.name), name):
             return True
     return False
 
 
-def _sizes(config: ModelConfig) -> dict[str, int]:
-    moe = config.moe
-    return {
-        "V": config.vocab_size,
-        "D": config.hidden_size,
-        "Q": config.num_heads * config.head_dim,
-        "KV": config.num_kv_heads * config.head_dim,
-        "H": config.num_heads,
-        "F": config.intermediate_size,
-        "E": moe.num_experts if moe else 0,
-        "M": moe.expert_width if moe else 0,
-        "Ms": moe.shared_width if moe else 0,
+def _sizes(layer: LayerConfig) -> Mapping[str, int]:
+    attention, mlp = layer.attention, layer.mlp
+    sizes = {
+        "d": attention.head_dim,
+        "H": attention.num_heads,
+        "Q": attention.q_width,
+        "KV": attention.kv_width,
     }
+    if isinstance(mlp, MoeConfig):
+        return {**sizes, "E": mlp.num_experts, "M": mlp.expert_width, "Ms": mlp.shared_width}
+    return {**sizes, "F": mlp.width}
 
 
-def _names(row: WeightRow, config: ModelConfig) -> Iterator[str]:
-    if "{layer}" not in row.pattern:
-        if row.when(config, 0):
-            yield row.pattern
-        return
-    experts = config.moe.num_experts if config.moe and "{expert}" in row.pattern else 1
-    for layer in range(config.num_layers):
-        if row.when(config, layer):
-            for expert in range(experts):
-                yield row.pattern.format(layer=layer, expert=expert)
+def _names(row: LayerTensor, index: int, layer: LayerConfig) -> Iterator[str]:
+    pattern = LAYER.format(layer=index) + row.name
+    if "{expert}" not in row.name:
+        yield pattern
+    elif isinstance(layer.mlp, MoeConfig):
+        for expert in range(layer.mlp.num_experts):
+            yield pattern.format(expert=expert)

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from r1trt.config import HlaConfig, ModelConfig
 from r1trt.errors import R1TrtError
-from r1trt.model.norm import widened
+from r1trt.model.norm import RmsNorm, widened
 from r1trt.model.rope import DynamicRope
 
 
 class KvCache:
-    """Keys and values of all layers, and how many of them every row of the batch holds.
+    """Keys and values of all layers `[B, N, C, d]`, and how many of them every row of the batch holds.
 
     Args:
         config: The model.
@@ -34,9 +34,10 @@ class KvCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (config.num_layers, batch_size, config.num_kv_heads, capacity, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        attentions = [layer.attention for layer in config.layers]
+        shapes = [(batch_size, a.num_kv_heads, capacity, a.head_dim) for a in attentions]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.past_len_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.capacity = capacity
 
@@ -118,13 +119,16 @@ class HybridLengthAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.hla, self.head_dim, self.layer = config.hla, config.head_dim, layer
-        q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, q_width, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(q_width, config.hidden_size, bias=config.o_bias)
-        self.lam_gate = LambdaGate(config.hidden_size, config.num_heads) if config.hla.gate else None
+        attention, hidden = config.layers[layer].attention, config.hidden_size
+        self.hla, self.head_dim, self.layer = attention.hla, attention.head_dim, layer
+        self.q_proj = nn.Linear(hidden, attention.q_width, bias=attention.qkv_bias)
+        self.k_proj = nn.Linear(hidden, attention.kv_width, bias=attention.qkv_bias)
+        self.v_proj = nn.Linear(hidden, attention.kv_width, bias=attention.qkv_bias)
+        self.o_proj = nn.Linear(attention.q_width, hidden, bias=attention.o_bias)
+        self.q_norm, self.k_norm = (
+            RmsNorm(self.head_dim, config.rms_norm_eps) if attention.qk_norm else None for _ in range(2)
+        )
+        self.lam_gate = LambdaGate(hidden, attention.num_heads) if attention.hla.gate else None
 
     def forward(
         self, x_BSD: Tensor, position_BS: Tensor, valid_BS: Tensor, rope: DynamicRope, past: KvCache | None
@@ -145,6 +149,8 @@ class HybridLengthAttention(nn.Module):
             projection(x_BSD).unflatten(-1, (-1, self.head_dim))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         cos, sin = rope.cos_sin(position_BS, x_BSD)
         q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
         if past is None:

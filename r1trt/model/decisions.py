@@ -25,22 +25,23 @@ class Decisions:
         routing: Per layer with experts. `T` counts the tokens that are not padding, row by row.
         lam: Per layer with a gate, `[B, S, H]` before `lam_skip`.
         valid_BS: False for padding.
-        lam_skip: The model's.
+        lam_skip: Per layer with a gate.
     """
 
     routing: dict[int, Routing] = field(default_factory=dict)
     lam: dict[int, Tensor] = field(default_factory=dict)
     valid_BS: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
-    lam_skip: float = 0.0
+    lam_skip: dict[int, float] = field(default_factory=dict)
 
     def margin_BS(self) -> Tensor:
         """Distance of every token to its nearest tie in any layer; infinite for padding."""
         margin = torch.full(self.valid_BS.shape, math.inf, dtype=torch.float64)
         for routing in self.routing.values():
             margin[self.valid_BS] = margin[self.valid_BS].minimum(routing.margin_T.double())
-        if self.lam_skip > 0:
-            for lam in self.lam.values():
-                near_zero, near_one = (lam - self.lam_skip).abs(), (lam - (1 - self.lam_skip)).abs()
+        for layer, lam in self.lam.items():
+            skip = self.lam_skip[layer]
+            if skip > 0:
+                near_zero, near_one = (lam - skip).abs(), (lam - (1 - skip)).abs()
                 distance = near_zero.minimum(near_one).amin(-1).double()
                 margin = margin.minimum(distance.masked_fill(~self.valid_BS, math.inf))
         return margin
@@ -57,7 +58,8 @@ def recorded_decisions(model: R1AsaForCausalLM) -> Iterator[Decisions]:
     Args:
         model: The module whose routers and gates are watched.
     """
-    decisions = Decisions(lam_skip=model.config.hla.lam_skip)
+    skips = {index: layer.attention.hla.lam_skip for index, layer in enumerate(model.config.layers)}
+    decisions = Decisions(lam_skip=skips)
 
     def remember_validity(module: nn.Module, args: tuple[Any, ...]) -> None:
         _, _, decisions.valid_BS, *_ = args

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r1trt.config import ModelConfig
+from r1trt.config import MlpConfig, ModelConfig, MoeConfig
 from r1trt.errors import R1TrtError
 from r1trt.model.attention import HybridLengthAttention, KvCache
 from r1trt.model.moe import DynamicMoe, Router, SwiGlu
@@ -30,11 +30,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = HybridLengthAttention(config, layer)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp: DynamicMoe | SwiGlu
-        if config.moe is not None and config.is_moe_layer(layer):
-            self.mlp = DynamicMoe(config.moe, config.hidden_size)
-        else:
-            self.mlp = SwiGlu(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.mlp = _mlp(config.layers[layer].mlp, config.hidden_size)
 
     def forward(
         self, x_BSD: Tensor, position_BS: Tensor, valid_BS: Tensor, rope: DynamicRope, past: KvCache | None
@@ -45,6 +41,12 @@ class DecoderLayer(nn.Module):
         if isinstance(self.mlp, DynamicMoe):
             return cast(Tensor, h + self.mlp(normalized, valid_BS))
         return cast(Tensor, h + self.mlp(normalized))
+
+
+def _mlp(config: MlpConfig, hidden_size: int) -> DynamicMoe | SwiGlu:
+    if isinstance(config, MoeConfig):
+        return DynamicMoe(config, hidden_size)
+    return SwiGlu(hidden_size, config.width, bias=config.bias)
 
 
 class R1AsaModel(nn.Module):
@@ -62,7 +64,7 @@ class R1AsaModel(nn.Module):
 
 
 class R1AsaForCausalLM(nn.Module):
-    """R1-ASA; Llama and Qwen2 are the special case without gate and experts.
+    """R1-ASA; the dense families are the special case without gate and experts.
 
     Args:
         config: The model.

@@ -11,7 +11,7 @@ from r1trt.rope import rope_frequencies
 
 
 class DynamicRope:
-    """Rotates the leading numbers of every head.
+    """Rotates the leading elements of every head.
 
     Not a module: a module's buffers follow `to(torch.bfloat16)`, and frequencies must never be rounded.
 
@@ -51,7 +51,7 @@ class DynamicRope:
         return 1 + alpha * (position / original).clamp(min=1).log()
 
     def rotate(self, x_BSHd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotates the first `rotary_dim` numbers of every head of `x`; the result has its dtype."""
+        """Rotates the first `rotary_dim` elements of every head of `x`; the result has its dtype."""
         size = self.config.rotary_dim
         wide, rest = widened(x_BSHd[..., :size]), x_BSHd[..., size:]
         if self.config.interleaved:

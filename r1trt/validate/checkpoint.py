@@ -6,20 +6,22 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from r1trt.config import ModelConfig
 from r1trt.errors import CheckpointError, UnavailableError
 from r1trt.evaluate.models import Model
 from r1trt.evaluate.torch_model import model_from_module
+from r1trt.families import family_of
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def model_from_checkpoint(checkpoint: Path, *, family: str, capacity: int | None) -> Model:
+def model_from_checkpoint(checkpoint: Path, *, config: ModelConfig, capacity: int | None) -> Model:
     """Load a checkpoint in PyTorch, in FP32 on the CPU.
 
     Args:
         checkpoint: Hugging Face directory.
-        family: Of its configuration, as in `ModelConfig.family`.
+        config: Its configuration.
         capacity: Cache rows of the graphs to compare with; some RoPE kinds depend on it.
 
     Raises:
@@ -27,14 +29,15 @@ def model_from_checkpoint(checkpoint: Path, *, family: str, capacity: int | None
         CheckpointError: The checkpoint cannot be loaded.
     """
     try:
-        module = _own_module(checkpoint, capacity) if family == "r1_asa" else _transformers_module(checkpoint)
+        if family_of(config).in_transformers:
+            return model_from_module(_transformers_module(checkpoint))
+        return model_from_module(_own_module(checkpoint, capacity))
     except ImportError as error:
         raise UnavailableError(
             "Comparing with the checkpoint needs torch and transformers.",
             found=error,
             fix="pip install 'r1trt[torch]', then run the command again",
         ) from error
-    return model_from_module(module)
 
 
 def _own_module(checkpoint: Path, capacity: int | None) -> nn.Module:

@@ -116,15 +116,29 @@ def _config_of(directory: ModelDirectory) -> ModelConfig:
     return model_config_from_dict(json_object_from_file(directory.config), where=directory.config)
 
 
+def _sizes(config: ModelConfig) -> dict[str, object]:
+    """What two checkpoints of one model have in common, by the names that a message gives."""
+    attention = config.layers[0].attention
+    return {
+        "family": config.family,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_layers,
+        "num_heads": attention.num_heads,
+        "num_kv_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
+    }
+
+
 def _require_same_model(config: ModelConfig, checkpoint: Path) -> None:
     other = _config_of(ModelDirectory(path=checkpoint))
-    names = ("family", "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
-    different = [name for name in names if getattr(config, name) != getattr(other, name)]
+    ours, theirs = _sizes(config), _sizes(other)
+    different = [name for name in ours if ours[name] != theirs[name]]
     if different:
         raise ConfigError(
             "The reference is another model.",
             where=checkpoint,
-            found=", ".join(f"{name} {getattr(other, name)}" for name in different),
-            expected=", ".join(f"{name} {getattr(config, name)}" for name in different),
+            found=", ".join(f"{name} {theirs[name]}" for name in different),
+            expected=", ".join(f"{name} {ours[name]}" for name in different),
             fix="pass the checkpoint that the engine was made from",
         )

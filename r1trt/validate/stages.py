@@ -87,7 +87,7 @@ def _checkpoint_stage(sources: Sources) -> Stage:
 
     @contextmanager
     def opened() -> Iterator[Model]:
-        yield model_from_checkpoint(checkpoint, family=sources.config.family, capacity=sources.capacity)
+        yield model_from_checkpoint(checkpoint, config=sources.config, capacity=sources.capacity)
 
     return Stage(name="checkpoint", opened=opened)
 

@@ -114,7 +114,7 @@ def _comparison(pair: StagePair, figures: PairFigures, base: StageName, sources:
         base=base,
         plan=_thresholds(sources),
         exact=THRESHOLDS["fp32"],
-        continuous=sources.config.moe is None and not sources.config.hla.gate,
+        continuous=sources.config.is_continuous,
     )
     return Comparison(reference=pair[0], tested=pair[1], figures=figures, checks=tuple(checks))
 

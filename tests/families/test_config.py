@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from r1trt.config import HlaConfig, MoeConfig, RopeConfig
+from r1trt.config import DenseConfig, HlaConfig, ModelConfig, MoeConfig, RopeConfig
 from r1trt.errors import ConfigError
 from r1trt.families import model_config_from_dict
 
@@ -48,29 +48,40 @@ def read(raw: dict[str, Any], **changes: Any) -> Any:
     return model_config_from_dict({**raw, **changes}, where=WHERE)
 
 
+def only_layer(config: ModelConfig) -> tuple[Any, Any]:
+    """Attention and MLP of a model whose layers are all alike."""
+    (layer,) = set(config.layers)
+    return layer.attention, layer.mlp
+
+
 def test_llama() -> None:
     config = read(LLAMA, eos_token_id=[7, 8, 7])
     assert (config.family, config.architecture) == ("llama", "LlamaForCausalLM")
-    assert (config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim) == (3, 4, 2, 8)
-    assert (config.qkv_bias, config.o_bias, config.mlp_bias) == (False, False, False)
+    attention, mlp = only_layer(config)
+    assert config.num_layers == 3
+    assert (attention.num_heads, attention.num_kv_heads, attention.head_dim) == (4, 2, 8)
+    assert (attention.qkv_bias, attention.o_bias, mlp.bias) == (False, False, False)
     assert config.eos_token_ids == (7, 8)
     assert config.rope == RopeConfig(kind="default", theta=10000.0, rotary_dim=8)
-    assert config.hla == HlaConfig(gate=False)
-    assert config.moe is None and not config.is_moe_layer(0)
-    biased = read(LLAMA, attention_bias=True, mlp_bias=True, head_dim=16)
-    assert (biased.qkv_bias, biased.o_bias, biased.mlp_bias, biased.head_dim) == (True, True, True, 16)
+    assert attention.hla == HlaConfig(gate=False)
+    assert (attention.qk_norm, attention.window) == (False, None)
+    assert mlp == DenseConfig(width=48) and config.is_continuous
+    attention, mlp = only_layer(read(LLAMA, attention_bias=True, mlp_bias=True, head_dim=16))
+    assert (attention.qkv_bias, attention.o_bias, mlp.bias, attention.head_dim) == (True, True, True, 16)
 
 
 def test_qwen2_has_qkv_biases_alone() -> None:
     config = read(QWEN2, eos_token_id=5, tie_word_embeddings=True)
-    assert (config.qkv_bias, config.o_bias, config.mlp_bias) == (True, False, False)
+    attention, mlp = only_layer(config)
+    assert (attention.qkv_bias, attention.o_bias, mlp.bias) == (True, False, False)
     assert config.eos_token_ids == (5,)
     assert config.tie_word_embeddings
 
 
 def test_r1_asa_defaults() -> None:
     config = read(R1_ASA)
-    assert config.moe == MoeConfig(
+    attention, mlp = only_layer(config)
+    assert mlp == MoeConfig(
         num_experts=8,
         expert_width=16,
         shared_width=0,
@@ -84,10 +95,10 @@ def test_r1_asa_defaults() -> None:
         n_group=1,
         topk_group=1,
     )
-    assert config.hla == HlaConfig(block_size=32, inter_block="first_to_first", lam_skip=0.0, gate=True)
+    assert attention.hla == HlaConfig(block_size=32, inter_block="first_to_first", lam_skip=0.0, gate=True)
     assert (config.rope.temperature_alpha, config.rope.original_max_position) == (0.1, 4096)
-    assert (config.qkv_bias, config.o_bias, config.mlp_bias) == (False, False, False)
-    assert all(config.is_moe_layer(layer) for layer in range(3))
+    assert (attention.qkv_bias, attention.o_bias) == (False, False)
+    assert config.num_layers == 3 and not config.is_continuous
 
 
 def test_r1_asa_options() -> None:
@@ -107,13 +118,13 @@ def test_r1_asa_options() -> None:
         rope_temperature_alpha=0.2,
         original_max_position_embeddings=512,
     )
-    assert (config.moe.shared_width, config.moe.scoring, config.moe.topk_method) == (
-        24,
-        "sigmoid",
-        "noaux_tc",
-    )
-    assert [config.is_moe_layer(layer) for layer in range(3)] == [False, True, True]
-    assert config.hla == HlaConfig(inter_block="all_to_first", gate=False)
+    dense, first, second = (layer.mlp for layer in config.layers)
+    assert dense == DenseConfig(width=40)
+    assert first == second
+    assert (first.shared_width, first.scoring, first.topk_method) == (24, "sigmoid", "noaux_tc")
+    assert {layer.attention.hla for layer in config.layers} == {
+        HlaConfig(inter_block="all_to_first", gate=False)
+    }
     assert (config.rope.temperature_alpha, config.rope.original_max_position) == (0.2, 512)
 
 
@@ -126,7 +137,7 @@ def test_r1_asa_options() -> None:
     ],
 )
 def test_topk_method(changes: dict[str, Any], method: str) -> None:
-    assert read(R1_ASA, **changes).moe.topk_method == method
+    assert only_layer(read(R1_ASA, **changes))[1].topk_method == method
 
 
 def test_temperature_belongs_to_r1_asa_alone() -> None:
@@ -203,7 +214,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rms_norm_eps": 0}, "rms_norm_eps is not a usable number"),
     ("llama", {"rms_norm_eps": "1e-5"}, "not a number"),
     ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps is not a usable number"),
-    ("llama", {"rms_norm_eps": 10**400}, "absurdly large"),
+    ("llama", {"rms_norm_eps": 10**400}, "far too large"),
     ("llama", {"tie_word_embeddings": 1}, "not a boolean"),
     ("llama", {"eos_token_id": "x"}, "eos_token_id"),
     ("llama", {"eos_token_id": [1, True]}, "eos_token_id"),

@@ -17,6 +17,7 @@ from tiny_checkpoints import write_llama, write_qwen2, write_r1_asa
 
 from r1trt.build.write_typed import write_typed_model
 from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
+from r1trt.config import MoeConfig
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.ops.registry import OPERATORS
@@ -167,7 +168,7 @@ def test_caches_and_logits_have_the_planned_types(exported: ExportedModel) -> No
 
 def test_experts_are_stored_once_and_stacked(exported: ExportedModel) -> None:
     if not any(node.op_type == "R1DynamicMoE" for node in exported.model.graph):
-        assert exported.config.moe is None
+        assert not any(isinstance(layer.mlp, MoeConfig) for layer in exported.config.layers)
         return
     typed = typed_model_from_plan(exported.model, plan_for(exported, "fp8"), "tensorrt")
     names = set(typed.graph.initializers)

@@ -1,0 +1,101 @@
+"""Attention with grouped queries, hybrid-length or ordinary: one R1HLAAttention over a cache.
+
+Legend: B batch, S tokens of this call, C cache capacity, H query heads, Hkv key/value heads, d head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from r1trt.config import GqaConfig
+from r1trt.export import functions
+from r1trt.export.forward import FLOAT, Attended, Forward, linear, reshape, rms_norm, sizes
+from r1trt.export.graph import dims
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE, RopeSpec
+from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
+
+
+def gqa_attention(forward: Forward, index: int, config: GqaConfig, x: ir.Value) -> Attended:
+    """Emit the attention of layer `index` for x [B,S,D]."""
+    emit, prefix = forward.emit, f"model.layers.{index}.self_attn"
+    q = _heads(forward, prefix, "q", x, config, norm=config.qk_norm)
+    k = _heads(forward, prefix, "k", x, config, norm=config.qk_norm)
+    v = _heads(forward, prefix, "v", x, config, norm=False)
+    q, k = _rope(forward, f"{prefix}.rope", config, q, k)
+    lam = _lambda_gate(forward, f"{prefix}.lam_gate", x, config.num_heads) if config.hla.gate else None
+    attended = _attend(forward, index, config, {"q": q, "k": k, "v": v}, lam)
+    width = config.q_width
+    merged = reshape(emit, f"{prefix}.merge_heads", attended.y, [0, 0, width], dims("B", "S", width))
+    y = linear(emit, f"{prefix}.o_proj", merged, bias=config.o_bias)
+    return Attended(y=y, caches=attended.caches)
+
+
+def _heads(
+    forward: Forward, prefix: str, which: str, x: ir.Value, config: GqaConfig, *, norm: bool
+) -> ir.Value:
+    """q, k or v as heads [B,S,heads,d]."""
+    heads, size = config.num_heads if which == "q" else config.num_kv_heads, config.head_dim
+    y = linear(forward.emit, f"{prefix}.{which}_proj", x, bias=config.qkv_bias)
+    shape = dims("B", "S", heads, size)
+    y = reshape(forward.emit, f"{prefix}.{which}_heads", y, [0, 0, heads, size], shape)
+    return rms_norm(forward, f"{prefix}.{which}_norm", y) if norm else y
+
+
+def _rope(
+    forward: Forward, name: str, config: GqaConfig, q: ir.Value, k: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    rope = forward.model.rope
+    spec = RopeSpec(
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        rotary_dim=rope.rotary_dim,
+        interleaved=rope.interleaved,
+        attention_factor=forward.attention_factor,
+        temperature_alpha=rope.temperature_alpha,
+        original_max_position=rope.original_max_position,
+        activation=FLOAT,
+    )
+    inputs = {"q": q, "k": k, "inv_freq": forward.inv_freq, "past_len": forward.past_len}
+    outputs = [(FLOAT, sizes(q)), (FLOAT, sizes(k))]
+    q, k = forward.emit.operator(DYNAMIC_ROPE, name, inputs, outputs, spec.attributes())
+    return q, k
+
+
+def _attend(
+    forward: Forward, index: int, config: GqaConfig, qkv: Mapping[str, ir.Value], lam: ir.Value | None
+) -> Attended:
+    hla, cache = config.hla, dims("B", config.num_kv_heads, forward.capacity, config.head_dim)
+    caches = {
+        f"{kind}_cache": forward.emit.input(f"{kind}_cache.{index}", FLOAT, cache)
+        for kind in ("key", "value")
+    }
+    spec = AttentionSpec(
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        v_head_dim=config.head_dim,
+        capacity=forward.capacity,
+        scale=config.head_dim**-0.5,
+        block_size=hla.block_size,
+        inter_block=hla.inter_block,
+        lam_skip=hla.lam_skip,
+        has_lam=lam is not None,
+        activation=FLOAT,
+    )
+    y, key_out, value_out = forward.emit.operator(
+        HLA_ATTENTION,
+        f"model.layers.{index}.self_attn.attention",
+        {**qkv, **caches, "lam": lam, "past_len": forward.past_len, "seq_len": forward.seq_len},
+        [(FLOAT, sizes(qkv["q"])), (FLOAT, cache), (FLOAT, cache)],
+        spec.attributes(),
+    )
+    outputs = {f"key_cache_out.{index}": key_out, f"value_cache_out.{index}": value_out}
+    return Attended(y=y, caches=outputs)
+
+
+def _lambda_gate(forward: Forward, name: str, x: ir.Value, num_heads: int) -> ir.Value:
+    weights = [forward.emit.weight(f"{name}.{part}") for part in ("weight", "bias")]
+    return forward.emit.call(functions.LAMBDA_GATE, name, [x, *weights], dims("B", "S", num_heads))

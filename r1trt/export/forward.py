@@ -1,0 +1,99 @@
+"""What every layer of an exported graph has at hand, and the nodes that many kinds of layer are made of.
+
+Legend: B batch, S tokens of this call, C cache capacity, r rotary size. Node names are the keys of precision
+plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from r1trt.config import ModelConfig
+from r1trt.export import functions
+from r1trt.export.graph import Dims, GraphEmitter, dims
+from r1trt.rope import rope_frequencies
+
+FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """A forward pass that is being emitted.
+
+    Attributes:
+        emit: Takes the nodes.
+        model: The model's configuration.
+        capacity: C, in tokens.
+        seq_len: [B], the call's real tokens.
+        past_len: [B], tokens in the cache.
+        inv_freq: [r/2], inverse frequencies of RoPE.
+        attention_factor: Factor of RoPE's cosines and sines.
+    """
+
+    emit: GraphEmitter
+    model: ModelConfig
+    capacity: int
+    seq_len: ir.Value
+    past_len: ir.Value
+    inv_freq: ir.Value
+    attention_factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attended:
+    """What attention gives: `y` [B,S,D], and the caches after this call by the names of their outputs."""
+
+    y: ir.Value
+    caches: Mapping[str, ir.Value]
+
+
+def forward_from_config(emit: GraphEmitter, model: ModelConfig, capacity: int) -> Forward:
+    """Emit the inputs that every layer reads, and RoPE's frequencies for sequences of `capacity` tokens."""
+    inv_freq, attention_factor = rope_frequencies(
+        model.rope, capacity, max_position_embeddings=model.max_position_embeddings
+    )
+    return Forward(
+        emit=emit,
+        model=model,
+        capacity=capacity,
+        seq_len=emit.input("seq_len", INT64, dims("B")),
+        past_len=emit.input("past_len", INT64, dims("B")),
+        inv_freq=emit.constant("rope.inv_freq", np.asarray(inv_freq, np.float32)),
+        attention_factor=attention_factor,
+    )
+
+
+def linear(emit: GraphEmitter, name: str, x: ir.Value, *, bias: bool = False, weight: str = "") -> ir.Value:
+    """Emit `x W^T`, with a bias where there is one; `weight` names another layer's W."""
+    matrix = emit.weight(weight or f"{name}.weight")
+    shape = dims(*sizes(x)[:-1], sizes(matrix)[0])
+    if bias:
+        inputs = [x, matrix, emit.weight(f"{name}.bias")]
+        return emit.call(functions.LINEAR_BIAS, name, inputs, shape)
+    return emit.call(functions.LINEAR, name, [x, matrix], shape)
+
+
+def rms_norm(forward: Forward, name: str, x: ir.Value) -> ir.Value:
+    """Emit an RMSNorm over the last axis of `x`."""
+    weight, attributes = forward.emit.weight(f"{name}.weight"), {"epsilon": forward.model.rms_norm_eps}
+    return forward.emit.call(functions.RMS_NORM, name, [x, weight], sizes(x), attributes)
+
+
+def residual(emit: GraphEmitter, name: str, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Emit the sum of the residual stream `x` and a layer's result `y`."""
+    return emit.node("Add", name, [x, y], [(FLOAT, sizes(x))])[0]
+
+
+def reshape(emit: GraphEmitter, name: str, x: ir.Value, to: list[int], shape: Dims) -> ir.Value:
+    """Emit a Reshape to `to`, as ONNX spells it (0 keeps an axis), whose result has the sizes `shape`."""
+    target = emit.constant("shape." + "_".join(map(str, to)), np.array(to, np.int64))
+    return emit.node("Reshape", name, [x, target], [(FLOAT, shape)])[0]
+
+
+def sizes(value: ir.Value) -> Dims:
+    """Sizes of a value's axes: numbers, and names of dynamic axes."""
+    return tuple(size if isinstance(size, int) else str(size) for size in value.shape or ())

@@ -1,0 +1,40 @@
+"""The two ends of a decoder: token ids to the residual stream, and the residual stream to logits.
+
+Legend: B batch, S tokens of this call, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from r1trt.export import functions
+from r1trt.export.forward import FLOAT, INT64, Forward, linear, rms_norm
+from r1trt.export.graph import dims
+
+EMBEDDING = "model.embed_tokens"
+
+
+def embedding(forward: Forward, input_ids: ir.Value) -> ir.Value:
+    """Emit the embedding of token ids [B,S]; gives [B,S,D]."""
+    shape = dims("B", "S", forward.model.hidden_size)
+    inputs = [input_ids, forward.emit.weight(f"{EMBEDDING}.weight")]
+    return forward.emit.call(functions.EMBEDDING, EMBEDDING, inputs, shape)
+
+
+def head(forward: Forward, x: ir.Value) -> ir.Value:
+    """Emit final norm and head for x [...,D]; gives logits [...,V]."""
+    weight = f"{EMBEDDING}.weight" if forward.model.tie_word_embeddings else "lm_head.weight"
+    return linear(forward.emit, "lm_head", rms_norm(forward, "model.norm", x), weight=weight)
+
+
+def last_token(forward: Forward, x: ir.Value) -> ir.Value:
+    """Emit the row of each sequence's last real token, [B,D]; row 0 where a sequence has none."""
+    emit = forward.emit
+    zero, one = (emit.constant(f"int64.{n}", np.array(n, np.int64)) for n in (0, 1))
+    axis = emit.constant("axes.1", np.array([1], np.int64))
+    (previous,) = emit.node("Sub", "last_token.previous", [forward.seq_len, one], [(INT64, dims("B"))])
+    (index,) = emit.node("Max", "last_token.index", [previous, zero], [(INT64, dims("B"))])
+    (column,) = emit.node("Unsqueeze", "last_token.column", [index, axis], [(INT64, dims("B", 1))])
+    row = [(FLOAT, dims("B", forward.model.hidden_size))]
+    return emit.node("GatherND", "last_token.row", [x, column], row, {"batch_dims": 1})[0]
