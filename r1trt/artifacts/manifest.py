@@ -53,7 +53,7 @@ def read_manifest(directory: Path, kind: Kind | None = None) -> dict[str, Any]:
     if kind is not None and found != kind:
         raise ArtifactError("artifact is of another kind", where=directory, found=found, expected=kind)
     assert isinstance(manifest, dict)
-    _require_plain(manifest, path)
+    require_plain(manifest, path)
     return manifest
 
 
@@ -113,8 +113,16 @@ def _bytes_of_regular_file(path: Path) -> bytes:
         return file.read(MAX_BYTES + 1)
 
 
-def _require_plain(manifest: Mapping[str, Any], path: Path) -> None:
-    """Refuses what JSON can spell and nothing can use: NaN, text that is no Unicode, bottomless nesting."""
+def require_plain(manifest: Mapping[str, Any], path: Path) -> None:
+    """Refuses what JSON can spell and nothing can use: NaN, text that is no Unicode, bottomless nesting.
+
+    Args:
+        manifest: A document.
+        path: Where it was read.
+
+    Raises:
+        ArtifactError: Names the key.
+    """
     for key, value in manifest.items():
         try:
             json.dumps([key, value], ensure_ascii=False, allow_nan=False).encode("utf-8")
@@ -122,7 +130,7 @@ def _require_plain(manifest: Mapping[str, Any], path: Path) -> None:
                 raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
         except (ValueError, RecursionError) as error:
             raise ArtifactError(
-                "The manifest holds what nothing can use.",
+                "A value in the file is not one that JSON documents can hold.",
                 where=path,
                 found=f"{ascii(key)[:100]}: {error}",
                 expected="finite numbers and Unicode text",

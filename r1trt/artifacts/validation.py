@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from r1trt.artifacts.disk import replace_file, sha256_of_file
-from r1trt.artifacts.errors import ArtifactError
-from r1trt.artifacts.fields import InvalidFieldsError, Size, from_json
-from r1trt.artifacts.manifest import MANIFEST_FILE, json_from_file, json_text
+from r1trt.artifacts.documents import document_from_file
+from r1trt.artifacts.fields import Size
+from r1trt.artifacts.manifest import MANIFEST_FILE, json_text
 
 SCHEMA = 1
 
@@ -105,15 +105,8 @@ class ValidationArtifact(ValidationDirectory):
         file = ValidationDirectory(path=path).figures
         if not file.exists():
             return None
-        try:
-            return cls(path=path, document=from_json(ValidationDocument, json_from_file(file, "validated")))
-        except InvalidFieldsError as error:
-            raise ArtifactError(
-                "This result of a validation is damaged, or of another version.",
-                where=file,
-                found="\n    ".join(["", *error.problems]),
-                fix="run `r1trt validate` again",
-            ) from error
+        document = document_from_file(ValidationDocument, file, fix="run `r1trt validate` again")
+        return cls(path=path, document=document)
 
     @property
     def is_current(self) -> bool:

@@ -13,7 +13,7 @@ from r1trt.cli.options import json_option
 from r1trt.cli.output import fact_lines, print_result, size_text, table_lines
 
 if TYPE_CHECKING:
-    from r1trt.inspect import Summary
+    from r1trt.inspect.summary import Summary
 
 EPILOG = """
 \b
@@ -28,7 +28,7 @@ Examples:
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
     """Summarize PATH: a checkpoint, an export, a build, or a .onnx, .safetensors or precision.yaml file."""
-    from r1trt.inspect import summary_of_path
+    from r1trt.inspect.path import summary_of_path
 
     summary = summary_of_path(path)
     print_result(asdict(summary), list(_lines(summary)), as_json=as_json)

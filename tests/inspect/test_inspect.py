@@ -12,7 +12,8 @@ from tiny_checkpoints import write_llama, write_r1_asa
 from r1trt.cli import main
 from r1trt.errors import R1TrtError
 from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.inspect import Summary, summary_of_path
+from r1trt.inspect.path import summary_of_path
+from r1trt.inspect.summary import Summary
 
 GRAPH = """
 <ir_version: 10, opset_import: ["": 24]>

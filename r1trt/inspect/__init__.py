@@ -1,0 +1,1 @@
+"""`r1trt inspect`: summaries of checkpoints, artifacts and single files."""

@@ -1,0 +1,137 @@
+"""An export, a build or a model repository, and the result of its validation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from r1trt.artifacts import BuildArtifact, ExportArtifact, RepositoryArtifact, read_artifact
+from r1trt.artifacts.build import FileEntry
+from r1trt.artifacts.errors import ArtifactError
+from r1trt.artifacts.layers import LayerReport
+from r1trt.artifacts.validation import ValidationArtifact
+from r1trt.graph.load import model_from_onnx_file
+from r1trt.inspect.graph import graph_facts, graph_tables
+from r1trt.inspect.plan import plan_table
+from r1trt.inspect.summary import LAYER, Summary, Table
+from r1trt.precision.plan_file import load_plan
+
+
+def summary_of_artifact(path: Path) -> Summary:
+    """Summarizes a directory that some r1trt command wrote.
+
+    Raises:
+        ArtifactError: It is none, or one of its documents is damaged.
+    """
+    match read_artifact(path):
+        case ExportArtifact() as export:
+            return _summary_of_export(export)
+        case BuildArtifact() as build:
+            return _summary_of_build(build)
+        case RepositoryArtifact() as repository:
+            return _summary_of_repository(repository)
+
+
+def _summary_of_export(export: ExportArtifact) -> Summary:
+    manifest, model = export.manifest, model_from_onnx_file(export.graph)
+    facts = {
+        "model": manifest.model_name,
+        "capacity": manifest.capacity,
+        "checkpoint": manifest.checkpoint,
+        "weights in": manifest.weights.base_directory,
+        "weight files": len(manifest.weights.files),
+        "graph bytes": export.graph.stat().st_size,
+        **_validation_facts(export.path),
+        **graph_facts(model),
+    }
+    return Summary(kind=manifest.KIND, path=export.path, facts=facts, tables=graph_tables(model))
+
+
+def _summary_of_repository(repository: RepositoryArtifact) -> Summary:
+    manifest = repository.manifest
+    rows = [(entry.file, entry.bytes) for entry in manifest.files]
+    files = Table(title="Files", header=("file", "bytes"), rows=rows)
+    facts = {"model": manifest.model_name, **asdict(manifest.engine)}
+    return Summary(kind=manifest.KIND, path=repository.path, facts=facts, tables=[files])
+
+
+def _summary_of_build(build: BuildArtifact) -> Summary:
+    manifest = build.manifest
+    facts = {
+        "model": manifest.source.model_name,
+        "status": manifest.status,
+        "arch": manifest.arch,
+        "precision": manifest.precision,
+        "backend": manifest.backend,
+        "capacity": manifest.capacity if manifest.cache else "no cache",
+        "max batch size": manifest.max_batch_size,
+        "max input length": manifest.max_input_len,
+        "built": manifest.built_at,
+        "built with": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+        **_validation_facts(build.path),
+    }
+    tables = [_file_table(build)]
+    if build.precision_plan.is_file():
+        tables.append(plan_table(load_plan(build.precision_plan)))
+    if build.layers.is_file():
+        tables.append(_network_table(build.layers))
+    return Summary(kind=manifest.KIND, path=build.path, facts=facts, tables=tables)
+
+
+def _file_table(build: BuildArtifact) -> Table:
+    entries = [*build.manifest.engines, *build.manifest.files]
+    rows = [(entry.file, entry.bytes, _file_state(build.path / entry.file, entry)) for entry in entries]
+    return Table(title="Files", header=("file", "bytes", "state"), rows=rows)
+
+
+def _file_state(path: Path, entry: FileEntry) -> str:
+    """Compares sizes only: hashing an engine takes as long as reading it."""
+    if not path.is_file():
+        return "missing"
+    return "ok" if path.stat().st_size == entry.bytes else f"{path.stat().st_size} bytes: damaged"
+
+
+def _network_table(path: Path) -> Table:
+    """What the plan asked for and what the parsed network holds; equal rows of all layers are one."""
+    rows = Counter(
+        (
+            LAYER.sub("model.layers.*.", layer.name),
+            *(
+                ", ".join(f"{part} {dtype}" for part, dtype in types.items())
+                for types in (layer.asked, layer.found)
+            ),
+            layer.verdict,
+        )
+        for layer in LayerReport.read(path).layers
+    )
+    header = ("layer", "asked", "found in the network", "verdict", "count")
+    return Table(
+        title="Precision plan and network", header=header, rows=[(*row, n) for row, n in rows.items()]
+    )
+
+
+def _validation_facts(path: Path) -> dict[str, Any]:
+    try:
+        validation = ValidationArtifact.read(path)
+    except ArtifactError:  # that of an earlier version, most often; the artifact itself is readable
+        return {"validation": "of another version, or damaged; validate again"}
+    if validation is None:
+        return {"validation": "none yet"}
+    if not validation.is_current:
+        return {"validation": "of an earlier state of this directory; validate again"}
+    summary = validation.document.summary
+    return {
+        "validation": "passed" if summary.passed else "FAILED",
+        "compared": f"{summary.tested} with {summary.reference}, {summary.tokens} tokens",
+        "KL divergence": _figure(summary.kl_mean, ".3g"),
+        "next-token agreement": _figure(summary.agreement, ".2%"),
+        "perplexity": (
+            f"{_figure(summary.perplexity_tested, '.4g')} ({_figure(summary.perplexity_increase, '+.2%')})"
+        ),
+    }
+
+
+def _figure(value: float | None, spelling: str) -> str:
+    return "not a finite number" if value is None else format(value, spelling)
