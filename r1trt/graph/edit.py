@@ -16,6 +16,8 @@ from r1trt.data_types import DATA_TYPES
 from r1trt.errors import PlanError
 
 FLOAT = ir.DataType.FLOAT
+# What stands behind a layer and gives its users FLOAT; `cancel_casts` takes it out where they want less.
+CAST_OUTPUT = "CastOutput"
 Dims = Sequence[int | str | ir.SymbolicDim | None]
 
 
@@ -79,7 +81,7 @@ class Emitter:
 
     def finish(self, node: ir.Node, result: ir.Value) -> None:
         """Replace a node of one output by `result`, cast back to FLOAT, and take the node out."""
-        replace_value(node.outputs[0], self.cast(result, FLOAT, "CastOutput"))
+        replace_value(node.outputs[0], self.cast(result, FLOAT, CAST_OUTPUT))
         self.graph.remove(node, safe=True)
 
 
@@ -115,7 +117,7 @@ def retype_outputs(
         output.type = ir.TensorType(dtype)
         if rounded_to != dtype:
             result = _cast_behind(graph, result, rounded_to, f"{key}/CastResult_{index}")
-        result = _cast_behind(graph, result, FLOAT, f"{key}/CastOutput_{index}")
+        result = _cast_behind(graph, result, FLOAT, f"{key}/{CAST_OUTPUT}_{index}")
         if output.is_graph_output():
             result.name, output.name = output.name, f"{key}/out_{index}"
         for user, at in users:

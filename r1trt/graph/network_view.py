@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from r1trt.data_types import OF_TENSORRT
+from r1trt.graph.edit import CAST_OUTPUT
 
 # A layer as `r1trt.build.read_back` reads it: name, type, node, and name and type of each input and output.
 NetworkLayer = Mapping[str, Any]
@@ -83,11 +84,11 @@ class NetworkView:
         self._by_key: dict[str, list[NetworkLayer]] = {key: [] for key in keys}
         for layer in layers:
             key = plan_key(layer["node"], self._by_key)
-            if key is not None:
+            if key is not None and not str(layer["node"]).startswith(f"{key}/{CAST_OUTPUT}"):
                 self._by_key[key].append(layer)
 
     def parts(self, key: str) -> LayerParts:
-        """The layers that a plan's layer became."""
+        """The layers that a plan's layer became, without the casts behind it: they serve its users."""
         return LayerParts(self._by_key[key], self._producers)
 
 

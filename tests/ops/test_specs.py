@@ -4,49 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx_ir as ir
 import pytest
+from ops.nodes import ATTENTION, BF16, FLOAT, MOE, ROPE, Inputs, node_of
+from ops.nodes import FP8 as FP8_CODES
 
 from r1trt.errors import ExportError
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
-from r1trt.ops.operator import DOMAIN, Operator
+from r1trt.ops.operator import Operator
 from r1trt.ops.registry import operator_of
 
-FLOAT, BF16, FP8, INT64 = (
-    ir.DataType.FLOAT,
-    ir.DataType.BFLOAT16,
-    ir.DataType.FLOAT8E4M3FN,
-    ir.DataType.INT64,
-)
-Inputs = dict[str, tuple[ir.DataType | None, list[int | str]]]
-
-ROPE: Inputs = {
-    "q": (BF16, ["B", "S", 4, 16]),
-    "k": (BF16, ["B", "S", 2, 16]),
-    "inv_freq": (FLOAT, [4]),
-    "past_len": (INT64, ["B"]),
-}
-ATTENTION: Inputs = {
-    "q": (BF16, ["B", "S", 4, 16]),
-    "k": (BF16, ["B", "S", 2, 16]),
-    "v": (BF16, ["B", "S", 2, 16]),
-    "key_cache": (BF16, ["B", 2, 64, 16]),
-    "value_cache": (BF16, ["B", 2, 64, 16]),
-    "lam": (FLOAT, ["B", "S", 4]),
-    "past_len": (INT64, ["B"]),
-    "seq_len": (INT64, ["B"]),
-}
-MOE: Inputs = {
-    "x": (BF16, ["B", "S", 32]),
-    "seq_len": (INT64, ["B"]),
-    "w_router": (FLOAT, [8, 32]),
-    "w_gate_up": (FP8, [8, 48, 32]),
-    "w_down": (FP8, [8, 32, 24]),
-    "shared_gate_up": (FP8, [20, 32]),
-    "shared_down": (FP8, [32, 10]),
-}
 CASES: list[tuple[Operator[Any], Inputs, dict[str, int | float]]] = [
     (DYNAMIC_ROPE, ROPE, {"interleaved": 1, "attention_factor": 1.5, "temperature_alpha": 0.25}),
     (HLA_ATTENTION, ATTENTION, {"scale": 0.5, "block_size": 8, "inter_block": 1, "lam_skip": 0.25}),
@@ -55,20 +23,6 @@ CASES: list[tuple[Operator[Any], Inputs, dict[str, int | float]]] = [
 
 
 NAMES = [operator.name for operator, _, _ in CASES]
-
-
-def node_of(operator: Operator[Any], inputs: Inputs, attributes: dict[str, int | float]) -> ir.Node:
-    values = [
-        None
-        if name not in inputs
-        else ir.Value(
-            name=name,
-            type=None if inputs[name][0] is None else ir.TensorType(inputs[name][0]),
-            shape=ir.Shape(inputs[name][1]),
-        )
-        for name in operator.inputs
-    ]
-    return ir.node(operator.name, values, attributes, domain=DOMAIN, name="layer")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +54,7 @@ def test_a_spec_tells_types_apart(
 
 def test_experts_have_a_type_of_their_own() -> None:
     spec = DYNAMIC_MOE.spec_from_node(node_of(DYNAMIC_MOE, MOE, {}))
-    assert spec.weights == FP8 and spec.fp8
+    assert spec.weights == FP8_CODES and spec.fp8
     bf16 = MOE | {"w_gate_up": (BF16, [8, 48, 32])}
     assert not DYNAMIC_MOE.spec_from_node(node_of(DYNAMIC_MOE, bf16, {})).fp8
 
