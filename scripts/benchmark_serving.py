@@ -35,8 +35,10 @@ from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.package.generation import GenerationLimits
-from r1trt.runtime.generate import GenerateConfig, Generation
+from r1trt.runtime.continuation import Continuation
+from r1trt.runtime.generation import Generation
 from r1trt.runtime.load import session_from_engine
+from r1trt.runtime.sampling import SamplingConfig
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.triton_server.environment import SERVER_PACKAGE
 from r1trt.triton_server.serve import ServeConfig, served_model
@@ -131,8 +133,8 @@ def our_loop(
 
     def generate(request: Request, started: float) -> Outcome:
         outcome = Outcome(sent_at=time.perf_counter() - started)
-        config = GenerateConfig(engine=engine, prompt=request.prompt, max_new_tokens=request.max_tokens)
-        generation = Generation(session, tokenizer, prompt_ids[request.prompt], config)
+        continuation = Continuation(tokenizer, sampling=SamplingConfig(), max_new_tokens=request.max_tokens)
+        generation = Generation(session, prompt_ids[request.prompt], continuation)
         for piece in generation:
             outcome.token_times.append(time.perf_counter() - started)
             outcome.text += piece

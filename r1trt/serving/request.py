@@ -1,19 +1,13 @@
-"""What a client asks for, what it gets, and where a request stands in between."""
+"""What a client asks for and what it gets."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from r1trt.errors import R1TrtError
-from r1trt.runtime.sampling import Sampler, SamplingConfig
-from r1trt.runtime.session import Float32Array
-from r1trt.runtime.stop_texts import StopTexts
-from r1trt.runtime.tokenizer import DecodeStream, TextTokenizer
-
-FinishReason = Literal["eos", "stop", "length"]
+from r1trt.runtime.continuation import FinishReason
+from r1trt.runtime.sampling import SamplingConfig
 
 MAX_STOP_TEXTS = 16
 
@@ -67,7 +61,7 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class RequestEvent:
     """One message to a client. The last one has a finish reason or an error.
 
     Attributes:
@@ -97,67 +91,5 @@ class Client:
         is_cancelled: Asked between steps.
     """
 
-    send: Callable[[Progress], None]
+    send: Callable[[RequestEvent], None]
     is_cancelled: Callable[[], bool] = lambda: False
-
-
-class ActiveRequest:
-    """A request that waits for a row or has one.
-
-    Args:
-        request: What was asked.
-        client: Who asked.
-        tokenizer: The model's.
-    """
-
-    def __init__(self, request: GenerationRequest, client: Client, tokenizer: TextTokenizer) -> None:
-        self.request = request
-        self.client = client
-        self.row = -1
-        self.past = 0
-        self.last_token = -1
-        self.new_tokens = 0
-        self.submitted_at = time.perf_counter()
-        self.started_at = 0.0
-        self.first_token_at = 0.0
-        self._sampler = Sampler(request.sampling)
-        self._stream: DecodeStream = tokenizer.stream()
-        self._stop = StopTexts(request.stop)
-        self._eos_ids = tokenizer.eos_ids
-        self._vocab_size = tokenizer.vocab_size
-
-    @property
-    def unread(self) -> int:
-        """Prompt tokens that the cache does not hold yet."""
-        return max(len(self.request.prompt_ids) - self.past, 0)
-
-    @property
-    def is_decoding(self) -> bool:
-        """The prompt is read."""
-        return self.new_tokens > 0
-
-    def take(self, logits_V: Float32Array) -> Progress:
-        """Chooses the next token and returns what the client gets for it.
-
-        Args:
-            logits_V: Logits `[V]` after everything that the row holds.
-
-        Raises:
-            ConfigError: The logits are not numbers.
-        """
-        token = self._sampler.sample(logits_V[: self._vocab_size])
-        if not self.new_tokens:
-            self.first_token_at = time.perf_counter()
-        self.new_tokens += 1
-        self.last_token = token
-        return self._progress(token)
-
-    def _progress(self, token: int) -> Progress:
-        if token in self._eos_ids:
-            return Progress(text=self._stop.finish(), new_tokens=1, finish_reason="eos")
-        text = self._stop.push(self._stream.push(token))
-        if self._stop.found:
-            return Progress(text=text, new_tokens=1, finish_reason="stop")
-        if self.new_tokens >= self.request.max_new_tokens:
-            return Progress(text=text + self._stop.finish(), new_tokens=1, finish_reason="length")
-        return Progress(text=text, new_tokens=1)

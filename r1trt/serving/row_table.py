@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from r1trt.runtime.session import Int64Array
-from r1trt.serving.request import ActiveRequest
+from r1trt.serving.active_request import ActiveRequest
 
 
 class RowTable:

@@ -21,14 +21,14 @@ from r1trt.errors import ConfigError, R1TrtError
 from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_logits
 from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving import metrics as m
+from r1trt.serving.active_request import ActiveRequest
 from r1trt.serving.request import (
-    ActiveRequest,
     CancelledError,
     Client,
     GenerationRequest,
-    Progress,
     QueueFullError,
     RequestError,
+    RequestEvent,
 )
 from r1trt.serving.row_table import RowTable
 
@@ -225,7 +225,7 @@ class Scheduler:
 
     def _take(self, active: ActiveRequest, logits_V: Float32Array) -> None:
         try:
-            progress = active.take(logits_V)
+            event = active.take(logits_V)
         except R1TrtError as error:
             # What made the logits NaN may stay in the row and would spoil its next request.
             self._session.clear(active.row)
@@ -234,24 +234,24 @@ class Scheduler:
         self._metrics.add(m.NEW_TOKENS)
         if active.new_tokens == 1:
             self._metrics.observe(m.FIRST_TOKEN_SECONDS, active.first_token_at - active.submitted_at)
-        if progress.is_final:
+        if event.is_final:
             self._table.remove(active)
             self._metrics.add(m.FINISHED)
             if active.new_tokens > 1:
                 decoding = time.perf_counter() - active.first_token_at
                 self._metrics.observe(m.TOKEN_SECONDS, decoding / (active.new_tokens - 1))
-        self._send(active, progress)
+        self._send(active, event)
 
     def _fail(self, active: ActiveRequest, error: R1TrtError) -> None:
         self._table.remove(active)
         self._metrics.add(m.CANCELLED if isinstance(error, CancelledError) else m.FAILED)
-        self._send(active, Progress(error=error))
+        self._send(active, RequestEvent(error=error))
 
-    def _send(self, active: ActiveRequest, progress: Progress) -> None:
+    def _send(self, active: ActiveRequest, event: RequestEvent) -> None:
         try:
-            active.client.send(progress)
+            active.client.send(event)
         except Exception:  # a transport's own error types: whichever it is, nobody listens any more
-            if not progress.is_final:
+            if not event.is_final:
                 self._table.remove(active)
                 self._metrics.add(m.CANCELLED)
 

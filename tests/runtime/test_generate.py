@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from r1trt.errors import CheckpointError, ConfigError, R1TrtError
 from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.runtime.generate import GenerateConfig, Generation, generate
+from r1trt.runtime.generate import GenerateConfig, generate
+from r1trt.runtime.generation import Generation
 from r1trt.runtime.session import SessionError
 from r1trt.runtime.stop_texts import StopTexts
 

@@ -22,7 +22,7 @@ from r1trt.runtime.session import (
 from r1trt.runtime.stop_texts import StopTexts
 from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving.metrics import RecordedMetrics
-from r1trt.serving.request import Client, GenerationRequest, Progress
+from r1trt.serving.request import Client, GenerationRequest, RequestEvent
 from r1trt.serving.scheduler import Scheduler, SchedulerConfig
 
 NEAR_TIE = 1e-3
@@ -47,11 +47,11 @@ class Answer:
     def is_final(self) -> bool:
         return self.finish_reason is not None or self.error is not None
 
-    def take(self, progress: Progress) -> None:
+    def take(self, event: RequestEvent) -> None:
         assert not self.is_final, "a message after the last one"
-        self.pieces.append(progress.text)
-        self.new_tokens += progress.new_tokens
-        self.finish_reason, self.error = progress.finish_reason, progress.error
+        self.pieces.append(event.text)
+        self.new_tokens += event.new_tokens
+        self.finish_reason, self.error = event.finish_reason, event.error
 
     @property
     def client(self) -> Client:

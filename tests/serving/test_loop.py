@@ -11,7 +11,7 @@ from r1trt.runtime.session import Session
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.serving.loop import SchedulerError, SchedulerThread
 from r1trt.serving.metrics import RecordedMetrics
-from r1trt.serving.request import CancelledError, Client, GenerationRequest, Progress
+from r1trt.serving.request import CancelledError, Client, GenerationRequest, RequestEvent
 from r1trt.serving.scheduler import Scheduler, SchedulerConfig
 from r1trt.serving.session import serving_session
 
@@ -37,8 +37,8 @@ class Waiting(Answer):
         super().__init__()
         self._done = threading.Event()
 
-    def take(self, progress: Progress) -> None:
-        super().take(progress)
+    def take(self, event: RequestEvent) -> None:
+        super().take(event)
         if self.is_final:
             self._done.set()
 
@@ -82,7 +82,7 @@ def test_closing_ends_what_runs_and_refuses_what_comes(session: Session, tokeniz
         answer.wait()
     assert any(isinstance(answer.error, CancelledError) for answer in answers)
     with pytest.raises(CancelledError, match="stopping"):
-        loop.submit(request(), Client(send=lambda progress: None))
+        loop.submit(request(), Client(send=lambda event: None))
 
 
 def test_a_defect_ends_every_request_with_an_error(
@@ -98,6 +98,6 @@ def test_a_defect_ends_every_request_with_an_error(
         answer.wait()
         assert isinstance(answer.error, SchedulerError)
     with pytest.raises(SchedulerError, match="a defect"):
-        loop.submit(request(), Client(send=lambda progress: None))
+        loop.submit(request(), Client(send=lambda event: None))
     loop.close()
     assert "ZeroDivisionError" in capsys.readouterr().err

@@ -198,7 +198,7 @@ def test_a_client_that_cannot_be_reached_ends_only_its_own_request(
 ) -> None:
     bench = Bench(session, tokenizer)
 
-    def unreachable(progress: object) -> None:
+    def unreachable(event: object) -> None:
         raise ConnectionResetError
 
     bench.scheduler.submit(request(prompt=5, new=40), Client(send=unreachable))

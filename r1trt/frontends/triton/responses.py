@@ -9,7 +9,7 @@ import triton_python_backend_utils as triton
 
 from r1trt.errors import R1TrtError
 from r1trt.serving.inputs import Call
-from r1trt.serving.request import CancelledError, Progress, QueueFullError, RequestError
+from r1trt.serving.request import CancelledError, QueueFullError, RequestError, RequestEvent
 
 
 class ResponseWriter:
@@ -26,17 +26,15 @@ class ResponseWriter:
         self._text = ""
         self._new_tokens = 0
 
-    def send(self, progress: Progress) -> None:
+    def send(self, event: RequestEvent) -> None:
         """Takes a message of the scheduler and sends a response when there is something to tell."""
-        if progress.error is not None:
-            self._sender.send(
-                error_response(progress.error), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-            )
+        if event.error is not None:
+            self._sender.send(error_response(event.error), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             return
-        self._text += progress.text
-        self._new_tokens += progress.new_tokens
-        if progress.is_final:
-            self._send(progress.finish_reason or "", triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._text += event.text
+        self._new_tokens += event.new_tokens
+        if event.is_final:
+            self._send(event.finish_reason or "", triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         elif self._call.stream and self._text:
             self._send("", 0)
 

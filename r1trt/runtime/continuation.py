@@ -1,0 +1,83 @@
+"""What follows a prompt: from each token's logits its text, until one of the ends.
+
+Legend: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from r1trt.runtime.sampling import Sampler, SamplingConfig
+from r1trt.runtime.session import Float32Array
+from r1trt.runtime.stop_texts import StopTexts
+from r1trt.runtime.tokenizer import TextTokenizer
+
+FinishReason = Literal["eos", "stop", "length", "capacity"]
+"""End-of-sequence token, a stop text, as many tokens as were asked for, or a full KV cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one token brings.
+
+    Attributes:
+        token: Its id.
+        text: Text that is certain by now, whole characters; may be empty.
+        finish_reason: Why it is the last token; None where it is not.
+    """
+
+    token: int
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+class Continuation:
+    """Chooses one sequence's tokens and decodes them.
+
+    Args:
+        tokenizer: The model's.
+        sampling: How tokens are chosen.
+        max_new_tokens: End after this many.
+        stop: Texts that end it, none empty; they are not given out.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        *,
+        sampling: SamplingConfig,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> None:
+        self._vocab_size = tokenizer.vocab_size
+        self._eos_ids = tokenizer.eos_ids
+        self._stream = tokenizer.stream()
+        self._sampler = Sampler(sampling)
+        self._stop = StopTexts(stop)
+        self._left = max_new_tokens
+
+    def take(self, logits_V: Float32Array) -> Piece:
+        """Chooses the next token.
+
+        Args:
+            logits_V: Logits `[V]` after everything before; V may be padded beyond the tokenizer's vocabulary.
+
+        Raises:
+            ConfigError: The logits are not finite numbers.
+        """
+        token = self._sampler.sample(logits_V[: self._vocab_size])
+        self._left -= 1
+        if token in self._eos_ids:
+            return Piece(token=token, text=self.held_back(), finish_reason="eos")
+        text = self._stop.push(self._stream.push(token))
+        if self._stop.found:
+            return Piece(token=token, text=text, finish_reason="stop")
+        if self._left <= 0:
+            return Piece(token=token, text=text + self.held_back(), finish_reason="length")
+        return Piece(token=token, text=text)
+
+    def held_back(self) -> str:
+        """Text that might have become a stop text, for a sequence that is ended from outside."""
+        return self._stop.finish()

@@ -1,0 +1,126 @@
+"""One sequence, generated token by token.
+
+Legend: B rows, here 1; S tokens of one call; V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from r1trt.runtime.continuation import Continuation, FinishReason
+from r1trt.runtime.prefill import prefill
+from r1trt.runtime.session import Float32Array, Session, SessionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationStatistics:
+    """What a generation did.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt, template included.
+        new_tokens: Tokens generated, the end-of-sequence token included.
+        load_seconds: Loading the model.
+        time_to_first_token: Seconds from the prompt to the first token.
+        prefill_tokens_per_second: Prompt tokens by that time.
+        decode_tokens_per_second: New tokens after the first by their time; None where there is only one.
+        finish_reason: "eos", "stop" (a stop text), "length" (max_new_tokens) or "capacity" (cache full).
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    load_seconds: float
+    time_to_first_token: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float | None
+    finish_reason: FinishReason
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain numbers and strings, for JSON."""
+        return asdict(self)
+
+
+class Generation:
+    """A running generation: iterate for the text; `statistics` is set at the end.
+
+    Args:
+        session: A loaded model. Its table is reset to one row.
+        prompt_ids: The prompt.
+        continuation: Chooses the tokens that follow, and says when to end.
+        load_seconds: For the statistics.
+
+    Raises:
+        SessionError: The model has no KV cache.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        prompt_ids: Sequence[int],
+        continuation: Continuation,
+        *,
+        load_seconds: float = 0.0,
+    ) -> None:
+        if session.limits.capacity is None:
+            raise SessionError(
+                "A scoring engine cannot generate: it has no KV cache.", fix="build without --no-cache"
+            )
+        self._session = session
+        self._prompt_ids = list(prompt_ids)
+        self._continuation = continuation
+        self._load_seconds = load_seconds
+        self._capacity = session.limits.capacity
+        self.token_ids: list[int] = []
+        self.statistics: GenerationStatistics | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields pieces of text, each whole characters.
+
+        Raises:
+            SessionError: The prompt does not fit the cache, or the backend failed.
+        """
+        started = time.perf_counter()
+        first_token_at = started
+        reason: FinishReason = "capacity"
+        for logits_V in self._logits():
+            piece = self._continuation.take(logits_V)
+            if not self.token_ids:
+                first_token_at = time.perf_counter()
+            self.token_ids.append(piece.token)
+            if piece.text:
+                yield piece.text
+            if piece.finish_reason is not None:
+                reason = piece.finish_reason
+                break
+        if text := self._continuation.held_back():
+            yield text
+        self.statistics = self._statistics(started, first_token_at, reason)
+
+    def _logits(self) -> Iterator[Float32Array]:
+        """Logits `[V]` of each next token, until the cache is full."""
+        yield prefill(self._session, [self._prompt_ids])[0]
+        one_B = np.ones(1, dtype=np.int64)
+        # A token enters the cache only when another one is wanted.
+        for past in range(len(self._prompt_ids), self._capacity):
+            ids_BS = np.array([[self.token_ids[-1]]], dtype=np.int64)
+            yield self._session.step(ids_BS, one_B, past * one_B)[0, 0]
+
+    def _statistics(
+        self, started: float, first_token_at: float, reason: FinishReason
+    ) -> GenerationStatistics:
+        to_first = first_token_at - started
+        decoding = time.perf_counter() - first_token_at
+        following = len(self.token_ids) - 1
+        return GenerationStatistics(
+            prompt_tokens=len(self._prompt_ids),
+            new_tokens=len(self.token_ids),
+            load_seconds=self._load_seconds,
+            time_to_first_token=to_first,
+            prefill_tokens_per_second=len(self._prompt_ids) / to_first,
+            decode_tokens_per_second=following / decoding if following else None,
+            finish_reason=reason,
+        )
