@@ -33,7 +33,7 @@ Example:
     default=0.0,
     show_default=True,
     metavar="T",
-    help="0 takes the likeliest token; above, tokens are sampled.",
+    help="0 takes the most likely token; above, tokens are sampled.",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="For sampling."

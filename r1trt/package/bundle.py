@@ -101,7 +101,7 @@ def require_library_version(bundle: EngineBundle, version: str) -> None:
         BuildError: It is another version, or the build does not say which it needs.
     """
     if not re.fullmatch(r"\d+(\.\d+){1,3}", version):
-        raise ConfigError("This is no TensorRT version.", found=version, expected="for instance 11.4.0.106")
+        raise ConfigError("This is not a TensorRT version.", found=version, expected="such as 11.4.0.106")
     if not bundle.is_tensorrt:
         raise ConfigError(
             "--trt-version is for TensorRT engines.", found=f"backend {bundle.manifest.backend}"

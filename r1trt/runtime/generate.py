@@ -26,9 +26,9 @@ class GenerateConfig:
         messages: A whole conversation, `{"role": ..., "content": ...}` each.
         raw: Continue `prompt` as it is, without the chat template.
         max_new_tokens: Stop after this many.
-        temperature: 0 takes the likeliest token.
-        top_k: Sample from this many of the likeliest tokens; 0 from all.
-        top_p: Sample from the likeliest tokens that hold this much probability.
+        temperature: 0 takes the most likely token.
+        top_k: Sample from this many of the most likely tokens; 0 from all.
+        top_p: Sample from the most likely tokens that hold this much probability.
         seed: Seed of the random numbers.
         stop: Texts that end the generation; they are not given out.
         threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.

@@ -15,9 +15,9 @@ class SamplingConfig:
     """How tokens are chosen.
 
     Attributes:
-        temperature: 0 takes the likeliest token; otherwise logits are divided by it.
-        top_k: Keep this many of the likeliest tokens; 0 keeps all.
-        top_p: Keep the fewest of the likeliest tokens whose probabilities sum to at least this; 1 keeps all.
+        temperature: 0 takes the most likely token; otherwise logits are divided by it.
+        top_k: Keep this many of the most likely tokens; 0 keeps all.
+        top_p: Keep the fewest most likely tokens whose probabilities sum to at least this; 1 keeps all.
         seed: Seed of the random numbers.
     """
 
@@ -59,7 +59,7 @@ class Sampler:
         """
         if np.isnan(logits_V).any() or not np.isfinite(logits_V).any():
             raise ConfigError(
-                "The model's logits are not numbers.",
+                "The model's logits are not finite numbers.",
                 found="NaN, or nothing finite",
                 fix="run `r1trt validate` on the engine",
             )
@@ -83,7 +83,7 @@ def token_probabilities(
     if config.top_p < 1.0:
         order = np.argsort(-probability_V, kind="stable")
         before = np.cumsum(probability_V[order]) - probability_V[order]
-        # The likeliest token always has nothing before it, so one token at least is kept.
+        # The most likely token always has nothing before it, so one token at least is kept.
         probability_V[order[before >= config.top_p]] = 0.0
         probability_V /= probability_V.sum()
     return probability_V

@@ -143,7 +143,7 @@ def _json_object(path: Path) -> dict[str, Any]:
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError("The file is not JSON.", where=path, found=error) from error
     if not isinstance(content, dict):
-        raise CheckpointError("The file holds no JSON object.", where=path, found=type(content).__name__)
+        raise CheckpointError("The file is not a JSON object.", where=path, found=type(content).__name__)
     return content
 
 

@@ -57,12 +57,12 @@ INPUTS = (
         dtype="BOOL",
         description="send text as it is generated; default false: one response with all of it",
     ),
-    Tensor(name="temperature", dtype="FP32", description="default 0: the likeliest token; above, sample"),
-    Tensor(name="top_k", dtype="INT32", description="sample from this many of the likeliest; default 0: all"),
+    Tensor(name="temperature", dtype="FP32", description="default 0: the most likely token; above, sample"),
+    Tensor(name="top_k", dtype="INT32", description="sample from this many most likely ones; default 0: all"),
     Tensor(
         name="top_p",
         dtype="FP32",
-        description="sample from the likeliest tokens that hold this much probability; default 1",
+        description="sample from the most likely tokens that hold this much probability; default 1",
     ),
     Tensor(name="seed", dtype="UINT64", description="of the random numbers; default 0"),
     Tensor(
@@ -121,7 +121,7 @@ def call_from_tensors(
 
     Args:
         tensors: By name; those not given are absent.
-        parameters: Named values that are no tensors: what an HTTP request calls by no input's name.
+        parameters: Named values that are not tensors: what a request sends under names that no input has.
         tokenizer: The model's.
         capacity: Tokens that a row of the cache holds, for the default of max_tokens.
 
@@ -206,7 +206,7 @@ def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer) -> list[int
         raise RequestError("messages is not JSON.", found=error) from error
     if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
         raise RequestError(
-            "messages is no conversation.",
+            "messages is not a conversation.",
             expected='a list, not empty, of {"role": "...", "content": "..."}',
         )
     return _chat_ids(messages, tokenizer)

@@ -123,7 +123,7 @@ class TritonServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C on the terminal is for this process, which then stops the server in order.
+                # Ctrl-C on the terminal is for this process, which then stops the server properly.
                 start_new_session=True,
                 # A server without the process that watches it would hold its ports forever.
                 preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
@@ -133,7 +133,7 @@ class TritonServer:
         """Waits until all models answer.
 
         Raises:
-            ServerError: The server ended, or the time is over; the message has the server's own.
+            ServerError: The server ended, or was not ready in time; the message quotes its log.
         """
         deadline = time.monotonic() + timeout
         while not is_ready(self._config.http_port):
@@ -158,7 +158,7 @@ class TritonServer:
         """Waits until the process ends by itself.
 
         Args:
-            poll: Called now and then; what it raises ends the waiting.
+            poll: Called at short intervals; what it raises ends the wait.
 
         Raises:
             ServerError: It ended.
@@ -169,7 +169,7 @@ class TritonServer:
         raise ServerError("The server ended by itself.", where=self._config.log, found=self._errors())
 
     def stop(self) -> None:
-        """Ends the process in order, or with force when it does not, and removes its shared memory."""
+        """Ends the process, by SIGKILL where SIGTERM is not enough, and removes its shared memory."""
         process = self._process
         if process is None:
             return

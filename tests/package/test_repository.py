@@ -167,7 +167,7 @@ def test_the_servers_tensorrt_may_be_named_in_parts(tmp_path: Path, version: str
         ("11.5", TENSORRT, "loads only in the version that built it.*11.5.*11.4.0.106"),
         ("11.4.0.10", TENSORRT, "loads only in the version that built it"),
         ("11.4", {**TENSORRT, "versions": {}}, "does not say which"),
-        ("eleven", TENSORRT, "no TensorRT version"),
+        ("eleven", TENSORRT, "not a TensorRT version"),
         ("11.4", {}, "for TensorRT engines"),
         ("11.4", TENSORRT_RTX, "for TensorRT engines"),
     ],

@@ -58,5 +58,5 @@ def test_options_out_of_range(options: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("logits", [[np.nan, 1.0], [-np.inf, -np.inf]])
 def test_logits_that_are_not_numbers(logits: list[float]) -> None:
-    with pytest.raises(ConfigError, match="not numbers"):
+    with pytest.raises(ConfigError, match="not finite numbers"):
         Sampler(SamplingConfig()).sample(np.array(logits))

@@ -75,9 +75,9 @@ def test_chat_template_is_put_around_a_text_and_around_messages(tokenizer: TextT
         ({"text_input": b"a", "frequency_penalty": 0.5}, "frequency_penalty is not supported"),
         ({"messages": b"{"}, "messages is not JSON"),
         ({"messages": b"[" * 100_000}, "messages is not JSON"),
-        ({"messages": b"[]"}, "messages is no conversation"),
-        ({"messages": b'[{"role": "user"}]'}, "messages is no conversation"),
-        ({"messages": b'{"role": "user", "content": "a"}'}, "messages is no conversation"),
+        ({"messages": b"[]"}, "messages is not a conversation"),
+        ({"messages": b'[{"role": "user"}]'}, "messages is not a conversation"),
+        ({"messages": b'{"role": "user", "content": "a"}'}, "messages is not a conversation"),
     ],
 )
 def test_bad_values_are_named(tokenizer: TextTokenizer, values: dict[str, Any], message: str) -> None:

@@ -199,7 +199,7 @@ BAD_REQUESTS: list[tuple[str, object, str]] = [
     ("negative temperature", {"text_input": "a", "temperature": -0.5}, "temperature is out of range"),
     ("negative seed", {"text_input": "a", "seed": -1}, "non-unsigned-integer"),
     ("two prompts", {"text_input": ["a", "b"]}, "batch-size must be <= 1"),
-    ("no conversation", {"messages": "{}"}, "messages is no conversation"),
+    ("no conversation", {"messages": "{}"}, "messages is not a conversation"),
     ("no JSON", b"{", "parse"),
     ("stream of one answer", {"text_input": "a", "max_tokens": 3, "stream": True}, "exactly 1"),
 ]  # fmt: skip

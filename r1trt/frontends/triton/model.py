@@ -79,9 +79,9 @@ class TritonPythonModel:
 
 
 def _parameters(config: dict[str, Any]) -> dict[str, int]:
-    """The whole numbers among the configuration's parameters."""
+    """The integers among the configuration's parameters."""
     values = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
     wrong = [name for name, value in values.items() if not value.isdecimal()]
     if wrong:
-        raise triton.TritonModelException(f"parameters that are no whole numbers: {', '.join(wrong)}")
+        raise triton.TritonModelException(f"parameters that are not integers: {', '.join(wrong)}")
     return {name: int(value) for name, value in values.items()}
