@@ -112,7 +112,7 @@ class _Comparison(BaseCompareFunc):  # type: ignore[misc]  # Polygraphy has no t
         self.figures = figures
 
     def __call__(self, iter_result0: Any, iter_result1: Any) -> OrderedDict[str, bool]:
-        """Takes one window's outputs of a reference and of a tested model."""
+        """Adds one window's outputs of a reference and of a tested model."""
         figures = self.figures[iter_result0.runner_name, iter_result1.runner_name]
         reference, tested = dict(iter_result0.items()), dict(iter_result1.items())
         targets = reference.pop(_TARGETS)

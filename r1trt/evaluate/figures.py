@@ -26,7 +26,7 @@ class PairFigures:
     layers: dict[str, TensorError] = field(default_factory=dict)
 
     def update(self, reference: Outputs, tested: Outputs, targets: npt.NDArray[np.int64]) -> None:
-        """Takes one window.
+        """Adds one window.
 
         Args:
             reference: The reference's outputs.

@@ -37,7 +37,7 @@ class LogitsComparison:
         self._kl_pieces: list[npt.NDArray[np.float64]] = []
 
     def update(self, reference_TV: FloatArray, tested_TV: FloatArray, target_T: IntArray) -> None:
-        """Takes logits of some tokens, and which token really came next (-1: unknown, at a text's end)."""
+        """Adds the logits of some tokens, and which token really came next (-1: unknown, at a text's end)."""
         self.error.update(reference_TV, tested_TV)
         for start in range(0, len(target_T), ROWS):
             rows = slice(start, start + ROWS)

@@ -34,7 +34,7 @@ class TensorError:
     not_finite: int = 0
 
     def update(self, reference: FloatArray, tested: FloatArray) -> None:
-        """Takes one more piece; both of one shape."""
+        """Adds one more piece; both arrays have the same shape."""
         for start in range(0, len(reference), ROWS):
             want = reference[start : start + ROWS].astype(np.float64)
             got = tested[start : start + ROWS].astype(np.float64)
@@ -48,12 +48,12 @@ class TensorError:
 
     @property
     def max_relative(self) -> float:
-        """Largest error by the largest reference."""
+        """Largest error, relative to the largest reference."""
         return _ratio(self.max_absolute, self.max_reference)
 
     @property
     def relative_rms(self) -> float:
-        """Root of the mean square error by that of the reference."""
+        """Root of the mean square error, relative to that of the reference."""
         return _ratio(math.sqrt(self.square_error), math.sqrt(self.square_reference))
 
     def to_dict(self) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def logits_within(thresholds: Thresholds, figures: LogitsComparison) -> list[Che
     return [
         _finite(figures),
         Check(
-            metric="largest logit error by largest logit",
+            metric="largest logit error, relative to the largest logit",
             value=figures.error.max_relative,
             limit=thresholds.logits_max_relative_error,
             bound="at most",

@@ -27,7 +27,7 @@ _STYLE: dict[Any, Any] = {
 def plots_from_report(report: ValidationReport) -> Mapping[str, Markup]:
     """Draw what a report holds: title -> SVG element; no plot of layers where none was compared.
 
-    The numbers and names in it are our own, hence safe to stand in the page as they are.
+    All text in the plots is our own, so they are safe to embed without escaping.
     """
     comparisons = report.comparisons
     plots = {"KL divergence of each token": _kl_plot(comparisons)}
