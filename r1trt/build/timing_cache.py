@@ -48,7 +48,7 @@ def timing_cache_file(backend: Backend, sms: Sequence[int], named: Path | None =
     return directory / f"{name}.cache" if os.access(directory, os.W_OK) else None
 
 
-def load_timing_cache(config: Any, path: Path) -> bool:
+def load_timing_cache(config: Any, path: Path) -> Any:
     """Give a builder the timings of earlier builds, or an empty cache to write its own into.
 
     Args:
@@ -56,7 +56,7 @@ def load_timing_cache(config: Any, path: Path) -> bool:
         path: The file; it need not exist yet, its directory is made.
 
     Returns:
-        Whether there were timings that this builder can use on this GPU.
+        The ITimingCache, which has to outlive the build.
 
     Raises:
         BuildError: The file cannot be read, or could not be written at the end of the build.
@@ -71,16 +71,20 @@ def load_timing_cache(config: Any, path: Path) -> bool:
             found=error.strerror,
             fix="name another file with --timing-cache",
         ) from error
-    cache = config.create_timing_cache(data) if data else None
-    if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
-        return True
-    # Of another version or GPU, or damaged: the builder said so.
-    config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    return False
+    for content in (data, b""):
+        cache = config.create_timing_cache(content)
+        # Refused is what another version or another kind of GPU wrote; the builder says so.
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return cache
+    return None
 
 
 def save_timing_cache(config: Any, path: Path) -> None:
     """Add what a build measured to the file; what others wrote meanwhile stays.
+
+    Args:
+        config: The IBuilderConfig of the build that has ended.
+        path: The file.
 
     Raises:
         OSError: The file cannot be written.

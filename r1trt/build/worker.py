@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from r1trt.artifacts.errors import ArtifactError
 from r1trt.build.builder_api import BUILDER_APIS, BuilderApi, configure, network_flags
 from r1trt.build.callbacks import Channel, builder_logger, file_writer, progress_monitor
 from r1trt.build.profile import OptimizationProfile, load_profiles
@@ -120,18 +121,17 @@ def _build_engine(
     config.progress_monitor = monitor
     _add_profiles(builder, network, config, load_profiles(Path(request["profiles"])))
     timings = Path(request["timing_cache"]) if request.get("timing_cache") else None
-    if timings is not None:
-        load_timing_cache(config, timings)
+    cache = None if timings is None else load_timing_cache(config, timings)
     file = request["engines"][str(sm)]
     if not _serialize(trt, builder, network, config, Path(request["directory"]) / file):
         if channel.check_cancelled():
             raise KeyboardInterrupt
         raise BuildError(f"The builder made no engine for SM{sm}.")
     channel.send("engine", sm=sm, file=file)
-    if timings is not None:
+    if timings is not None and cache is not None:
         try:
             save_timing_cache(config, timings)
-        except OSError as error:  # the engine is there; only the next build takes longer
+        except (OSError, ArtifactError) as error:  # the engine is there; only the next build takes longer
             channel.send("log", severity="warning", text=f"The timing cache was not written: {error}")
 
 
