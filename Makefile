@@ -44,7 +44,8 @@ bench-export: setup
 
 # Needs an NVIDIA GPU: checks and times the kernels there (docs/gpu.md).
 gpu: setup
-	$(BIN)/python scripts/gpu_check.py
+	$(BIN)/r1trt plugins check --output docs/benchmarks
+	$(BIN)/r1trt plugins bench --output docs/benchmarks
 
 bench-serving: setup
 	$(BIN)/python scripts/make_smollm2.py -o build/SmolLM2

@@ -13,23 +13,29 @@ import argparse
 import re
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from r1trt.errors import BuildError, ConfigError, R1TrtError
-from r1trt.plugin_tools.build import CUTLASS_FLAGS, CUTLASS_SM, CUTLASS_SOURCE, SERIALIZED_WGMMA, TARGETS
-from r1trt.plugin_tools.toolchain import Toolchain, toolchain_from_machine
+from r1trt.plugin_tools.compilers import Compilers
+from r1trt.plugin_tools.library import objects_directory
+from r1trt.plugin_tools.objects import ObjectCache
+from r1trt.plugin_tools.targets import (
+    CUTLASS_SM,
+    CUTLASS_SOURCE,
+    TARGETS,
+    cuda_compilation,
+    require_overlapping_products,
+)
+from r1trt.plugin_tools.toolchain import toolchain_from_machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLUGINS = REPOSITORY / "plugins"
 KERNELS = PLUGINS / "kernels"
 DOCUMENT = REPOSITORY / "docs" / "kernels.md"
 BEGIN, END = "<!-- written by scripts/kernel_resources.py -->", "<!-- end -->"
-TIMEOUT_S = 1800
 # Types that tell kernels apart, as the table names them.
 SHORT_NAMES = {"__nv_bfloat16": "bf16", "__half": "fp16", "__nv_fp8_e4m3": "e4m3", "float": "fp32"}
 
@@ -64,10 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.cutlass is not None:
-            print("\n".join(rendered(measure_cutlass(options.cutlass))))
+            source = KERNELS / "dynamic_moe" / CUTLASS_SOURCE
+            found = measure([source], [CUTLASS_SM], options.jobs, cutlass=options.cutlass)
+            print("\n".join(rendered(found)))
             return 0
         sources = _sources(options.source)
-        found = measure(sources, [TARGETS[sm] for sm in options.sm or TARGETS], options.jobs)
+        found = measure(sources, options.sm or list(TARGETS), options.jobs)
         if not options.check:
             if options.sm or options.source:
                 print("\n".join(rendered(found)))
@@ -111,53 +119,26 @@ def _sources(names: Iterable[str] | None) -> list[Path]:
     return [path for path in every if path.stem in wanted]
 
 
-def measure(sources: Sequence[Path], targets: Sequence[str], jobs: int) -> Table:
+def measure(sources: Sequence[Path], sms: Sequence[int], jobs: int, *, cutlass: Path | None = None) -> Table:
     """Compiles sources with the plugins' own options.
 
     Args:
         sources: The `.cu` files.
-        targets: As in "90a".
+        sms: Of `TARGETS`.
         jobs: Compilers that run at the same time.
+        cutlass: The folder of CUTLASS's headers, with `cutlass/` and `cute/` in it; None does without.
 
     Raises:
         UnavailableError: There is no CUDA compiler.
         BuildError: A source does not compile, or a warning or serialized `wgmma` came up.
     """
     chain = toolchain_from_machine()
+    compilations = [cuda_compilation(chain, source, PLUGINS, sms, cutlass=cutlass) for source in sources]
     table: Table = {}
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        for source, log in zip(
-            sources, pool.map(lambda path: _compile(chain, path, targets), sources), strict=True
-        ):
-            table.update(parsed(source.stem, log))
+    with Compilers(jobs) as compilers:
+        for compiled in ObjectCache(objects_directory(), compilers).objects(compilations):
+            table.update(parsed(compiled.source.stem, require_overlapping_products(compiled).printed))
     return table
-
-
-def measure_cutlass(include: Path) -> Table:
-    """Compiles the grouped products of CUTLASS for sm_90a.
-
-    Args:
-        include: The folder of CUTLASS's headers, with `cutlass/` and `cute/` in it.
-
-    Raises:
-        UnavailableError: There is no CUDA compiler.
-        BuildError: They do not compile, or ptxas serializes `wgmma`.
-    """
-    flags = [*CUTLASS_FLAGS, "-isystem", str(include)]
-    source = KERNELS / "dynamic_moe" / CUTLASS_SOURCE
-    return parsed(source.stem, _compile(toolchain_from_machine(), source, [TARGETS[CUTLASS_SM]], flags))
-
-
-def _compile(chain: Toolchain, source: Path, targets: Sequence[str], flags: Sequence[str] = ()) -> str:
-    codes = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in targets]
-    options = ["-optf", str(PLUGINS / "nvcc.options"), "-ccbin", str(chain.cxx), *codes, *flags]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(chain.nvcc), *options, "-c", str(source), "-o", str(Path(folder) / "object.o")]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    log = result.stdout + result.stderr
-    if result.returncode != 0 or SERIALIZED_WGMMA in log:
-        raise BuildError("A kernel does not compile as it should.", where=source, found=log[-2000:])
-    return log
 
 
 def parsed(source: str, log: str) -> Table:

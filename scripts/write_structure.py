@@ -38,6 +38,10 @@ FOLDERS = (
     "frontends/triton",
     "package",
     "triton_server",
+    "plugin_checks",
+    "plugin_checks/cases",
+    "plugin_checks/harness",
+    "plugin_checks/bench",
     "cli",
 )
 

@@ -30,6 +30,7 @@ STAGES = (
     ("serving", "inspect", "doctor"),
     ("package", "frontends"),
     ("triton_server",),
+    ("plugin_checks",),
     ("cli",),
     ("__main__",),
 )

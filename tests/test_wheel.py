@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def output_of(*command: object, cwd: Path) -> str:
     """What a command prints that finds nothing of this repository by its environment."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["R1TRT_CACHE"] = str(cwd / "cache")
+    environment["R1TRT_CACHE"] = str(REPOSITORY / "build")  # of objects, by what is in their sources
     result = subprocess.run(
         [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""`r1trt plugins build`."""
+"""`r1trt plugins`: the library of TensorRT plugins, built, checked and timed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import click
 from r1trt.arch import GPU_ARCHITECTURES
 from r1trt.cli.options import json_option, output_option
 from r1trt.cli.output import print_result
+from r1trt.cli.plugin_checks import bench, check, report
 
 
 @click.group()
 def plugins() -> None:
-    """Build the library of TensorRT plugins."""
+    """Build, check and time the library of TensorRT plugins."""
+
+
+plugins.add_command(check)
+plugins.add_command(bench)
+plugins.add_command(report)
 
 
 @plugins.command("build")

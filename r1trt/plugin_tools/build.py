@@ -8,18 +8,24 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
-from r1trt.arch import ARCHITECTURES
+from r1trt.arch import ARCHITECTURES, GPU_ARCHITECTURES
 from r1trt.artifacts.store import copy_file, require_free_space, sha256_of_file
-from r1trt.errors import BuildError, ConfigError
+from r1trt.errors import ConfigError
 from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools.compilers import Compilers
-from r1trt.plugin_tools.library import LIBRARY_FILE, PluginLibrary, library_cache, library_from_path
+from r1trt.plugin_tools.library import (
+    LIBRARY_FILE,
+    PluginLibrary,
+    library_cache,
+    library_from_path,
+    objects_directory,
+)
+from r1trt.plugin_tools.objects import Compilation, ObjectCache
 from r1trt.plugin_tools.sources import (
     Headers,
     compiled_files,
@@ -28,6 +34,12 @@ from r1trt.plugin_tools.sources import (
     headers_from_machine,
     source_directory,
 )
+from r1trt.plugin_tools.targets import (
+    CUTLASS_SM,
+    TARGETS,
+    cuda_compilation,
+    require_overlapping_products,
+)
 from r1trt.plugin_tools.toolchain import Toolchain, toolchain_from_machine
 
 ALL = "all"
@@ -35,11 +47,6 @@ LOG_FILE = "build.log"
 HASH_FILE = "sha256"
 SCHEMA = 1
 BUILD_BYTES = 1 << 28
-# What is compiled for each SM. Code for SM100 and SM120 also runs on SM103 and SM121; Hopper's own
-# instructions need the `a`, and code with it runs on SM90 alone.
-TARGETS: Mapping[int, str] = MappingProxyType(
-    {80: "80", 86: "86", 89: "89", 90: "90a", 100: "100", 120: "120"}
-)
 CXX_FLAGS = ("-std=c++17", "-O2", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 # NOTES: nodelete, because creators that a registry holds must outlive a dlclose.
 LINK_FLAGS = (
@@ -51,14 +58,7 @@ LINK_FLAGS = (
     "-Wl,-Bsymbolic",
 )
 SYSTEM_LIBRARIES = ("-lpthread", "-ldl", "-lrt")
-# The one source that CUTLASS is for, and what it is compiled with in addition.
-CUTLASS_SOURCE = "cutlass_gemm.cu"
-CUTLASS_SM = 90
-CUTLASS_FLAGS = ("-DR1TRT_WITH_CUTLASS", "--expt-relaxed-constexpr")
-# ptxas reports, as mere information, that it gave up overlapping Hopper's matrix products.
-SERIALIZED_WGMMA = "C7510"
-
-Progress = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,12 @@ class PluginBuildConfig:
     jobs: int = 2
 
     def __post_init__(self) -> None:
-        if self.arch not in (*arch_names(), ALL):
+        if self.arch not in (*GPU_ARCHITECTURES, ALL):
             raise ConfigError(
                 "The plugins are not built for this architecture.",
                 where="arch",
                 found=self.arch,
-                expected=", ".join([*arch_names(), ALL]),
+                expected=", ".join([*GPU_ARCHITECTURES, ALL]),
             )
         if self.jobs < 1:
             raise ConfigError(
@@ -100,12 +100,7 @@ class PluginBuildConfig:
         return tuple(sm for sm in ARCHITECTURES[self.arch].sms if sm in TARGETS)
 
 
-def arch_names() -> tuple[str, ...]:
-    """Architectures that have a GPU."""
-    return tuple(name for name, architecture in ARCHITECTURES.items() if architecture.sms)
-
-
-def build_plugins(config: PluginBuildConfig, progress: Progress = lambda text: None) -> PluginLibrary:
+def build_plugins(config: PluginBuildConfig, log: Log = lambda text: None) -> PluginLibrary:
     """Builds the plugin library, or takes it from the cache.
 
     The cache's key is a hash of everything that decides the result: sources, flags, targets, versions of
@@ -113,7 +108,7 @@ def build_plugins(config: PluginBuildConfig, progress: Progress = lambda text: N
 
     Args:
         config: What to build.
-        progress: Told of each step.
+        log: Told of each step.
 
     Returns:
         The library, in the cache or in `config.output`.
@@ -132,9 +127,9 @@ def build_plugins(config: PluginBuildConfig, progress: Progress = lambda text: N
         cached = _is_intact(entry)
         if not cached:
             require_free_space(cache, BUILD_BYTES)
-            _publish(job, entry, progress)
+            _publish(job, entry, log)
     library = library_from_path(entry / LIBRARY_FILE, cached=cached)
-    progress(f"{'found in the cache' if cached else 'built'}: {library.path}")
+    log(f"{'found in the cache' if cached else 'built'}: {library.path}")
     return library if config.output is None else _copied(library, config.output)
 
 
@@ -174,26 +169,23 @@ class _Job:
             }
         )
 
-    def object_file(self, source: Path, work: Path) -> Path:
-        return work / (str(source.relative_to(self.sources)).replace("/", "_") + ".o")
-
-    def compile_command(self, source: Path, target: Path) -> list[str]:
+    def compilation(self, source: Path) -> Compilation:
+        """How a source is compiled."""
         chain = self.toolchain
-        if source.suffix == ".cpp":
-            info = [f"-DR1TRT_BUILD_INFO={json.dumps(self.info())}"] if source.name == "register.cpp" else []
-            include = ["-isystem", str(chain.include)]
-            command = [str(chain.cxx), *CXX_FLAGS, *info, *self.headers.flags, *include]
-        else:
-            options = ["-optf", str(self.sources / "nvcc.options"), "-ccbin", str(chain.cxx)]
-            sms: tuple[int, ...] = self.config.sms
-            if self.cutlass and source.name == CUTLASS_SOURCE:
-                options += [*CUTLASS_FLAGS, "-isystem", str(self.config.cutlass)]
-                sms = (CUTLASS_SM,)
-            codes = [f"-gencode=arch=compute_{TARGETS[sm]},code=sm_{TARGETS[sm]}" for sm in sms]
-            command = [str(chain.nvcc), *options, *codes]
-        return [*command, "-c", str(source), "-o", str(target)]
+        if source.suffix == ".cu":
+            cutlass = self.config.cutlass if self.cutlass else None
+            return cuda_compilation(chain, source, self.sources, self.config.sms, cutlass=cutlass)
+        info = [f"-DR1TRT_BUILD_INFO={json.dumps(self.info())}"] if source.name == "register.cpp" else []
+        return Compilation(
+            source=source,
+            compiler=chain.cxx,
+            version=chain.cxx_version,
+            flags=(*CXX_FLAGS, *info, *self.headers.flags),
+            system=(chain.include,),
+        )
 
     def link_command(self, objects: list[Path], target: Path) -> list[str]:
+        """The command that links the library."""
         chain = self.toolchain
         script = f"-Wl,--version-script={self.sources / 'exports.map'}"
         return [
@@ -202,7 +194,7 @@ class _Job:
         ]
 
 
-def _publish(job: _Job, entry: Path, progress: Progress) -> None:
+def _publish(job: _Job, entry: Path, log: Log) -> None:
     """Builds into a hidden sibling of a cache entry and renames it into place."""
     partial = f".{entry.name}.tmp-"
     # Left by builds that were killed: who is here holds the entry's lock, so nobody writes them any more.
@@ -211,49 +203,31 @@ def _publish(job: _Job, entry: Path, progress: Progress) -> None:
     work = entry.with_name(f"{partial}{os.getpid()}-{secrets.token_hex(4)}")
     work.mkdir()
     try:
-        _build(job, work, progress)
+        _build(job, work, log)
         shutil.rmtree(entry, ignore_errors=True)
         work.rename(entry)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _build(job: _Job, work: Path, progress: Progress) -> None:
+def _build(job: _Job, work: Path, log: Log) -> None:
     """Fills a cache entry: the library, its hash, and what the compilers printed."""
+    library = work / LIBRARY_FILE
     with Compilers(job.config.jobs, scratch=work) as compilers:
         # NOTES: the kernels take by far the longest, so they start first.
         sources = sorted(compiled_files(job.sources), key=lambda path: path.suffix != ".cu")
-        commands = {path: job.compile_command(path, job.object_file(path, work)) for path in sources}
-        log = []
-        for source, printed in compilers.run_all(commands, lambda path: progress(_step(job, path))):
-            _require_overlapping_products(source, printed)
-            log.append(printed)
-        library = work / LIBRARY_FILE
-        objects = [job.object_file(source, work) for source in sources]
-        progress(f"linking {LIBRARY_FILE}")
-        compilers.run(job.link_command(objects, library), source=library)
-    for path in [path for path in work.iterdir() if path != library]:
-        path.unlink()
-    (work / LOG_FILE).write_text("".join(log), encoding="utf-8")
+        objects = ObjectCache(objects_directory(), compilers).objects(
+            [job.compilation(source) for source in sources],
+            lambda source: log(f"compiling {source.relative_to(job.sources)}"),
+        )
+        compiled = [require_overlapping_products(item) for item in objects]
+        log(f"linking {LIBRARY_FILE}")
+        compilers.run(job.link_command([item.path for item in compiled], library), source=library)
+    (work / LOG_FILE).write_text("".join(item.printed for item in compiled), encoding="utf-8")
     (work / HASH_FILE).write_text(sha256_of_file(library) + "\n", encoding="ascii")
     for path in work.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def _step(job: _Job, source: Path) -> str:
-    return f"compiling {source.relative_to(job.sources)}"
-
-
-def _require_overlapping_products(source: Path, printed: str) -> None:
-    lines = [line for line in printed.splitlines() if SERIALIZED_WGMMA in line]
-    if lines:
-        raise BuildError(
-            "Hopper's matrix products would run one after another.",
-            where=source,
-            found="\n".join(lines),
-            fix="this is a defect of the kernel with this compiler: try another nvcc",
-        )
 
 
 def _is_intact(entry: Path) -> bool:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from r1trt.errors import BuildError
 
 ERROR_LINES = 40
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Compilers:
@@ -22,12 +27,13 @@ class Compilers:
 
     Args:
         jobs: How many run at the same time.
-        scratch: Folder for their temporary files.
+        scratch: Folder in which they keep their temporary files; None takes the system's.
     """
 
-    def __init__(self, jobs: int, *, scratch: Path) -> None:
+    def __init__(self, jobs: int = 2, *, scratch: Path | None = None) -> None:
         self._pool = ThreadPoolExecutor(jobs)
-        self._environment = {**os.environ, "TMPDIR": str(scratch)}
+        self._temporary = tempfile.TemporaryDirectory(prefix="compilers-", dir=scratch)
+        self._environment = {**os.environ, "TMPDIR": self._temporary.name}
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -45,32 +51,17 @@ class Compilers:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
         self._pool.shutdown(cancel_futures=True)
+        self._temporary.cleanup()
 
-    def run_all(
-        self, commands: Mapping[Path, Sequence[str]], started: Callable[[Path], None]
-    ) -> Iterator[tuple[Path, str]]:
-        """Runs one command a source.
-
-        Args:
-            commands: The commands, by source, in the order that they start in.
-            started: Called when a source's command starts.
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Calls a function that runs a compiler on each item, side by side.
 
         Yields:
-            Each source with what its compiler printed, in the order of `commands`.
-
-        Raises:
-            BuildError: A compiler failed.
+            The results in the order of `items`; what a call raises is raised in its place.
         """
-
-        def run(source: Path, command: Sequence[str]) -> str:
-            started(source)
-            return self.run(command, source=source)
-
-        pending: dict[Path, Future[str]] = {
-            source: self._pool.submit(run, source, command) for source, command in commands.items()
-        }
-        for source, future in pending.items():
-            yield source, future.result()
+        pending = [self._pool.submit(function, item) for item in items]
+        for future in pending:
+            yield future.result()
 
     def run(self, command: Sequence[str], *, source: Path) -> str:
         """Runs one command; returns what it printed.
@@ -89,7 +80,7 @@ class Compilers:
             return printed
         errors = [line for line in printed.splitlines() if "ptxas info" not in line]
         raise BuildError(
-            "The plugins do not compile.",
+            "A source does not compile.",
             where=source,
             found="\n".join(errors[-ERROR_LINES:]) or f"{command[0]}: exit status {process.returncode}",
             fix="try other compilers: CUDACXX names nvcc, CXX the C++ compiler",

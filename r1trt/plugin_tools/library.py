@@ -146,6 +146,11 @@ def library_cache() -> Path:
     return cache_directory() / "plugins"
 
 
+def objects_directory() -> Path:
+    """Where compiled sources are kept for other libraries of them."""
+    return cache_directory() / "objects"
+
+
 def _current_libraries() -> Iterator[PluginLibrary]:
     """The cache's libraries of the sources that are here, newest first; of any where there are no sources."""
     try:

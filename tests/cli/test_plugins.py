@@ -1,4 +1,4 @@
-"""`r1trt plugins build`, and what `r1trt doctor` says of the library."""
+"""`r1trt plugins`, and what `r1trt doctor` says of the library."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tiny_plugin_sources import write_tiny_sources
 
 from r1trt.cache import CACHE_VARIABLE
 from r1trt.cli import cli, main
+from r1trt.plugin_checks.receipt import open_receipt
 from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import SOURCE_VARIABLE
 
@@ -30,11 +31,45 @@ def doctor(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return plugins
 
 
-def test_options_are_these() -> None:
+RUN = "--time-budget --seed --receipt -o --output --quick --again --host --json"
+OPTIONS = {
+    "build": "--arch -o --output --headers --cutlass --jobs --json",
+    "check": f"--stage --sm {RUN}",
+    "bench": RUN,
+    "report": "receipt -o --output --json",
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_these(name: str) -> None:
     group = cli.commands["plugins"]
-    assert isinstance(group, click.Group) and set(group.commands) == {"build"}
-    found = {option for parameter in group.commands["build"].params for option in parameter.opts}
-    assert found == {"--arch", "-o", "--output", "--headers", "--cutlass", "--jobs", "--json"}
+    assert isinstance(group, click.Group) and set(group.commands) == set(OPTIONS)
+    found = {option for parameter in group.commands[name].params for option in parameter.opts}
+    assert found == set(OPTIONS[name].split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["check", "--stage", "time"], ["check", "--time-budget", "soon"], ["report", "absent.json"]]
+)
+def test_wrong_usage_of_the_checks_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", *arguments]) == 2
+    assert not capsys.readouterr().out
+
+
+def test_a_page_is_made_of_a_receipt_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    receipt = open_receipt(
+        tmp_path / "receipt.json",
+        {"mode": "host", "gpu": None, "sources": "abc", "commit": None, "python": "3.11", "packages": {}},
+        seed=1,
+    )
+    receipt.record("check", {"cases": [{"error": 0.25}], "failures": []}, finished=True)
+    assert main(["plugins", "report", str(receipt.path), "-o", str(tmp_path / "pages"), "--json"]) == 0
+    published = json.loads(capsys.readouterr().out)["published"]
+    assert [Path(path).suffix for path in published] == [".json", ".md"]
+    assert "| check | 1 | 0 | 0.25 |" in Path(published[1]).read_text()
+
+    assert main(["plugins", "report", str(write_tiny_sources(tmp_path / "x") / "tiny.cu")]) == 1
+    assert "receipt" in capsys.readouterr().err
 
 
 def test_a_build_prints_its_library(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernels import moe_cases, moe_reference
-from kernels.arrays import BFLOAT16, FLOAT8_E4M3, FLOAT16, aligned
-from kernels.build import HOST, KERNELS, build_library
-from kernels.library import KernelLibrary
-from kernels.moe_cases import BLOCK_128, PER_CHANNEL, WEIGHT_ONLY, MoeCase
+from kernels.build import build_library, build_program
+from kernels.library import HostKernels
 
-from r1trt.plugin_tools.toolchain import toolchain_from_machine
+from r1trt.plugin_checks.cases import moe_cases, moe_reference
+from r1trt.plugin_checks.cases.arrays import BFLOAT16, FLOAT8_E4M3, FLOAT16, aligned
+from r1trt.plugin_checks.cases.moe_cases import BLOCK_128, PER_CHANNEL, WEIGHT_ONLY, MoeCase
 
 FUSED, SEPARATE = 1, 2
 PROBE = """
@@ -57,20 +55,14 @@ EXPORT int takes(int sm, long rows, int experts, int layout, int gated, int data
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    folder = tmp_path_factory.mktemp("cutlass")
-    source, target = folder / "probe.cpp", folder / "probe.so"
+    source = tmp_path_factory.mktemp("cutlass") / "probe.cpp"
     source.write_text(PROBE)
-    chain = toolchain_from_machine()
-    include = ["-isystem", str(chain.include), f"-I{HOST}", f"-I{KERNELS}"]
-    objects = [str(source), *map(str, sorted(HOST.glob("simt*.cpp")))]
-    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wno-unknown-pragmas", "-DR1TRT_SIMT_HOST"]
-    subprocess.run([str(chain.cxx), *flags, *include, *objects, "-o", str(target)], check=True, timeout=120)
-    return ctypes.CDLL(str(target))
+    return ctypes.CDLL(str(build_program(source, "plain", "-shared")))
 
 
 @pytest.fixture(scope="module")
-def library() -> KernelLibrary:
-    loaded = KernelLibrary(build_library())
+def library() -> HostKernels:
+    loaded = HostKernels(build_library())
     loaded.configure()
     return loaded
 
@@ -139,7 +131,7 @@ CASES = [
 ]
 
 
-def output(library: KernelLibrary, case: MoeCase, swiglu: int) -> np.ndarray:
+def output(library: HostKernels, case: MoeCase, swiglu: int) -> np.ndarray:
     problem = moe_cases.make_problem(case)
     y = aligned(problem.x.shape, problem.x.dtype)
     y[...] = np.nan
@@ -150,7 +142,7 @@ def output(library: KernelLibrary, case: MoeCase, swiglu: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_swiglu_apart_from_the_product(library: KernelLibrary, case: MoeCase) -> None:
+def test_swiglu_apart_from_the_product(library: HostKernels, case: MoeCase) -> None:
     """The way around a CUTLASS product, with mma.sync's instead: against FP64, and not the fused bits."""
     apart = output(library, case, SEPARATE)
     # Gate and up are rounded on their way: one rounding more than the reference's tolerance knows.
@@ -164,7 +156,7 @@ def test_swiglu_apart_from_the_product(library: KernelLibrary, case: MoeCase) ->
     assert not np.array_equal(apart, output(library, case, FUSED)), "the same numbers: was it the same way?"
 
 
-def test_the_way_around_is_deterministic(library: KernelLibrary) -> None:
+def test_the_way_around_is_deterministic(library: HostKernels) -> None:
     case = replace(CASES[0], shared_width=0)
     first, second = (output(library, case, SEPARATE) for _ in range(2))
     np.testing.assert_array_equal(first.view(np.uint16), second.view(np.uint16))

@@ -17,9 +17,8 @@ import onnxruntime
 import pytest
 import torch
 from export.agreement import FEEDS, Feed, exported_session, feed, random_prompts, relative_error
-from kernels.arrays import BFLOAT16, DTYPES, FLOAT16, DataType
 from kernels.build import build_library
-from kernels.library import KernelLibrary
+from kernels.library import HostKernels
 from kernels.onnx_operators import Array, Kernels, Tensors, operator_classes
 from onnx.reference import ReferenceEvaluator
 from tiny_checkpoints import write_r1_asa
@@ -30,6 +29,7 @@ from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.operator import DOMAIN, IR_VERSION
 from r1trt.ops.registry import OPERATORS
+from r1trt.plugin_checks.cases.arrays import BFLOAT16, DTYPES, FLOAT16, DataType
 from r1trt.runtime.session import Session, SessionLimits
 
 LENGTHS = (37, 23)
@@ -128,8 +128,8 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def library() -> KernelLibrary:
-    return KernelLibrary(build_library())
+def library() -> HostKernels:
+    return HostKernels(build_library())
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -164,7 +164,7 @@ def largest_error(exported: Exported, kernels: Kernels, calls: Feed) -> float:
 @pytest.mark.parametrize("data_type", [BFLOAT16, FLOAT16], ids=lambda value: value.name)
 @pytest.mark.parametrize("how", FEEDS)
 def test_logits_are_the_exported_graphs(
-    exported: Exported, library: KernelLibrary, how: str, data_type: DataType
+    exported: Exported, library: HostKernels, how: str, data_type: DataType
 ) -> None:
     error = largest_error(exported, Kernels(library, data_type), FEEDS[how])
     assert error <= OF_LARGEST_LOGIT[data_type], f"{error:.2e} of the largest logit"
@@ -177,7 +177,7 @@ class OtherBlocks(Kernels):
         return super().attention(inputs, {**attributes, "block_size": 4})
 
 
-def test_the_comparison_notices_other_blocks(exported: Exported, library: KernelLibrary) -> None:
+def test_the_comparison_notices_other_blocks(exported: Exported, library: HostKernels) -> None:
     error = largest_error(exported, OtherBlocks(library, BFLOAT16), FEEDS["prefill"])
     assert error > 2 * OF_LARGEST_LOGIT[BFLOAT16]
 
@@ -248,7 +248,7 @@ class OperatorCheck:
 
 
 @pytest.mark.parametrize("data_type", [BFLOAT16, FLOAT16], ids=lambda value: value.name)
-def test_every_operator_is_its_body(exported: Exported, library: KernelLibrary, data_type: DataType) -> None:
+def test_every_operator_is_its_body(exported: Exported, library: HostKernels, data_type: DataType) -> None:
     check = OperatorCheck(exported.directory, data_type)
     session = KernelSession(exported.directory, Kernels(library, data_type), check)
     for calls in FEEDS.values():

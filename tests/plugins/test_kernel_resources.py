@@ -9,6 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from harness.compile import CACHE
+
+from r1trt.cache import CACHE_VARIABLE
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kernel_resources.py"
 LOG = """
@@ -66,9 +69,11 @@ def test_a_comparison_finds_kernels_and_spills(script: ModuleType) -> None:
     assert script.compare({}, table, {"another"}) == []
 
 
+@pytest.mark.slow
 def test_the_table_is_what_ptxas_says_for_hopper(
-    script: ModuleType, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(CACHE.parent))
     status = script.main(["--check", "--sm", "90"])
     assert status == 0, capsys.readouterr()
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 from harness.compile import harness_library, host_plugin_library
-from harness.driver import (
+
+from r1trt.ops.registry import OPERATORS
+from r1trt.plugin_checks.harness.driver import (
     FIELD_CHAR,
     FIELD_FLOAT32,
     FIELD_FLOAT64,
@@ -21,9 +23,14 @@ from harness.driver import (
     PluginUnderTest,
     fields_from,
 )
-from harness.layers import HOST_SMS, INPUT_MASK, LAYERS, NUM_SMS, attention_layer, moe_layer
-
-from r1trt.ops.registry import OPERATORS
+from r1trt.plugin_checks.harness.layers import (
+    HOST_SMS,
+    INPUT_MASK,
+    LAYERS,
+    NUM_SMS,
+    attention_layer,
+    moe_layer,
+)
 
 
 @pytest.fixture(scope="module")

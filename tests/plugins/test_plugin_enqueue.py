@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from harness import reference
 from harness.compile import harness_library, host_plugin_library
-from harness.driver import (
+
+from r1trt.plugin_checks.harness import reference
+from r1trt.plugin_checks.harness.driver import (
     BF16,
     FLOAT,
     FP8,
@@ -21,7 +22,13 @@ from harness.driver import (
     Tensor,
     aligned_copy,
 )
-from harness.layers import Layer, attention_layer, latent_attention_layer, moe_layer, rope_layer
+from r1trt.plugin_checks.harness.layers import (
+    Layer,
+    attention_layer,
+    latent_attention_layer,
+    moe_layer,
+    rope_layer,
+)
 
 # Largest error as a share of the largest element: a few units in the last place of the activation type.
 TOLERANCE = {FLOAT: 1e-6, HALF: 4e-3, BF16: 2e-2}

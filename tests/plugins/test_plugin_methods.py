@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from harness.compile import harness_library, host_plugin_library
-from harness.driver import (
+from harness.official_headers import official_headers
+
+from r1trt.plugin_checks.harness.driver import (
     BF16,
     BOOL,
     CHW32,
@@ -26,7 +28,7 @@ from harness.driver import (
     PluginUnderTest,
     Tensor,
 )
-from harness.layers import (
+from r1trt.plugin_checks.harness.layers import (
     LAYERS,
     Layer,
     attention_layer,
@@ -34,7 +36,6 @@ from harness.layers import (
     moe_layer,
     rope_layer,
 )
-from harness.official_headers import official_headers
 
 TYPES = (FLOAT, HALF, INT8, INT32, BOOL, UINT8, FP8, BF16, INT64)
 

@@ -9,7 +9,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 from harness.compile import harness_library, host_plugin_library
-from harness.driver import BF16, FLOAT, FP8, INT64, TENSORRT_11, Field, Harness, Tensor, fields_from
 from test_plugin_registry import findings, run_child
 from tiny_checkpoints import write_r1_asa
 
@@ -24,6 +23,17 @@ from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from r1trt.ops.registry import OPERATORS
 from r1trt.passes.name_absent_inputs import INPUT_MASK
+from r1trt.plugin_checks.harness.driver import (
+    BF16,
+    FLOAT,
+    FP8,
+    INT64,
+    TENSORRT_11,
+    Field,
+    Harness,
+    Tensor,
+    fields_from,
+)
 from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE
 
 TYPES = {

@@ -14,11 +14,11 @@ from typing import Any
 import onnx
 import pytest
 from harness.compile import harness_library, host_plugin_library
-from harness.driver import BF16, FLOAT, FP8, INT64, TENSORRT_10, TENSORRT_11
-from harness.layers import LAYERS, Layer
 
 from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from r1trt.ops.registry import OPERATORS
+from r1trt.plugin_checks.harness.driver import BF16, FLOAT, FP8, INT64, TENSORRT_10, TENSORRT_11
+from r1trt.plugin_checks.harness.layers import LAYERS, Layer
 
 HARNESS = Path(__file__).parent / "harness"
 ONNX_TYPES = {
@@ -57,7 +57,7 @@ def test_no_registration_while_the_registry_loads_the_library() -> None:
     """The harness opens the library itself, and so is on the call stack as TensorRT is in loadLibrary."""
     program = f"""
 from pathlib import Path
-from harness.driver import Harness
+from r1trt.plugin_checks.harness.driver import Harness
 harness = Harness(Path({str(harness_library())!r}), symbols_are_global=True)
 harness.open(Path({str(host_plugin_library())!r}))
 print(harness.library.harness_registrations())

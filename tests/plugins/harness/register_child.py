@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from harness.driver import Harness
+from r1trt.plugin_checks.harness.driver import Harness
 
 
 def main(harness_path: str, library_path: str, copy_path: str, version: str) -> None:

@@ -11,12 +11,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from kernels.build import HOST, SANITIZERS, build_program, sanitizer_environment
+from kernels.build import SANITIZERS, build_program, sanitizer_environment
 
 GOOD = (
     "barrier", "syncwarp", "shared_in_bounds", "global_in_bounds", "initialized", "aligned", "atomic_add",
     "last_block", "pipeline", "mma_bf16", "mma_fp16", "mma_e4m3", "ldmatrix_transposed",
 )  # fmt: skip
+DEFECTIVE = Path(__file__).parent / "defects.cu"
 NO_SUCH_CASE = 2
 # A defect, the build that finds it, the schedule, and what the report says; no words: a wrong result.
 DEFECTS = [
@@ -41,7 +42,7 @@ DEFECTS = [
 
 
 def run(names: Sequence[str], sanitizer: str, seed: int) -> subprocess.CompletedProcess[str]:
-    program = build_program(HOST / "defects.cu", sanitizer)
+    program = build_program(DEFECTIVE, sanitizer)
     environment = {**sanitizer_environment(sanitizer, preload=False), "SIMT_SEED": str(seed)}
     return subprocess.run(
         [str(program), *names], env=environment, capture_output=True, text=True, check=False

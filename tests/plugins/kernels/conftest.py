@@ -12,17 +12,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from kernels.build import build_library
-from kernels.library import KernelLibrary
+from kernels.library import HostKernels
 
 
 @pytest.fixture(scope="session")
-def built_library() -> KernelLibrary:
+def built_library() -> HostKernels:
     """All kernels, compiled for the CPU."""
-    return KernelLibrary(build_library())
+    return HostKernels(build_library())
 
 
 @pytest.fixture
-def library(built_library: KernelLibrary) -> Iterator[KernelLibrary]:
+def library(built_library: HostKernels) -> Iterator[HostKernels]:
     """The kernels, in the plain schedule."""
     built_library.configure()
     yield built_library

@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from kernels.arrays import DTYPES, address, aligned, aligned_copy
-from kernels.library import KernelLibrary
-from kernels.params import AttentionParams, MoeParams, MoeWeight, RopeParams
+from kernels.library import HostKernels
 from onnx.reference.op_run import OpRun
 
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
@@ -20,6 +18,8 @@ from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.operator import DOMAIN
 from r1trt.ops.registry import OPERATORS
+from r1trt.plugin_checks.cases.arrays import DTYPES, address, aligned, aligned_copy
+from r1trt.plugin_checks.cases.params import AttentionParams, MoeParams, MoeWeight, RopeParams
 
 Array = np.ndarray
 Tensors = Mapping[str, Array | None]
@@ -35,7 +35,7 @@ class Kernels:
         data_type: Element type of activations, caches and expert weights.
     """
 
-    def __init__(self, library: KernelLibrary, data_type: int) -> None:
+    def __init__(self, library: HostKernels, data_type: int) -> None:
         self.library, self.data_type, self.dtype = library, data_type, DTYPES[data_type]
 
     def rounded(self, array: Array) -> Array:

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.build import sanitizer_environment
-from kernels.library import KernelLibrary
-from kernels.operators import OPERATORS
+from kernels.library import HostKernels
+
+from r1trt.plugin_checks.cases.operators import OPERATORS
 
 FAILED = 3
 TESTS = Path(__file__).resolve().parents[1]
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Runs what the arguments ask for, each schedule after the other."""
     arguments = _parser().parse_args()
-    library, operator = KernelLibrary(arguments.library), OPERATORS[arguments.operator]
+    library, operator = HostKernels(arguments.library), OPERATORS[arguments.operator]
     cases = {str(case): case for case in (operator.quick if arguments.quick else operator.cases)}
     failed = False
     for schedule in arguments.schedule or ["0:0"]:

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernels import attention_cases, moe_cases
-from kernels.arrays import FLOAT8_E4M3, FLOAT16, FLOAT32, address, aligned
-from kernels.library import KernelLibrary
-from kernels.params import RopeParams
+from kernels.library import HostKernels
+
+from r1trt.plugin_checks.cases import attention_cases, moe_cases
+from r1trt.plugin_checks.cases.arrays import FLOAT8_E4M3, FLOAT16, FLOAT32, address, aligned
+from r1trt.plugin_checks.cases.params import RopeParams
 
 INVALID_VALUE, MEMORY_ALLOCATION, INVALID_CONFIGURATION, INVALID_POINTER, NOT_SUPPORTED = 1, 2, 9, 17, 801
 
-Make = Callable[[KernelLibrary], tuple[Any, Any]]  # parameters, and what must outlive them
+Make = Callable[[HostKernels], tuple[Any, Any]]  # parameters, and what must outlive them
 
 
-def rope(library: KernelLibrary) -> tuple[Any, Any]:
+def rope(library: HostKernels) -> tuple[Any, Any]:
     data = aligned((64,), np.float32)
     data[...] = 0
     params = library.params(
@@ -28,21 +29,21 @@ def rope(library: KernelLibrary) -> tuple[Any, Any]:
     return params, data
 
 
-def attention(library: KernelLibrary) -> tuple[Any, Any]:
+def attention(library: HostKernels) -> tuple[Any, Any]:
     case = attention_cases.AttentionCase(seq=2)
     problem = attention_cases.make_problem(case)
     y = aligned((1, 2, 2, 64), problem.q.dtype)
     return attention_cases.arguments(library, case, problem, y), (problem, y)
 
 
-def split_attention(library: KernelLibrary) -> tuple[Any, Any]:
+def split_attention(library: HostKernels) -> tuple[Any, Any]:
     case = attention_cases.AttentionCase(seq=1, past=(600,))
     problem = attention_cases.make_problem(case)
     y = aligned((1, 1, 2, 64), problem.q.dtype)
     return attention_cases.arguments(library, case, problem, y), (problem, y)
 
 
-def moe(library: KernelLibrary) -> tuple[Any, Any]:
+def moe(library: HostKernels) -> tuple[Any, Any]:
     case = moe_cases.MoeCase(seq=2)
     problem = moe_cases.make_problem(case)
     y = aligned(problem.x.shape, problem.x.dtype)
@@ -76,7 +77,7 @@ REFUSED: list[tuple[Make, dict[str, Any], int]] = [
 @pytest.mark.parametrize(
     ("make", "change", "error"), REFUSED, ids=lambda value: getattr(value, "__name__", str(value))
 )
-def test_refused(library: KernelLibrary, make: Make, change: dict[str, Any], error: int) -> None:
+def test_refused(library: HostKernels, make: Make, change: dict[str, Any], error: int) -> None:
     params, keep = make(library)
     assert library.launch(params) == 0
     for name, value in change.items():
@@ -86,7 +87,7 @@ def test_refused(library: KernelLibrary, make: Make, change: dict[str, Any], err
 
 
 @pytest.mark.parametrize("make", [rope, attention, moe])
-def test_misaligned_pointers_are_refused(library: KernelLibrary, make: Make) -> None:
+def test_misaligned_pointers_are_refused(library: HostKernels, make: Make) -> None:
     params, keep = make(library)
     name = "x" if hasattr(params, "x") else "q"
     setattr(params, name, getattr(params, name) + 8)
@@ -96,7 +97,7 @@ def test_misaligned_pointers_are_refused(library: KernelLibrary, make: Make) -> 
 
 @pytest.mark.parametrize("make", [rope, attention, moe])
 @pytest.mark.parametrize("empty", ["batch", "seq"])
-def test_nothing_to_do_is_a_success(library: KernelLibrary, make: Make, empty: str) -> None:
+def test_nothing_to_do_is_a_success(library: HostKernels, make: Make, empty: str) -> None:
     params, keep = make(library)
     setattr(params, empty, 0)
     assert library.launch(params) == 0
@@ -104,7 +105,7 @@ def test_nothing_to_do_is_a_success(library: KernelLibrary, make: Make, empty: s
 
 
 @pytest.mark.parametrize("make", [split_attention, moe])
-def test_a_small_workspace_is_refused(library: KernelLibrary, make: Make) -> None:
+def test_a_small_workspace_is_refused(library: HostKernels, make: Make) -> None:
     params, keep = make(library)
     workspace = aligned((256,), np.uint8)
     params.workspace, params.workspace_size = address(workspace), workspace.size
@@ -113,9 +114,7 @@ def test_a_small_workspace_is_refused(library: KernelLibrary, make: Make) -> Non
 
 
 @pytest.mark.parametrize("make", [split_attention, moe])
-def test_the_workspace_of_the_largest_call_serves_the_smaller_ones(
-    library: KernelLibrary, make: Make
-) -> None:
+def test_the_workspace_of_the_largest_call_serves_the_smaller_ones(library: HostKernels, make: Make) -> None:
     params, keep = make(library)
     params.seq = 300
     largest = library.workspace_size(params)
@@ -125,7 +124,7 @@ def test_the_workspace_of_the_largest_call_serves_the_smaller_ones(
     del keep
 
 
-def test_a_block_that_asks_for_too_much_shared_memory_is_refused(library: KernelLibrary) -> None:
+def test_a_block_that_asks_for_too_much_shared_memory_is_refused(library: HostKernels) -> None:
     """The host layer knows the limit of a block, as a GPU does."""
     library.configure(shared_limit=8 * 1024)
     params, keep = attention(library)

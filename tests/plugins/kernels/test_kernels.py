@@ -6,19 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernels import attention_cases, moe_cases
-from kernels.arrays import BFLOAT16, FLOAT8_E4M3, ROUNDING, aligned, aligned_copy
-from kernels.attention_cases import AttentionCase
-from kernels.case import Case
-from kernels.library import KernelLibrary
-from kernels.moe_cases import BLOCK_128, MoeCase
-from kernels.operators import OPERATORS
+from kernels.library import HostKernels
+
+from r1trt.plugin_checks.cases import attention_cases, moe_cases
+from r1trt.plugin_checks.cases.arrays import BFLOAT16, FLOAT8_E4M3, ROUNDING, aligned, aligned_copy
+from r1trt.plugin_checks.cases.attention_cases import AttentionCase
+from r1trt.plugin_checks.cases.case import Case
+from r1trt.plugin_checks.cases.moe_cases import BLOCK_128, MoeCase
+from r1trt.plugin_checks.cases.operators import OPERATORS
 
 ALL = [(name, case) for name, operator in OPERATORS.items() for case in operator.cases]
 
 
 @pytest.mark.parametrize(("operator", "case"), ALL, ids=str)
-def test_the_definition(library: KernelLibrary, operator: str, case: Case) -> None:
+def test_the_definition(library: HostKernels, operator: str, case: Case) -> None:
     OPERATORS[operator].run(library, case)
 
 
@@ -27,13 +28,13 @@ SMALLEST_SHARED_MEMORY = 99 * 1024  # of a block on sm_86, sm_89 and sm_120
 
 @pytest.mark.parametrize("sm", [86, 89, 120])
 @pytest.mark.parametrize("operator", ["attention", "moe"])
-def test_tiles_fit_the_smallest_shared_memory(library: KernelLibrary, operator: str, sm: int) -> None:
+def test_tiles_fit_the_smallest_shared_memory(library: HostKernels, operator: str, sm: int) -> None:
     library.configure(shared_limit=SMALLEST_SHARED_MEMORY)
     for case in OPERATORS[operator].quick:
         OPERATORS[operator].compute(library, replace(case, sm=sm))
 
 
-def moe_output(library: KernelLibrary, case: MoeCase, problem: moe_cases.Problem) -> np.ndarray:
+def moe_output(library: HostKernels, case: MoeCase, problem: moe_cases.Problem) -> np.ndarray:
     y = aligned(problem.x.shape, problem.x.dtype)
     y[...] = np.nan
     library.check_launch(moe_cases.arguments(library, case, problem, y))
@@ -49,7 +50,7 @@ def moe_output(library: KernelLibrary, case: MoeCase, problem: moe_cases.Problem
     ],
     ids=str,
 )
-def test_a_token_of_the_moe_does_not_depend_on_the_others(library: KernelLibrary, case: MoeCase) -> None:
+def test_a_token_of_the_moe_does_not_depend_on_the_others(library: HostKernels, case: MoeCase) -> None:
     problem = moe_cases.make_problem(case)
     together = moe_output(library, case, problem)
     for first, count in ((0, 1), (40, 33)):
@@ -61,7 +62,7 @@ def test_a_token_of_the_moe_does_not_depend_on_the_others(library: KernelLibrary
 
 
 def in_chunks(
-    library: KernelLibrary, case: AttentionCase, whole: attention_cases.Problem, chunks: list[int]
+    library: HostKernels, case: AttentionCase, whole: attention_cases.Problem, chunks: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """y and the key cache of a sequence that is fed in pieces to an empty cache."""
     problem = attention_cases.Problem(**vars(whole))
@@ -80,7 +81,7 @@ def in_chunks(
 
 
 @pytest.mark.parametrize("inter_block", [attention_cases.FIRST_TO_FIRST, attention_cases.ALL_TO_FIRST])
-def test_attention_in_chunks_is_attention_at_once(library: KernelLibrary, inter_block: int) -> None:
+def test_attention_in_chunks_is_attention_at_once(library: HostKernels, inter_block: int) -> None:
     """One prefill, chunks of it, and token by token: the same cache, and the same output within roundings."""
     case = AttentionCase(seq=70, heads=4, kv_heads=2, room=2, inter_block=inter_block)
     problem = attention_cases.make_problem(case)
@@ -91,7 +92,7 @@ def test_attention_in_chunks_is_attention_at_once(library: KernelLibrary, inter_
         assert np.abs(got - want).max() < 4 * ROUNDING[BFLOAT16]
 
 
-def test_splits_of_the_keys_change_nothing_but_roundings(library: KernelLibrary) -> None:
+def test_splits_of_the_keys_change_nothing_but_roundings(library: HostKernels) -> None:
     """However many multiprocessors there are: one part of the keys, or as many as there can be."""
     outputs = []
     for num_sms in (1, 2, 7, 64, 132):
@@ -105,7 +106,7 @@ def test_splits_of_the_keys_change_nothing_but_roundings(library: KernelLibrary)
     assert any((other != outputs[0]).any() for other in outputs[1:]), "no call was split"
 
 
-def test_a_branch_without_weight_reads_nothing(library: KernelLibrary) -> None:
+def test_a_branch_without_weight_reads_nothing(library: HostKernels) -> None:
     """lam 0 everywhere: keys that only the full branch sees may be anything."""
     case = AttentionCase(seq=1, lam="zeros", past=(100,))  # block 96..127, and not a block's first
     problem = attention_cases.make_problem(case)

@@ -7,10 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kernels import attention_cases, moe_cases, moe_reference, rope_cases
-from kernels.attention_cases import AttentionCase
-from kernels.moe_cases import MoeCase
-from kernels.rope_cases import RopeCase
 from tiny_checkpoints import r1_asa_raw_config
 from torch.nn import functional as F
 
@@ -19,6 +15,10 @@ from r1trt.families import model_config_from_dict
 from r1trt.model.attention import block_mask, causal_mask, lam_after_skip, masked_attention
 from r1trt.model.moe import DynamicMoe
 from r1trt.model.rope import DynamicRope
+from r1trt.plugin_checks.cases import attention_cases, moe_cases, moe_reference, rope_cases
+from r1trt.plugin_checks.cases.attention_cases import AttentionCase
+from r1trt.plugin_checks.cases.moe_cases import MoeCase
+from r1trt.plugin_checks.cases.rope_cases import RopeCase
 
 SAME = 1e-9  # of the largest number; both are FP64, but attributes are FP32 in the kernels
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 from kernels.build import build_library
 from kernels.library import EAGER, LATE, RANDOM
-from kernels.operators import OPERATORS
 from kernels.run_cases import run_cases
+
+from r1trt.plugin_checks.cases.operators import OPERATORS
 
 # ThreadSanitizer sees a missing barrier in any order; copies that land at once are accesses like others.
 SCHEDULES = {

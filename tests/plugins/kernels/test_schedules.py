@@ -9,9 +9,10 @@ import os
 
 import numpy as np
 import pytest
-from kernels.case import Case
-from kernels.library import EAGER, LATE, RANDOM, KernelLibrary
-from kernels.operators import OPERATORS
+from kernels.library import EAGER, LATE, RANDOM, HostKernels
+
+from r1trt.plugin_checks.cases.case import Case
+from r1trt.plugin_checks.cases.operators import OPERATORS
 
 BASE_SEED = int(os.environ.get("R1TRT_SIMT_SEED", "0"))
 RANDOM_ORDERS = 4
@@ -25,7 +26,7 @@ def schedules(case: Case) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("operator", "case"), QUICK, ids=str)
-def test_the_bits_do_not_depend_on_the_schedule(library: KernelLibrary, operator: str, case: Case) -> None:
+def test_the_bits_do_not_depend_on_the_schedule(library: HostKernels, operator: str, case: Case) -> None:
     compute = OPERATORS[operator].compute
     want = compute(library, case)
     for seed, landing in schedules(case):

@@ -1,0 +1,1 @@
+"""Our kernels and their peers timed side by side, against floors and aims; needs torch."""

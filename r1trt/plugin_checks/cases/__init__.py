@@ -1,0 +1,1 @@
+"""Cases of the three operators: sizes, tensors, definitions in FP64, tolerances."""

@@ -1,0 +1,95 @@
+"""The cases that run on a GPU: the tests' own, and larger ones that only a GPU is fast enough for."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields, make_dataclass, replace
+from typing import Any
+
+from r1trt.plugin_checks.cases.arrays import FLOAT8_E4M3, FLOAT16
+from r1trt.plugin_checks.cases.attention_cases import ALL_TO_FIRST, AttentionCase
+from r1trt.plugin_checks.cases.case import Case
+from r1trt.plugin_checks.cases.moe_cases import (
+    BLOCK_128,
+    GROUP_TWO_HIGHEST,
+    PER_CHANNEL,
+    WEIGHT_ONLY,
+    MoeCase,
+)
+from r1trt.plugin_checks.cases.operators import OPERATORS, OperatorUnderTest
+from r1trt.plugin_checks.cases.rope_cases import RopeCase
+
+HOST_CASES = 2  # of each operator, on the CPU
+ASK_DEVICE = 0
+
+_LARGE: dict[str, Any] = {"heads": 4, "qk": 128, "v": 128}
+_DECODE: dict[str, Any] = {"heads": 8, "kv_heads": 2, "qk": 128, "v": 128}
+_FP8: dict[str, Any] = {"weight_type": FLOAT8_E4M3, "hidden": 1024, "width": 512}
+LARGER: dict[str, list[Any]] = {
+    "rope": [
+        RopeCase(seq=4096, heads=32, kv_heads=8, head_dim=128, rotary_dim=128, alpha=0.1, original=2048),
+    ],
+    "attention": [
+        AttentionCase(seq=2048, lam="zeros", inter_block=ALL_TO_FIRST, **_LARGE),
+        AttentionCase(seq=2048, lam="heads", inter_block=ALL_TO_FIRST, **_LARGE),
+        AttentionCase(seq=2048, lam="random", inter_block=ALL_TO_FIRST, **_LARGE),
+        AttentionCase(seq=2047, lam="none", cached=False, **_LARGE),
+        AttentionCase(seq=1500, lam="zeros", data_type=FLOAT16, **_LARGE),
+        AttentionCase(seq=700, past=(1300,), room=48, inter_block=ALL_TO_FIRST, **_LARGE),
+        AttentionCase(seq=1, batch=4, past=(8191, 5000, 31, 0), **_DECODE),
+        AttentionCase(seq=1, past=(30000,), lam="zeros", inter_block=ALL_TO_FIRST, **_DECODE),
+    ],
+    "moe": [
+        *(MoeCase(seq=seq, hidden=1024, width=512) for seq in (1, 16, 1000)),
+        *(MoeCase(seq=seq, **_FP8) for seq in (1, 1000)),
+        *(MoeCase(seq=seq, layout=BLOCK_128, shared_width=512, **_FP8) for seq in (1, 17, 1000)),
+        MoeCase(seq=500, layout=PER_CHANNEL, static=True, data_type=FLOAT16, **_FP8),
+        MoeCase(seq=500, layout=BLOCK_128, math=WEIGHT_ONLY, **_FP8),
+        MoeCase(
+            seq=700, experts=256, hidden=256, width=128, sigmoid=True, method=GROUP_TWO_HIGHEST, n_group=8,
+            topk_group=4, top_k=8, scaling=2.5, threshold=0.8, top_k_min=2,
+        ),
+    ],
+}  # fmt: skip
+
+
+_seeded_types: dict[type[Case], Any] = {}
+
+
+def _seeded_type(kind: type[Case]) -> Any:
+    if kind in _seeded_types:
+        return _seeded_types[kind]
+    # The case's name follows from its fields, and its random numbers from the name.
+    seed = ("draw", int, field(default=-1))
+    made = make_dataclass(kind.__name__, [seed], bases=(kind,), frozen=True, kw_only=True)
+    return _seeded_types.setdefault(kind, made)
+
+
+def drawn(case: Case, seed: int) -> Case:
+    """The case with tensors that follow from a seed."""
+    values = {item.name: getattr(case, item.name) for item in fields(case)}
+    made: Case = _seeded_type(type(case))(**values, draw=seed)
+    return made
+
+
+def fitted(case: Any, sm: int, *, on_gpu: bool) -> Case:
+    """The case for a GPU: its own architecture where the case names the newest that the tests know."""
+    changes: dict[str, int] = {}
+    if hasattr(case, "sm"):
+        newest = type(case).__dataclass_fields__["sm"].default
+        changes["sm"] = sm if case.sm == newest else min(case.sm, sm)
+    if (
+        on_gpu
+        and hasattr(case, "num_sms")
+        and case.num_sms == type(case).__dataclass_fields__["num_sms"].default
+    ):
+        changes["num_sms"] = ASK_DEVICE
+    made: Case = replace(case, **changes)
+    return made
+
+
+def cases_of(name: str, *, on_gpu: bool, quick: bool) -> list[Any]:
+    """An operator's cases."""
+    operator: OperatorUnderTest = OPERATORS[name]
+    if not on_gpu:
+        return sorted(operator.quick, key=lambda case: case.cost)[-HOST_CASES:]
+    return operator.quick if quick else [*operator.cases, *LARGER[name]]

@@ -1,0 +1,158 @@
+"""Runs the stages: builds, checks and times the operators, and goes on with an earlier run's receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from r1trt.cache import cache_directory
+from r1trt.errors import ConfigError
+from r1trt.plugin_checks import build, check, plugin_stages, sanitize
+from r1trt.plugin_checks.bench import time_stage
+from r1trt.plugin_checks.context import GPU, HOST, Budget, Context, Result
+from r1trt.plugin_checks.machine import header, require_gpu
+from r1trt.plugin_checks.receipt import BUILD, STAGES, Receipt, open_receipt
+from r1trt.plugin_checks.report import markdown, publish
+
+FAILED, UNFINISHED = 1, 4
+HOST_SM = 90
+
+Log = Callable[[str], None]
+Stage = Callable[[Context, build.Built, Result | None], Result]
+STAGE_FUNCTIONS: dict[str, Stage] = {
+    "check": check.run,
+    "sanitize": sanitize.run,
+    "harness": plugin_stages.run_harness,
+    "graph": plugin_stages.run_graph,
+    "time": time_stage.run,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What to run.
+
+    Attributes:
+        stages: Names of `STAGES`; `build` comes first in any case.
+        time_budget: Seconds after which no further check starts.
+        seed: Of all random numbers; None takes the receipt's, or draws one.
+        receipt: What is written and gone on with; None takes one a mode in the cache.
+        output: Folder for a copy of the receipt and its page; None writes none.
+        quick: Few cases and rows.
+        again: Whether finished stages run once more.
+        host: Whether the kernels run on the CPU, without times.
+        sm: Compile for this compute capability and run nothing; None takes the GPU's.
+    """
+
+    stages: tuple[str, ...] = STAGES
+    time_budget: float = 570.0
+    seed: int | None = None
+    receipt: Path | None = None
+    output: Path | None = None
+    quick: bool = False
+    again: bool = False
+    host: bool = False
+    sm: int | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.stages) - set(STAGES):
+            raise ConfigError("No such stage.", found=", ".join(sorted(unknown)), expected=", ".join(STAGES))
+        if self.sm is not None and (set(self.stages) != {BUILD} or self.host):
+            raise ConfigError(
+                "A compute capability is named for compiling alone.",
+                where="--sm",
+                fix="add --stage build, or leave --sm out",
+            )
+        if self.time_budget <= 0:
+            raise ConfigError(
+                "There is no time to run in.", where="--time-budget", found=self.time_budget, expected="> 0"
+            )
+
+    @property
+    def receipt_file(self) -> str:
+        """The receipt's name where none is given."""
+        if self.sm is not None:
+            return f"sm{self.sm}.json"
+        return "host.json" if self.host else "receipt.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        receipt: Everything that was found, by this run and those before it.
+        page: The receipt as Markdown.
+        failures: Checks that failed, as `stage: which: why`.
+        unfinished: Stages that were asked for and did not come to their end.
+        published: Files that were written beside the receipt.
+    """
+
+    receipt: Receipt
+    page: str
+    failures: list[str]
+    unfinished: list[str]
+    published: list[Path] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or what says that a check failed or that time ended first."""
+        if self.failures:
+            return FAILED
+        return UNFINISHED if self.unfinished else 0
+
+
+def run_checks(config: RunConfig, log: Log) -> Outcome:
+    """Runs the stages that no earlier run has finished.
+
+    Args:
+        config: What to run.
+        log: Told of each step.
+
+    Raises:
+        UnavailableError: There is no GPU, or no compiler.
+        BuildError: Something does not compile.
+    """
+    mode = HOST if config.host else GPU
+    sm = HOST_SM if config.host else config.sm if config.sm is not None else require_gpu()
+    path = config.receipt or cache_directory() / "checks" / config.receipt_file
+    receipt = open_receipt(path, header(mode), seed=config.seed)
+    budget = Budget(seconds=config.time_budget)
+    for name in STAGES:
+        if name not in config.stages and name != BUILD:
+            continue
+
+        def save(result: Result, name: str = name) -> None:
+            receipt.record(name, result, finished=False)
+
+        context = Context(
+            mode=mode, sm=sm, seed=receipt.seed, budget=budget, save=save, log=log, quick=config.quick
+        )
+        previous = None if config.again and name in config.stages else receipt.stage(name)
+        _run_stage(name, receipt, context, previous)
+    unfinished = [name for name in config.stages if not receipt.is_finished(name)]
+    published = [] if config.output is None else publish(receipt, config.output)
+    return Outcome(
+        receipt=receipt,
+        page=markdown(receipt),
+        failures=receipt.failures,
+        unfinished=unfinished,
+        published=published,
+    )
+
+
+def _run_stage(name: str, receipt: Receipt, context: Context, previous: Result | None) -> None:
+    """Runs a stage unless it is finished, and keeps what it found."""
+    if name == BUILD:
+        if previous is None or build.built_from(previous) is None:
+            receipt.record(name, build.run(context), finished=True)
+        return
+    if previous is not None and previous["finished"] and context.quick >= previous.get("quick", False):
+        return
+    built = build.built_from(receipt.content["stages"][BUILD])
+    if built is None or context.budget.left <= 0:
+        return
+    context.log(f"-- {name}")
+    result = STAGE_FUNCTIONS[name](context, built, previous)
+    receipt.record(name, {**result, "quick": context.quick}, finished=bool(result["finished"]))

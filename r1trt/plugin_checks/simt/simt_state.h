@@ -1,0 +1,79 @@
+// What the scheduler knows of the launch that runs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "simt_block.h"
+
+namespace simt {
+
+constexpr size_t kArenaSize = 320 << 10;
+constexpr size_t kRedzone = 128;
+constexpr size_t kMaxSharedAlignment = 128;
+constexpr int kMaxWarps = kMaxThreads / kWarpSize;
+constexpr int kMaxSharedVariables = 64;
+constexpr unsigned kReadyRing = 2 * kMaxThreads;
+
+// NOTES: under ThreadSanitizer successive blocks run on different fibers, with nothing that orders them, so
+// that it sees races between blocks as well. It bears about 8000 fibers.
+#ifdef SIMT_TSAN
+constexpr int kTeams = 4;
+constexpr int kMaxFibers = 4096;
+#else
+constexpr int kTeams = 1;
+constexpr int kMaxFibers = kMaxThreads;
+#endif
+
+// The threads of a block, and its shared memory; used for one block after another.
+struct Team {
+  std::vector<Thread*> threads;
+  char* arena = nullptr;
+  char end_tag[2][8];  // what a block's threads release at their end, by turns
+  int turn = 0;
+};
+
+struct Barrier {
+  int arrived, line, any, all, count, parity;
+  BarrierResult result[2];
+  char tag[2][8];
+};
+
+struct Warp {
+  unsigned exited;
+  int parity;
+  char tag[2][8];
+};
+
+struct SharedVariable {
+  void const* key;
+  void* address;
+};
+
+struct State {
+  dim3 grid, block;
+  uint3 block_index;
+  char const* kernel;
+  std::function<void()> const* body;
+  int threads, exited;
+  unsigned ready_begin, ready_end;  // of a ring; they only grow
+  int ready[kReadyRing];
+  Team teams[kTeams];
+  Team* team;
+  Thread* current;
+  Warp warps[kMaxWarps];
+  Barrier barrier;
+  SharedVariable shared[kMaxSharedVariables];
+  int shared_count;
+  size_t shared_bytes, arena_used;
+  char* dynamic;
+  Fiber launcher;
+  uint64_t random;
+  bool failed;
+  char start_tag[8];
+  char error[2048];
+};
+
+}  // namespace simt

@@ -1,0 +1,104 @@
+"""What the kernels are compiled for, and with which flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from r1trt.arch import ARCHITECTURES, GPU_ARCHITECTURES
+from r1trt.errors import BuildError
+from r1trt.plugin_tools.objects import Compilation, Compiled
+from r1trt.plugin_tools.toolchain import Toolchain
+
+# What is compiled for each SM. Code for SM100 and SM120 also runs on SM103 and SM121; Hopper's own
+# instructions need the `a`, and code with it runs on SM90 alone.
+TARGETS: Mapping[int, str] = MappingProxyType(
+    {80: "80", 86: "86", 89: "89", 90: "90a", 100: "100", 120: "120"}
+)
+NVCC_OPTIONS = "nvcc.options"
+# The one source that CUTLASS is for, and what it is compiled with in addition.
+CUTLASS_SOURCE = "cutlass_gemm.cu"
+CUTLASS_SM = 90
+CUTLASS_FLAGS = ("-DR1TRT_WITH_CUTLASS", "--expt-relaxed-constexpr")
+# ptxas reports, as mere information, that it gave up overlapping Hopper's matrix products.
+SERIALIZED_WGMMA = "C7510"
+
+
+def target_sm(sm: int) -> int:
+    """The SM whose code runs on a GPU: its own, or an older one of its generation.
+
+    Raises:
+        BuildError: There is none.
+    """
+    built = [target for target in TARGETS if target <= sm and target // 10 == sm // 10]
+    if not built:
+        known = ", ".join(f"SM{target}" for target in TARGETS)
+        raise BuildError(
+            "The plugins are not built for this GPU.", where="GPU", found=f"SM{sm}", expected=known
+        )
+    return max(built)
+
+
+def arch_of(sm: int) -> str:
+    """The `--arch` of a compute capability.
+
+    Raises:
+        BuildError: The plugins are not built for it.
+    """
+    target = target_sm(sm)
+    return next(name for name in GPU_ARCHITECTURES if target in ARCHITECTURES[name].sms)
+
+
+def cuda_compilation(
+    chain: Toolchain,
+    source: Path,
+    sources: Path,
+    sms: Sequence[int],
+    *,
+    cutlass: Path | None = None,
+    folders: Sequence[Path] = (),
+) -> Compilation:
+    """How nvcc compiles a CUDA source of the plugins.
+
+    Args:
+        chain: The toolchain.
+        source: The file.
+        sources: The plugins' folder.
+        sms: Compute capabilities to make code for, of `TARGETS`.
+        cutlass: CUTLASS's headers, for `CUTLASS_SOURCE`, which then is compiled for SM90 alone.
+        folders: Where further quoted includes are searched.
+    """
+    with_cutlass = cutlass is not None and source.name == CUTLASS_SOURCE
+    targets = [TARGETS[CUTLASS_SM]] if with_cutlass else [TARGETS[sm] for sm in sms]
+    codes = (f"-gencode=arch=compute_{target},code=sm_{target}" for target in targets)
+    return Compilation(
+        source=source,
+        compiler=chain.nvcc,
+        version=f"nvcc {chain.nvcc_version}, {chain.cxx_version}",
+        flags=(
+            *codes,
+            *(CUTLASS_FLAGS if with_cutlass else ()),
+            *(("-isystem", str(cutlass)) if with_cutlass else ()),
+            *("-ccbin", str(chain.cxx)),
+        ),
+        options=sources / NVCC_OPTIONS,
+        folders=tuple(folders),
+    )
+
+
+def require_overlapping_products(compiled: Compiled) -> Compiled:
+    """Refuses an object in which Hopper's matrix products wait for one another.
+
+    Raises:
+        BuildError: ptxas says that they do.
+    """
+    lines = [line for line in compiled.printed.splitlines() if SERIALIZED_WGMMA in line]
+    if lines:
+        raise BuildError(
+            "Hopper's matrix products would run one after another.",
+            where=compiled.source,
+            found="\n".join(lines),
+            fix="this is a defect of the kernel with this compiler: try another nvcc",
+        )
+    return compiled
