@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark_export import machine
 from load_generator import (
     FILLER,
     MIXES,
@@ -38,6 +37,7 @@ from load_generator import (
     summary,
     triton_sender,
 )
+from machine import machine
 from processes import OthersShare, processes_below, resident_bytes
 
 from r1trt.artifacts.store import read_manifest

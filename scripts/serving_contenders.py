@@ -1,0 +1,125 @@
+"""The ways to serve that `benchmark_serving.py` compares: our server, our loop alone, llama.cpp's server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from load_generator import Outcome, Request, closed_load, triton_sender
+
+from r1trt.artifacts.store import read_manifest
+from r1trt.build.config import BuildConfig
+from r1trt.build.pipeline import build_engine
+from r1trt.export.export import ExportConfig, export_checkpoint
+from r1trt.package.generation import GenerationLimits
+from r1trt.runtime.continuation import Continuation
+from r1trt.runtime.generation import Generation
+from r1trt.runtime.load import session_from_engine
+from r1trt.runtime.sampling import SamplingConfig
+from r1trt.runtime.tokenizer import TextTokenizer
+from r1trt.triton_server.serve import ServeConfig, served_model
+
+CAPACITY = 512
+CONCURRENCIES = {1: 4, 8: 16, 32: 64}  # and how many requests are sent
+
+OURS = "r1trt serve"
+Load = Callable[[Sequence[Request], int], list[Outcome]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One way to serve.
+
+    Attributes:
+        name: What the table calls it.
+        load: Answers requests, so many at a time.
+        concurrencies: Those that it is measured at.
+    """
+
+    name: str
+    load: Load
+    concurrencies: tuple[int, ...] = tuple(CONCURRENCIES)
+
+
+def make_engine(checkpoint: Path, directory: Path, rows: int) -> Path:
+    """Exports and builds a CPU engine, unless `directory` has it."""
+    engine = directory / f"cpu-fp32-{rows}-rows"
+    if engine.is_dir() and read_manifest(engine, "engine")["source"]["checkpoint"] == str(checkpoint):
+        return engine
+    export = ExportConfig(
+        checkpoint=checkpoint, output=directory / "export", max_seq_len=CAPACITY, last_token_logits=True
+    )
+    model = export_checkpoint(export)
+    build = BuildConfig(model=model, arch="cpu", precision="fp32", max_batch_size=rows, output=engine)
+    return build_engine(build)
+
+
+@contextmanager
+def our_server(engine: Path, port: int, threads: int) -> Iterator[Contender]:
+    """Starts the bundled Triton with the engine."""
+    config = ServeConfig(
+        engine=engine,
+        model_name="smollm2",
+        http_port=port,
+        grpc_port=port + 1,
+        metrics_port=port + 2,
+        limits=GenerationLimits(threads=threads),
+    )
+    with served_model(config) as model:
+
+        async def run(requests: Sequence[Request], concurrency: int) -> list[Outcome]:
+            async with triton_sender(model.grpc, model.name) as send_one:
+                return await closed_load(send_one, requests, concurrency)
+
+        yield Contender(name=OURS, load=lambda requests, concurrency: asyncio.run(run(requests, concurrency)))
+
+
+@contextmanager
+def our_loop(
+    engine: Path, tokenizer: TextTokenizer, prompt_ids: dict[str, list[int]], threads: int
+) -> Iterator[Contender]:
+    """Loads the engine in this process, for one request after another without a server."""
+    session = session_from_engine(engine, threads=threads)
+
+    def generate(request: Request, started: float) -> Outcome:
+        outcome = Outcome(sent_at=time.perf_counter() - started)
+        continuation = Continuation(tokenizer, sampling=SamplingConfig(), max_new_tokens=request.max_tokens)
+        generation = Generation(session, prompt_ids[request.prompt], continuation)
+        for piece in generation:
+            outcome.token_times.append(time.perf_counter() - started)
+            outcome.text += piece
+        outcome.prompt_tokens = len(prompt_ids[request.prompt])
+        outcome.new_tokens = len(generation.token_ids)
+        outcome.ended_at = time.perf_counter() - started
+        return outcome
+
+    def load(requests: Sequence[Request], concurrency: int) -> list[Outcome]:
+        started = time.perf_counter()
+        return [generate(request, started) for request in requests]
+
+    yield Contender(name="r1trt generate's loop", load=load, concurrencies=(1,))
+    session.close()
+
+
+@contextmanager
+def peer_server(options: argparse.Namespace, prompt_ids: dict[str, list[int]]) -> Iterator[Contender]:
+    """Builds and starts llama.cpp's server, with the same weights in FP32."""
+    from llama_server import fp32_gguf, llama_sender, llama_server, llama_server_program, server_arguments
+    from make_smollm2 import gguf_of_package
+
+    program = llama_server_program(options.peer_env)
+    model = fp32_gguf(gguf_of_package(), options.peer_env / "models")
+    arguments = server_arguments(rows=options.rows, capacity=CAPACITY, threads=options.threads)
+    port = options.port + 3
+    send_one = llama_sender(port, prompt_ids)
+    log = options.peer_env / "llama-server.log"
+    with llama_server(program, model, arguments, port=port, log=log):
+        yield Contender(
+            name="llama-server",
+            load=lambda requests, concurrency: asyncio.run(closed_load(send_one, requests, concurrency)),
+        )
