@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.compile import SANITIZER_VARIABLE, toolchain_from_machine
+from harness.compile import SANITIZER_VARIABLE
+
+from r1trt.plugin_tools.toolchain import toolchain_from_machine
 
 TESTS = Path(__file__).parent
 MODULES = ("test_plugin_creators.py", "test_plugin_methods.py", "test_plugin_enqueue.py")
