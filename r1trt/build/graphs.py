@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from r1trt.build.builder_api import BUILDER_APIS
-from r1trt.build.onnxruntime import cpu_model_from_plan
 from r1trt.build.profile import BuildLimits
 from r1trt.build.target import BuildTarget
-from r1trt.passes.check_builder_forms import require_no_traps
-from r1trt.passes.inline_bodies import inlined_model
-from r1trt.passes.name_absent_inputs import name_absent_inputs, require_plugin_types
-from r1trt.passes.pipeline import typed_model_from_plan
-from r1trt.passes.remove_cache import model_without_cache
-from r1trt.passes.set_capacity import model_with_capacity
-from r1trt.passes.simulate import simulated_model_from_typed
+from r1trt.passes.pipeline import AfterPass, passes_for, run_passes, simulation_passes
 from r1trt.precision.plan import PrecisionPlan
-
-AfterPass = Callable[[str, ir.Model], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +46,10 @@ def graphs_from_plan(
         BuildError: The graph has a form that the builder does not build correctly, or no plugin computes.
         PlanError: The plan does not fit the graph.
     """
-    sized = (
-        model_without_cache(model) if limits.capacity is None else model_with_capacity(model, limits.capacity)
-    )
+    passes = passes_for(target.backend, plan, capacity=limits.capacity, sms=target.sms)
+    engine = run_passes(model, passes, after_pass=after_pass)
     if target.backend == "onnxruntime":
-        return BuildGraphs(engine=cpu_model_from_plan(sized, plan))
-    typed = typed_model_from_plan(sized, plan, target.backend, after_pass=after_pass)
-    has_plugins = BUILDER_APIS[target.backend].has_plugins
-    if not has_plugins:
-        typed = inlined_model(typed)
-    require_no_traps(typed, target.backend, target.sms)
-    if not has_plugins:
-        return BuildGraphs(engine=typed, simulated=simulated_model_from_typed(typed))
-    require_plugin_types(typed)
-    # Before the absent inputs go: the simulation gives the operators their bodies, which know all of them.
-    simulated = simulated_model_from_typed(typed)
-    name_absent_inputs(typed)
-    return BuildGraphs(engine=typed, simulated=simulated)
+        return BuildGraphs(engine=engine)
+    return BuildGraphs(
+        engine=engine, simulated=run_passes(engine, simulation_passes(), after_pass=after_pass)
+    )

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from r1trt.calibrate.text import TokenChunks
 from r1trt.errors import PlanError
 from r1trt.graph.quantize import scale_from_amax
+from r1trt.lowerings.statistics import Statistic
 from r1trt.ops.registry import operator_of_layer
-from r1trt.passes.add_probes import Probe, Statistic, probed_model, probes_for
-from r1trt.passes.remove_cache import model_without_cache
+from r1trt.passes.add_probes import Probe, probes_for
+from r1trt.passes.pipeline import calibration_passes, run_passes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import short_float
 from r1trt.progress import Progress
@@ -50,7 +51,7 @@ def activation_scales(
 
     Args:
         plan: Says which layers.
-        model: Exported graph with `onnxruntime` bodies.
+        model: Exported graph.
         weight_base: Directory that the graph's external weights are relative to.
         chunks: The text; each chunk starts with an empty cache.
         method: How a scale follows from what was measured.
@@ -67,9 +68,8 @@ def activation_scales(
     ]
     if not quantized:
         return {}
-    scoring = model_without_cache(model)
-    probes = probes_for(scoring, quantized)
-    runner = _Runner(model=scoring, weight_base=weight_base, probes=probes, chunks=chunks, progress=progress)
+    probes = probes_for(model, quantized)
+    runner = _Runner(model=model, weight_base=weight_base, probes=probes, chunks=chunks, progress=progress)
     scales = _searched(runner) if method == "mse" else _amax_scales(runner)
     found: dict[str, dict[str, float]] = {name: {} for name in quantized}
     for probe in probes:
@@ -120,7 +120,8 @@ class _Runner:
         self.progress(phase, 0, len(self.chunks))
         fold = np.maximum if statistic.amax else np.add
         totals = {probe.name: np.zeros(statistic.size) for probe in self.probes}
-        with closing(self._session(probed_model(self.model, self.probes, statistic, scales))) as session:
+        probed = run_passes(self.model, calibration_passes(self.probes, statistic, scales))
+        with closing(self._session(probed)) as session:
             session.reset(1)
             for done, chunk in enumerate(self.chunks, start=1):
                 lengths = np.array([len(chunk)], np.int64), np.zeros(1, np.int64)

@@ -1,6 +1,6 @@
-"""Measuring points in a copy of the exported graph: each is an output of a few numbers, whatever the batch.
+"""Measuring points in the exported graph: each is an output of a few numbers, whatever the batch.
 
-A statistic reduces inside the graph, so calibration holds no activations. Legend: N numbers of a statistic.
+Legend: N numbers of a statistic.
 """
 
 from __future__ import annotations
@@ -10,124 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnxscript._internal.builder import OpBuilder
 
-from r1trt.graph.functions import function_from_body, to_float
-from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, subgraph
-from r1trt.lowerings.router import route
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
+from r1trt.graph.edit import register
+from r1trt.lowerings.statistics import MID_INPUTS, Statistic, mid_statistic_function, statistic_function
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.operator import DOMAIN
 
-_FP8 = ir.DataType.FLOAT8E4M3FN
-_STATISTIC = "R1CalibrationStatistic"
-_MID_STATISTIC = "R1CalibrationMidStatistic"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistic:
-    """What is measured of a value.
-
-    Attributes:
-        amax: Largest magnitude, N = 1; otherwise the sum of squared FP8 errors for each of `size` scales.
-        size: N.
-    """
-
-    amax: bool
-    size: int
-
-    def measured(self, op: OpBuilder, x: ir.Value, scales: ir.Value) -> ir.Value:
-        """FLOAT [N] of any x; 0 of an empty one. `scales` [N] is not read for amax."""
-        flat = op.Reshape(to_float(op, x), [-1])
-        if self.amax:
-            magnitudes = op.Concat(op.Abs(flat), op.Constant(value_floats=[0.0]), axis=0)
-            largest: ir.Value = op.ReduceMax(magnitudes, [0], keepdims=1)
-            return largest
-        errors = []
-        for index in range(self.size):
-            scale = op.Squeeze(op.Slice(scales, [index], [index + 1], [0]))
-            codes = op.QuantizeLinear(flat, scale, output_dtype=_FP8, precision=FLOAT)
-            back = op.DequantizeLinear(codes, scale, output_dtype=FLOAT)
-            errors.append(op.ReduceSumSquare(op.Sub(flat, back), [0], keepdims=1))
-        joined: ir.Value = op.Concat(*errors, axis=0)
-        return joined
-
-    def merged(self, op: OpBuilder, first: ir.Value, second: ir.Value) -> ir.Value:
-        """Statistic of two values together."""
-        result: ir.Value = op.Max(first, second) if self.amax else op.Add(first, second)
-        return result
-
-
-def _statistic_function(statistic: Statistic) -> ir.Function:
-    def body(op: OpBuilder, x: ir.Value, scales: ir.Value) -> ir.Value:
-        return statistic.measured(op, x, scales)
-
-    return function_from_body(_STATISTIC, ["x", "scales"], body)
-
-
-def _mid(op: OpBuilder, x: ir.Value, gate_up: ir.Value) -> ir.Value:
-    """silu(gate) * up, the input of the second product; x [M,D], gate_up [2F,D]."""
-    weight = op.Transpose(op.CastLike(gate_up, x), perm=[1, 0])
-    gate, up = op.Split(op.MatMul(x, weight), num_outputs=2, axis=-1, _outputs=2)
-    mid: ir.Value = op.Mul(op.Mul(gate, op.Sigmoid(gate)), up)
-    return mid
-
-
-def _expert_loop(
-    op: OpBuilder,
-    statistic: Statistic,
-    x_TD: ir.Value,
-    expert_TK: ir.Value,
-    kept_TK: ir.Value,
-    active_U: ir.Value,
-    w_gate_up: ir.Value,
-    scales: ir.Value,
-) -> ir.Graph:
-    def body(inner: OpBuilder, step: ir.Value, condition: ir.Value, so_far: ir.Value) -> list[ir.Value]:
-        expert = inner.Gather(active_U, step, axis=0)
-        hits = inner.NonZero(inner.And(inner.Equal(expert_TK, expert), kept_TK))
-        x_MD = inner.Gather(x_TD, inner.Gather(hits, 0, axis=0), axis=0)
-        measured = statistic.measured(
-            inner, _mid(inner, x_MD, inner.Gather(w_gate_up, expert, axis=0)), scales
-        )
-        return [inner.Identity(condition), statistic.merged(inner, so_far, measured)]
-
-    def value(name: str, dtype: ir.DataType) -> ir.Value:
-        return ir.Value(name=name, type=ir.TensorType(dtype))
-
-    inputs = [value("step", INT64), value("go_on", BOOL), value("so_far", FLOAT)]
-    inputs[0].shape, inputs[1].shape = ir.Shape([]), ir.Shape([])  # ONNX Runtime insists
-    return subgraph(op, "expert", body, inputs, [value("go_on_out", BOOL), value("so_far_out", FLOAT)])
-
-
-def _mid_statistic_function(spec: MoeSpec, statistic: Statistic, overload: str) -> ir.Function:
-    """Statistic of the second product's inputs: routed tokens in their experts, all in the shared one."""
-
-    def body(
-        op: OpBuilder,
-        x: ir.Value,
-        seq_len: ir.Value,
-        w_router: ir.Value,
-        router_bias: ir.Value,
-        w_gate_up: ir.Value,
-        shared_gate_up: ir.Value,
-        scales: ir.Value,
-    ) -> ir.Value:
-        x_TD = op.Reshape(x, [-1, spec.hidden_size])
-        real_BS = op.Less(op.Unsqueeze(arange(op, dim(op, x, 1)), [0]), op.Unsqueeze(seq_len, [1]))
-        expert_TK, _, kept_TK = route(op, spec, x_TD, w_router, router_bias, op.Reshape(real_BS, [-1]))
-        chosen = op.Compress(op.Reshape(expert_TK, [-1]), op.Reshape(kept_TK, [-1]))
-        active_U, *_unused = op.Unique(chosen, sorted=1, _outputs=4)
-        loop = _expert_loop(op, statistic, x_TD, expert_TK, kept_TK, active_U, w_gate_up, scales)
-        start = op.Constant(value_floats=[0.0] * statistic.size)
-        total: ir.Value = op.Loop(op.Squeeze(dim(op, active_U, 0)), True, start, body=loop)
-        if spec.shared_width:
-            measured = statistic.measured(op, _mid(op, x_TD, shared_gate_up), scales)
-            total = statistic.merged(op, total, measured)
-        return total
-
-    inputs = ["x", "seq_len", "w_router", "router_bias", "w_gate_up", "shared_gate_up", "scales"]
-    return function_from_body(_MID_STATISTIC, inputs, body, overload=overload)
+FLOAT = ir.DataType.FLOAT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,63 +47,45 @@ def probes_for(model: ir.Model, layers: Sequence[str]) -> list[Probe]:
     return [Probe(name=f"{keys[0]}/input", layers=tuple(keys), mid=False) for keys in inputs.values()] + mids
 
 
-def probed_model(
-    model: ir.Model,
-    probes: Sequence[Probe],
-    statistic: Statistic,
-    scales: Mapping[str, Sequence[float]] | None = None,
-) -> ir.Model:
-    """Copy a graph so that its outputs are the probes' statistics, FLOAT [N] each, and nothing else.
+class AddProbesPass(ir.passes.InPlacePass):
+    """The graph's outputs become the probes' statistics, FLOAT [N] each, and nothing else.
 
     Args:
-        model: A graph with `onnxruntime` bodies.
         probes: Measuring points.
         statistic: What to measure.
         scales: The N candidate scales of each probe, where the statistic wants them.
     """
-    probed = model.clone()
-    nodes = {str(node.name): node for node in probed.graph}
-    probed.graph.outputs.clear()
-    mids: dict[Hashable, ir.Function] = {}
-    for probe in probes:
-        numbers = np.asarray((scales or {}).get(probe.name, [1.0] * statistic.size), np.float32)
-        _add_probe(probed, nodes[probe.layers[0]], probe, statistic, numbers, mids)
-    return RemoveUnusedNodesPass()(probed).model
 
+    def __init__(
+        self,
+        probes: Sequence[Probe],
+        statistic: Statistic,
+        scales: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        self._probes, self._statistic, self._scales = probes, statistic, scales or {}
 
-def _mid_function_of(node: ir.Node, statistic: Statistic, made: dict[Hashable, ir.Function]) -> ir.Function:
-    """The function of a mixture's spec; those of a graph tell themselves apart by their overloads."""
-    spec = DYNAMIC_MOE.spec_from_node(node)
-    if spec not in made:
-        made[spec] = _mid_statistic_function(spec, statistic, str(len(made) + 1) if made else "")
-    return made[spec]
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Needs the probes' layers in the graph; what computes the old outputs alone is left for removal."""
+        nodes = {str(node.name): node for node in model.graph}
+        model.graph.outputs.clear()
+        bodies: dict[Hashable, ir.Function] = {}
+        for probe in self._probes:
+            self._add(model, nodes[probe.layers[0]], probe, bodies)
+        return ir.passes.PassResult(model, True)
 
-
-def _add_probe(
-    model: ir.Model,
-    node: ir.Node,
-    probe: Probe,
-    statistic: Statistic,
-    scales: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-    mids: dict[Hashable, ir.Function],
-) -> None:
-    graph = model.graph
-    tensor = ir.tensor(scales, name=f"{probe.name}/scales")
-    scale = ir.Value(
-        name=tensor.name, type=ir.TensorType(FLOAT), shape=ir.Shape(scales.shape), const_value=tensor
-    )
-    graph.register_initializer(scale)
-    function = _statistic_function(statistic)
-    inputs = [node.inputs[0], scale]
-    if probe.mid:
-        function = _mid_function_of(node, statistic, mids)
-        padded = [*node.inputs, *[None] * len(DYNAMIC_MOE.inputs)]
-        wanted = ("x", "seq_len", "w_router", "router_bias", "w_gate_up", "shared_gate_up")
-        inputs = [*(padded[DYNAMIC_MOE.inputs.index(name)] for name in wanted), scale]
-    model.functions.setdefault(function.identifier(), function)
-    output = ir.Value(name=probe.name, type=ir.TensorType(FLOAT), shape=ir.Shape([statistic.size]))
-    graph.append(
-        ir.node(
+    def _add(self, model: ir.Model, node: ir.Node, probe: Probe, bodies: dict[Hashable, ir.Function]) -> None:
+        numbers = np.asarray(self._scales.get(probe.name, [1.0] * self._statistic.size), np.float32)
+        scales = register(model.graph, ir.tensor(numbers, name=f"{probe.name}/scales"))
+        if probe.mid:
+            inputs = [*(DYNAMIC_MOE.input(node, name) for name in MID_INPUTS), scales]
+            function = self._mid_function(node, bodies)
+        else:
+            inputs, function = [node.inputs[0], scales], statistic_function(self._statistic)
+        model.functions.setdefault(function.identifier(), function)
+        size = ir.Shape([self._statistic.size])
+        output = ir.Value(name=probe.name, type=ir.TensorType(FLOAT), shape=size)
+        call = ir.node(
             function.name,
             inputs,
             domain=DOMAIN,
@@ -222,5 +93,12 @@ def _add_probe(
             outputs=[output],
             name=f"{probe.name}/measure",
         )
-    )
-    graph.outputs.append(output)
+        model.graph.append(call)
+        model.graph.outputs.append(output)
+
+    def _mid_function(self, node: ir.Node, made: dict[Hashable, ir.Function]) -> ir.Function:
+        """The function of a mixture's spec; those of a graph tell themselves apart by their overloads."""
+        spec = DYNAMIC_MOE.spec_from_node(node)
+        if spec not in made:
+            made[spec] = mid_statistic_function(spec, self._statistic, str(len(made) + 1) if made else "")
+        return made[spec]

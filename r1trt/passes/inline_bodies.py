@@ -10,25 +10,47 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from r1trt.graph.functions import function_label
+from r1trt.lowerings.bodies import LoweringBackend, computes
 from r1trt.ops.operator import DOMAIN
+from r1trt.ops.registry import operator_of
 
 
-def inlined_model(model: ir.Model) -> ir.Model:
-    """Copy a graph with every local function inlined; the initializers are shared with the original."""
-    copy = model.clone()
-    bodies = dict(copy.functions)
-    for node in copy.graph:
-        body = bodies.get(node.op_identifier())
-        if body is None:
-            continue
-        own = _renamed(body.clone(), str(node.name))
-        node.overload = own.overload = str(node.name)
-        copy.functions[own.identifier()] = own
-    for identifier in bodies:
-        del copy.functions[identifier]
-    inlined = InlinePass()(copy).model
-    inlined.graph.opset_imports.pop(DOMAIN, None)
-    return RemoveUnusedNodesPass()(inlined).model
+class InlineBodiesPass(ir.passes.InPlacePass):
+    """Inline the local functions that the graph calls.
+
+    Args:
+        keep: Operators whose types this backend's bodies take stay calls.
+    """
+
+    def __init__(self, keep: LoweringBackend | None = None) -> None:
+        super().__init__()
+        self._keep = keep
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Give each call a copy of its body, named after the call, and inline the copies."""
+        called = set()
+        own: dict[ir.OperatorIdentifier, ir.Function] = {}
+        for node in model.graph:
+            body = model.functions.get(node.op_identifier())
+            if body is None:
+                continue
+            if self._keeps(node):
+                called.add(body.identifier())
+                continue
+            copy = _renamed(body.clone(), str(node.name))
+            node.overload = copy.overload = str(node.name)
+            own[copy.identifier()] = copy
+        for identifier in [key for key in model.functions if key not in called]:
+            del model.functions[identifier]
+        model.functions.update(own)
+        InlinePass(lambda function: function.identifier() in own)(model)
+        if not model.functions and not any(node.domain == DOMAIN for node in model.graph):
+            model.graph.opset_imports.pop(DOMAIN, None)
+        RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, bool(own))
+
+    def _keeps(self, node: ir.Node) -> bool:
+        return self._keep is not None and operator_of(node) is not None and computes(self._keep, node)
 
 
 def _renamed(body: ir.Function, call: str) -> ir.Function:

@@ -1,4 +1,8 @@
-"""The operators' nodes as TensorRT's ONNX parser must find them to make plugins of them."""
+"""The operators' nodes as TensorRT's ONNX parser must find them to make plugins of them, and back.
+
+A TensorRT layer has a plain list of tensors: bit i of a node's `input_mask` stands for input i of the
+operator.
+"""
 
 from __future__ import annotations
 
@@ -7,53 +11,62 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from r1trt.errors import BuildError
-from r1trt.ops.registry import operator_of
+from r1trt.ops.registry import OPERATORS, operator_of
 
 INPUT_MASK = "input_mask"
 
 
-def name_absent_inputs(model: ir.Model) -> bool:
-    """Removes empty inputs from the operators' nodes, and says in `input_mask` which inputs are left.
+class NameAbsentInputsPass(ir.passes.InPlacePass):
+    """Remove empty inputs from the operators' nodes, and say in `input_mask` which inputs are left."""
 
-    A TensorRT layer has a plain list of tensors: bit i of the mask stands for input i of the operator.
-
-    Args:
-        model: A typed graph whose operators have no body; it is changed.
-
-    Returns:
-        Whether the graph was changed.
-    """
-    nodes = list(_operator_nodes(model))
-    for node in nodes:
-        present = [(index, value) for index, value in enumerate(node.inputs) if value is not None]
-        for position, (_, value) in enumerate(present):
-            node.replace_input_with(position, value)
-        node.resize_inputs(len(present))
-        node.attributes[INPUT_MASK] = ir.AttrInt64(INPUT_MASK, sum(1 << index for index, _ in present))
-    return bool(nodes)
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Needs a typed graph whose operators have no body."""
+        nodes = [node for node in _operator_nodes(model) if INPUT_MASK not in node.attributes]
+        for node in nodes:
+            present = [(index, value) for index, value in enumerate(node.inputs) if value is not None]
+            _set_inputs(node, [value for _, value in present])
+            mask = sum(1 << index for index, _ in present)
+            node.attributes[INPUT_MASK] = ir.AttrInt64(INPUT_MASK, mask)
+        return ir.passes.PassResult(model, bool(nodes))
 
 
-def require_plugin_types(model: ir.Model) -> None:
-    """Refuses a typed graph whose operators no plugin computes.
+class RestoreAbsentInputsPass(ir.passes.InPlacePass):
+    """Give nodes with an `input_mask` their empty inputs back: bodies know all of the inputs."""
 
-    Raises:
-        BuildError: A node's activations have a type that its plugin has no kernels for.
-    """
-    for node in _operator_nodes(model):
-        dtype = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
-        operator = operator_of(node)
-        known = () if operator is None else operator.plugin_types
-        if dtype not in known:
-            raise BuildError(
-                f"The plugin of {node.op_type} does not compute in this type.",
-                where=node.name,
-                found=None if dtype is None else dtype.name,
-                expected=" or ".join(item.name for item in known),
-                fix="build with --bf16 or --fp8",
-            )
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Undo NameAbsentInputsPass."""
+        nodes = [node for node in _operator_nodes(model) if INPUT_MASK in node.attributes]
+        for node in nodes:
+            mask, left = node.attributes.pop(INPUT_MASK).as_int(), iter(list(node.inputs))
+            count = len(OPERATORS[node.op_type].inputs)
+            _set_inputs(node, [next(left) if mask >> index & 1 else None for index in range(count)])
+        return ir.passes.PassResult(model, bool(nodes))
+
+
+class CheckPluginTypesPass(ir.passes.InPlacePass):
+    """Refuse a typed graph whose operators no plugin computes; changes nothing."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Raises BuildError where a node's activations have a type that its plugin has no kernels for."""
+        for node in _operator_nodes(model):
+            dtype = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+            known = OPERATORS[node.op_type].plugin_types
+            if dtype not in known:
+                raise BuildError(
+                    f"The plugin of {node.op_type} does not compute in this type.",
+                    where=node.name,
+                    found=None if dtype is None else dtype.name,
+                    expected=" or ".join(item.name for item in known),
+                    fix="build with --bf16 or --fp8",
+                )
+        return ir.passes.PassResult(model, False)
 
 
 def _operator_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    for node in model.graph.all_nodes():
-        if operator_of(node) is not None and INPUT_MASK not in node.attributes:
-            yield node
+    return (node for node in model.graph.all_nodes() if operator_of(node) is not None)
+
+
+def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)

@@ -1,78 +1,139 @@
-"""The order in which an exported graph is typed: one visible list."""
+"""Every list of passes, in the order they run: what turns an export into what each backend gets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from r1trt.errors import PlanError
-from r1trt.lowerings.bodies import set_bodies
+from r1trt.arch import Backend
+from r1trt.lowerings.statistics import Statistic
+from r1trt.passes.add_probes import AddProbesPass, Probe
 from r1trt.passes.cancel_casts import CancelCastsPass
-from r1trt.passes.check_typed import CheckTypedPass, check_onnx
+from r1trt.passes.check_onnx import CheckOnnxPass
+from r1trt.passes.check_plan import CheckPlanPass
+from r1trt.passes.check_traps import CheckBuilderFormsPass, CheckTypedPass
+from r1trt.passes.infer_types import InferTypesPass
+from r1trt.passes.inline_bodies import InlineBodiesPass
+from r1trt.passes.name_absent_inputs import (
+    CheckPluginTypesPass,
+    NameAbsentInputsPass,
+    RestoreAbsentInputsPass,
+)
+from r1trt.passes.pretranspose_weights import PretransposeWeightsPass
 from r1trt.passes.realize_layers import RealizeLayersPass
+from r1trt.passes.remove_cache import RemoveCachePass
 from r1trt.passes.retype_interface import RetypeInterfacePass
+from r1trt.passes.set_bodies import DropBodiesPass, SetBodiesPass
+from r1trt.passes.set_capacity import SetCapacityPass
 from r1trt.passes.share_conversions import ShareConversionsPass
-from r1trt.precision.checks import check_plan_fits_model
+from r1trt.passes.simulate_bf16 import SimulateBf16Pass
 from r1trt.precision.plan import PrecisionPlan
 
-TypedBackend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
+Pass = ir.passes.InPlacePass
+Passes = list[Pass]
+AfterPass = Callable[[str, ir.Model], None]
 
 
-def typing_passes(plan: PrecisionPlan) -> list[ir.passes.InPlacePass]:
-    """The passes that write a plan into a graph, in order."""
+def passes_for(
+    backend: Backend, plan: PrecisionPlan, *, capacity: int | None, sms: Sequence[int] = ()
+) -> Passes:
+    """What turns an exported graph into what a backend gets.
+
+    Args:
+        backend: Who builds or runs the result.
+        plan: A plan for the graph, with all scales.
+        capacity: Tokens of the KV cache; None for a scoring graph without one.
+        sms: Compute capabilities that are built for.
+    """
+    cache = RemoveCachePass() if capacity is None else SetCapacityPass(capacity)
+    if backend == "tensorrt":
+        return [
+            cache,
+            *typing_passes(plan),
+            CheckOnnxPass(),
+            CheckBuilderFormsPass(backend, sms),
+            # The operators' nodes become plugins.
+            CheckPluginTypesPass(),
+            NameAbsentInputsPass(),
+        ]
+    if backend == "tensorrt-rtx":
+        return [
+            cache,
+            *typing_passes(plan),
+            SetBodiesPass("tensorrt-rtx"),
+            CheckOnnxPass(),
+            InlineBodiesPass(),
+            CheckBuilderFormsPass(backend, sms),
+        ]
     return [
-        # Phase 1: each layer in its planned types; values between layers stay FLOAT.
+        cache,
+        *typing_passes(plan),
+        # ONNX Runtime has CPU kernels for FP32 alone; narrower layers take bodies that can be simulated.
+        SetBodiesPass("onnxruntime", "tensorrt-rtx"),
+        CheckOnnxPass(),
+        InlineBodiesPass(keep="onnxruntime"),
+        InferTypesPass(),
+        SimulateBf16Pass(),
+        PretransposeWeightsPass(),
+    ]
+
+
+def typing_passes(plan: PrecisionPlan) -> Passes:
+    """A plan into a graph whose operators are calls without bodies."""
+    return [
+        CheckPlanPass(plan),
+        DropBodiesPass(),
+        # Each layer in its planned types; values between layers stay FLOAT.
         RetypeInterfacePass(plan),
         RealizeLayersPass(plan),
-        # Phase 2: layers that agree on a type hand it on directly.
+        # Layers that agree on a type hand it on directly.
         CancelCastsPass(),
         ShareConversionsPass(),
-        # Phase 3: what nothing reads any more goes, and the result is checked.
+        # What nothing reads any more goes, and the result is checked.
         RemoveUnusedNodesPass(),
         CheckTypedPass(),
     ]
 
 
-def typed_model_from_plan(
-    model: ir.Model,
-    plan: PrecisionPlan,
-    backend: TypedBackend,
-    *,
-    after_pass: Callable[[str, ir.Model], None] | None = None,
-) -> ir.Model:
-    """Write a plan into a copy of the exported graph.
+def simulation_passes() -> Passes:
+    """What turns a builder's graph into the same arithmetic for ONNX Runtime's CPU.
+
+    Plugins get the `tensorrt-rtx` bodies: same roundings at the boundary.
+    """
+    return [
+        RestoreAbsentInputsPass(),
+        SetBodiesPass("tensorrt-rtx"),
+        InlineBodiesPass(),
+        InferTypesPass(),
+        SimulateBf16Pass(),
+    ]
+
+
+def calibration_passes(
+    probes: Sequence[Probe], statistic: Statistic, scales: Mapping[str, Sequence[float]] | None = None
+) -> Passes:
+    """What turns an exported graph into one whose outputs are statistics of its activations."""
+    return [
+        RemoveCachePass(),
+        SetBodiesPass("onnxruntime"),
+        AddProbesPass(probes, statistic, scales),
+        RemoveUnusedNodesPass(),
+    ]
+
+
+def run_passes(model: ir.Model, passes: Iterable[Pass], *, after_pass: AfterPass | None = None) -> ir.Model:
+    """Run passes over a copy of a graph.
 
     Args:
-        model: Exported graph; its external tensors know their base directory. It is left as it is.
-        plan: A plan for this graph with all scales.
-        backend: Whose bodies the three operators get; "tensorrt" takes plugins and gets none.
+        model: The graph; it is left as it is. Its weights are shared with the copy, unread.
+        passes: In order.
         after_pass: Called with each pass's name and the graph behind it, for dumps.
-
-    Returns:
-        A graph of plain typed nodes, weights still lazy: `write_typed_model` streams them.
-
-    Raises:
-        PlanError: The plan does not fit the graph, or lacks scales.
     """
-    check_plan_fits_model(plan, model)
-    if plan.missing_scales:
-        raise PlanError(
-            "The precision plan has no scales yet.",
-            found=f"{len(plan.missing_scales)} open, first {plan.missing_scales[0]}",
-            fix="calibrate the plan first",
-        )
-    typed = model.clone()
-    typed.functions.clear()
-    for node in typed.graph:
-        node.overload = ""
-    for step in typing_passes(plan):
-        typed = step(typed).model
+    result = model.clone()
+    for step in passes:
+        result = step(result).model
         if after_pass is not None:
-            after_pass(type(step).__name__, typed)
-    if backend != "tensorrt":
-        set_bodies(typed, backend)
-    check_onnx(typed)
-    return typed
+            after_pass(type(step).__name__, result)
+    return result

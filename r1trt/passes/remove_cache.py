@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 
 from r1trt.errors import ExportError
 from r1trt.graph.edit import register
-from r1trt.lowerings.bodies import set_bodies
-from r1trt.ops.hla_attention import HLA_ATTENTION
-
-_CACHES = tuple(HLA_ATTENTION.inputs.index(name) for name in ("key_cache", "value_cache"))
+from r1trt.ops.operator import Operator
+from r1trt.ops.registry import operator_of
 
 
-def model_without_cache(model: ir.Model) -> ir.Model:
-    """Copy a graph without its caches; nothing lies in front of a call's tokens, so `past_len` is 0.
+class RemoveCachePass(ir.passes.InPlacePass):
+    """Caches and `past_len` go: nothing lies in front of a call's tokens. Bodies have to be set again."""
 
-    Args:
-        model: Exported graph.
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Raises ExportError where the graph lacks one of its interface's inputs."""
+        graph = model.graph
+        inputs = {str(value.name): value for value in graph.inputs}
+        missing = [name for name in ("past_len", "seq_len") if name not in inputs]
+        if missing:
+            raise ExportError(
+                "The graph lacks inputs.", where=graph.name, found=sorted(inputs), expected=missing
+            )
+        for node in list(graph):
+            operator = operator_of(node)
+            if operator is not None and operator.caches:
+                _detach_caches(graph, node, operator)
+        _replace_past_len(graph, inputs["past_len"], inputs["seq_len"])
+        return ir.passes.PassResult(model, True)
 
-    Raises:
-        ExportError: The graph lacks one of its interface's inputs.
-    """
-    copy = model.clone()
-    graph = copy.graph
-    inputs = {str(value.name): value for value in graph.inputs}
-    missing = [name for name in ("past_len", "seq_len") if name not in inputs]
-    if missing:
-        raise ExportError("The graph lacks inputs.", where=graph.name, found=sorted(inputs), expected=missing)
-    for node in [node for node in graph if node.op_type == HLA_ATTENTION.name]:
-        for value in (*node.outputs[1:], *(node.inputs[index] for index in _CACHES)):
-            for side in (graph.inputs, graph.outputs):
-                if value is not None and value in side:
-                    side.remove(value)
-        for index in _CACHES:
-            node.replace_input_with(index, None)
-        node.resize_outputs(1)
-    _replace_past_len(graph, inputs["past_len"], inputs["seq_len"])
-    set_bodies(copy, "onnxruntime")
-    return copy
+
+def _detach_caches(graph: ir.Graph, node: ir.Node, operator: Operator[Any]) -> None:
+    for cache, given, made in operator.cache_values(node):
+        for value, side in ((given, graph.inputs), (made, graph.outputs)):
+            if value in side:
+                side.remove(value)
+        operator.set_input(node, cache.input, None)
+    # An operator's caches are its last outputs.
+    node.resize_outputs(len(operator.outputs) - len(operator.caches))
 
 
 def _replace_past_len(graph: ir.Graph, past_len: ir.Value, seq_len: ir.Value) -> None:

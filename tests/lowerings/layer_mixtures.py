@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from r1_asa_reference import Reference
 from tiny_checkpoints import write_r1_asa
 
-from r1trt.config import ModelConfig
+from r1trt.config import LayerConfig
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.model import load_checkpoint
@@ -69,25 +69,19 @@ def edit_nodes(model: ir.Model, edits: tuple[Edit, ...] = EDITS) -> None:
         attention.attributes["inter_block"] = ir.AttrInt64("inter_block", edit.inter_block)
 
 
-class EditedReference(Reference):
+def edited_reference(checkpoint: Path, edits: tuple[Edit, ...] = EDITS) -> Reference:
     """The FP64 reference with each layer's own attributes."""
-
-    def __init__(self, checkpoint: Path, edits: tuple[Edit, ...] = EDITS) -> None:
-        module = load_checkpoint(checkpoint, torch.float32)
-        tensors = {name: parameter.detach().numpy() for name, parameter in module.state_dict().items()}
-        super().__init__(module.config, tensors, module.rope.inv_freq, module.rope.attention_factor)
-        self._layers = [_edited(module.config, edit) for edit in edits]
-
-    def _layer(self, x: list[NDArray[np.float64]], prefix: str, is_moe: bool) -> list[NDArray[np.float64]]:
-        self.config = self._layers[int(prefix.split(".")[2])]
-        return super()._layer(x, prefix, is_moe)
+    module = load_checkpoint(checkpoint, torch.float32)
+    tensors = {name: parameter.detach().numpy() for name, parameter in module.state_dict().items()}
+    layers = tuple(_edited(layer, edit) for layer, edit in zip(module.config.layers, edits, strict=True))
+    config = replace(module.config, layers=layers)
+    return Reference(config, tensors, module.rope.inv_freq, module.rope.attention_factor)
 
 
-def _edited(config: ModelConfig, edit: Edit) -> ModelConfig:
-    assert config.moe is not None
-    moe = replace(config.moe, top_k=edit.top_k)
-    hla = replace(config.hla, lam_skip=edit.lam_skip, inter_block=INTER_BLOCKS[edit.inter_block])
-    return replace(config, moe=moe, hla=hla)
+def _edited(layer: LayerConfig, edit: Edit) -> LayerConfig:
+    hla = replace(layer.attention.hla, lam_skip=edit.lam_skip, inter_block=INTER_BLOCKS[edit.inter_block])
+    mlp = replace(layer.mlp, top_k=edit.top_k)
+    return replace(layer, attention=replace(layer.attention, hla=hla), mlp=mlp)
 
 
 def session_of(model: ir.Model, weight_base: Path) -> onnxruntime.InferenceSession:

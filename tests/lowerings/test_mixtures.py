@@ -11,8 +11,8 @@ from lowerings.layer_mixtures import (
     EDITS,
     LAYERS,
     Edit,
-    EditedReference,
     edit_nodes,
+    edited_reference,
     logits_of,
     relative_error,
     session_of,
@@ -25,8 +25,9 @@ from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.registry import OPERATORS
-from r1trt.passes.check_typed import check_onnx
-from r1trt.passes.inline_bodies import inlined_model
+from r1trt.passes.check_onnx import CheckOnnxPass
+from r1trt.passes.inline_bodies import InlineBodiesPass
+from r1trt.passes.pipeline import run_passes
 
 BACKENDS: tuple[LoweringBackend, ...] = ("onnxruntime", "tensorrt-rtx")
 # FP32 against FP64; one layer with another layer's attribute changes the logits by percents.
@@ -63,10 +64,10 @@ FORGOTTEN = [
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_edited_attributes_count_layer_by_layer(exported: ExportedModel, backend: LoweringBackend) -> None:
     model = edited(exported, backend)
-    check_onnx(model)
+    CheckOnnxPass()(model)
     found = logits_of(session_of(model, exported.weight_base), PROMPT)
     checkpoint = exported.path.parent / "checkpoint"
-    assert relative_error(found, EditedReference(checkpoint).logits(PROMPT)) < TOLERANCE
+    assert relative_error(found, edited_reference(checkpoint).logits(PROMPT)) < TOLERANCE
 
 
 @pytest.mark.parametrize(("layer", "attribute"), FORGOTTEN)
@@ -74,8 +75,8 @@ def test_the_comparison_notices_a_forgotten_attribute(
     exported: ExportedModel, layer: int, attribute: str
 ) -> None:
     checkpoint = exported.path.parent / "checkpoint"
-    whole = EditedReference(checkpoint).logits(PROMPT)
-    forgetful = EditedReference(checkpoint, without(layer, attribute)).logits(PROMPT)
+    whole = edited_reference(checkpoint).logits(PROMPT)
+    forgetful = edited_reference(checkpoint, without(layer, attribute)).logits(PROMPT)
     assert relative_error(forgetful, whole) > NOTICED
 
 
@@ -88,14 +89,14 @@ def test_the_comparison_notices_bodies_of_the_first_layer(
         node.overload = ""
     found = logits_of(session_of(model, exported.weight_base), PROMPT)
     checkpoint = exported.path.parent / "checkpoint"
-    assert relative_error(found, EditedReference(checkpoint).logits(PROMPT)) > NOTICED
+    assert relative_error(found, edited_reference(checkpoint).logits(PROMPT)) > NOTICED
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_inlined_bodies_compute_the_same(exported: ExportedModel, backend: LoweringBackend) -> None:
     model = edited(exported, backend)
     called = logits_of(session_of(model, exported.weight_base), PROMPT)
-    inlined = logits_of(session_of(inlined_model(model), exported.weight_base), PROMPT)
+    inlined = logits_of(session_of(run_passes(model, [InlineBodiesPass()]), exported.weight_base), PROMPT)
     np.testing.assert_allclose(inlined, called, atol=1e-5)
 
 

@@ -8,8 +8,10 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from r1trt.arch import Backend
 from r1trt.errors import BuildError
-from r1trt.passes.check_builder_forms import require_no_traps, traps_of_graph
+from r1trt.passes.check_traps import CheckBuilderFormsPass
+from r1trt.passes.traps import builder_traps
 
 HEADER = '<ir_version: 10, opset_import: ["" : 24, "r1trt" : 1]>'
 QKV = "bfloat16[B,4,S,16] q, bfloat16[B,2,64,16] k, bfloat16[B,2,64,16] v, bool[B,1,S,64] mask"
@@ -22,7 +24,7 @@ class TrapCase:
     name: str
     graph: str
     says: str | None
-    backend: str = "tensorrt-rtx"
+    backend: Backend = "tensorrt-rtx"
     sm: int = 89
 
 
@@ -134,7 +136,7 @@ def model_of(case: TrapCase) -> ir.Model:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_traps_are_found_and_only_they(case: TrapCase) -> None:
-    traps = traps_of_graph(model_of(case), case.backend, [case.sm])
+    traps = builder_traps(model_of(case), case.backend, [case.sm])
     if case.says is None:
         assert traps == []
     else:
@@ -147,6 +149,6 @@ def test_the_error_names_nodes_and_reasons() -> None:
     for index, node in enumerate(model.graph):
         node.name = f"layer.{index}.attention"
     with pytest.raises(BuildError) as caught:
-        require_no_traps(model, "tensorrt-rtx", [89])
+        CheckBuilderFormsPass("tensorrt-rtx", [89]).call(model)
     assert "layer.1.attention" in caught.value.details["found"]
     assert "layer.0.attention" in caught.value.details["found"]

@@ -9,7 +9,8 @@ import pytest
 from passes.hand_made import HandMade, normal
 
 from r1trt.errors import PlanError
-from r1trt.passes.check_typed import CheckTypedPass, check_onnx
+from r1trt.passes.check_onnx import CheckOnnxPass
+from r1trt.passes.check_traps import CheckTypedPass
 
 BF16, FLOAT, FP8 = ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.FLOAT8E4M3FN
 K = 256
@@ -37,12 +38,12 @@ def quantized_product(weight_scale: np.ndarray, **weight_attributes: int) -> ir.
 def test_per_tensor_scales_pass() -> None:
     model = quantized_product(np.array(0.1, np.float32))
     CheckTypedPass()(model)
-    check_onnx(model)
+    CheckOnnxPass()(model)
 
 
 def test_blocked_weight_scales_with_fp8_activations() -> None:
     scales = np.full((K, K // 128), 0.1, np.float32)
-    with pytest.raises(PlanError, match="blocked scales and FP8 activations"):
+    with pytest.raises(PlanError, match="blocked weight scales and meets FP8 activations"):
         CheckTypedPass().call(quantized_product(scales, axis=1, block_size=128))
 
 
@@ -63,7 +64,7 @@ def test_fp8_into_another_operator() -> None:
     graph = HandMade()
     x = graph.input("x", [4], FP8)
     graph.output(graph.node("Cast", "c", [x], [4], domain="", to=int(FLOAT)), "y")
-    with pytest.raises(PlanError, match="consumes FP8"):
+    with pytest.raises(PlanError, match="reads the FP8 tensor"):
         CheckTypedPass().call(graph.model())
 
 
@@ -81,4 +82,4 @@ def test_a_declared_type_that_is_wrong() -> None:
     model = quantized_product(np.array(0.1, np.float32))
     model.graph.outputs[0].type = ir.TensorType(FLOAT)
     with pytest.raises(PlanError, match="not valid ONNX"):
-        check_onnx(model)
+        CheckOnnxPass()(model)

@@ -6,12 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from passes.hand_made import HandMade, bf16, fp8_grid, normal, outputs_of, plan_of
+from passes.typed import simulated_model_from_typed, typed_model_from_plan
 
 from r1trt.errors import PlanError
 from r1trt.graph.quantize import scale_from_amax
 from r1trt.ops.layer_precision import LayerPrecision
-from r1trt.passes.pipeline import typed_model_from_plan
-from r1trt.passes.simulate import simulated_model_from_typed
 from r1trt.precision.plan import PrecisionPlan
 
 BATCH, K, N = 3, 24, 16

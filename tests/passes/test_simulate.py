@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from passes.hand_made import HandMade, bf16, normal, outputs_of
+from passes.typed import simulated_model_from_typed
 
 from r1trt.errors import BuildError
-from r1trt.passes.simulate import simulated_model_from_typed
 
 BF16, FLOAT, FP8 = ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.FLOAT8E4M3FN
 D = 32

@@ -12,20 +12,24 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from passes.typed import (
+    model_with_capacity,
+    model_without_cache,
+    simulated_model_from_typed,
+    typed_model_from_plan,
+)
 from safetensors import safe_open
 from tiny_checkpoints import write_llama, write_qwen2, write_r1_asa
 
+from r1trt.arch import Backend
 from r1trt.build.write_typed import write_typed_model
 from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 from r1trt.config import MoeConfig
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.ops.registry import OPERATORS
-from r1trt.passes.check_typed import proto_without_weights
-from r1trt.passes.pipeline import TypedBackend, typed_model_from_plan
-from r1trt.passes.remove_cache import model_without_cache
-from r1trt.passes.set_capacity import model_with_capacity
-from r1trt.passes.simulate import simulated_model_from_typed
+from r1trt.passes.check_onnx import proto_without_weights
+from r1trt.passes.pipeline import passes_for, run_passes
 from r1trt.precision.plan import PlanKind, PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
 
@@ -136,8 +140,9 @@ def test_written_files_stand_alone(exported: ExportedModel, precision: PlanKind,
 def test_every_operator_keeps_its_node_and_gets_a_body(exported: ExportedModel) -> None:
     plan = plan_for(exported, "fp8")
     names = [node.name for node in exported.model.graph if node.op_type in OPERATORS]
-    for backend, bodies in (("tensorrt-rtx", True), ("tensorrt", False)):
-        typed = typed_model_from_plan(exported.model, plan, backend)  # type: ignore[arg-type]  # a pair's member
+    backends: dict[Backend, bool] = {"tensorrt-rtx": True, "tensorrt": False}
+    for backend, bodies in backends.items():
+        typed = typed_model_from_plan(exported.model, plan, backend)
         assert [node.name for node in typed.graph if node.op_type in OPERATORS] == names
         assert bool(typed.functions) == bodies
 
@@ -145,7 +150,7 @@ def test_every_operator_keeps_its_node_and_gets_a_body(exported: ExportedModel) 
 def test_a_graph_without_bodies_is_simulated_alike(exported: ExportedModel, tmp_path: Path) -> None:
     plan = plan_for(exported, "bf16")
     results = []
-    backends: tuple[TypedBackend, ...] = ("tensorrt", "tensorrt-rtx")
+    backends: tuple[Backend, ...] = ("tensorrt", "tensorrt-rtx")
     for backend in backends:
         directory = tmp_path / backend
         directory.mkdir()
@@ -199,8 +204,10 @@ def test_another_capacity(exported: ExportedModel) -> None:
     np.testing.assert_allclose(logits_of(session), logits_of(exported_session(exported)), atol=1e-4)
 
 
-def test_every_pass_leaves_valid_onnx(exported: ExportedModel) -> None:
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt-rtx", "tensorrt"])
+def test_every_pass_leaves_valid_onnx(exported: ExportedModel, backend: Backend) -> None:
     seen: list[str] = []
+    passes = passes_for(backend, plan_for(exported, "fp8"), capacity=CAPACITY, sms=[89])
 
     def check(name: str, model: ir.Model) -> None:
         copy = model.clone()
@@ -209,8 +216,8 @@ def test_every_pass_leaves_valid_onnx(exported: ExportedModel) -> None:
         onnx.checker.check_model(proto_without_weights(copy))
         seen.append(name)
 
-    typed_model_from_plan(exported.model, plan_for(exported, "fp8"), "tensorrt", after_pass=check)
-    assert seen[0] == "RetypeInterfacePass" and seen[-1] == "CheckTypedPass"
+    run_passes(exported.model, passes, after_pass=check)
+    assert seen == [type(step).__name__ for step in passes]
 
 
 def test_writing_reports_its_progress(exported: ExportedModel, tmp_path: Path) -> None:

@@ -7,18 +7,10 @@ computes. FP8 stays FP8. What a fused kernel does between two roundings is not k
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
-
-from r1trt.errors import BuildError
-from r1trt.lowerings.bodies import set_bodies
-from r1trt.ops.operator import DOMAIN
-from r1trt.ops.registry import OPERATORS
-from r1trt.passes.check_typed import proto_without_weights
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 BF16, FLOAT = ir.DataType.BFLOAT16, ir.DataType.FLOAT
-_LISTED = 20
 
 # Exact on numbers that BF16 holds: they move, choose or negate elements.
 _EXACT_NAMES = """
@@ -29,61 +21,26 @@ Split Squeeze TensorScatter Tile TopK Transpose Unsqueeze Where
 _EXACT = frozenset(_EXACT_NAMES.split())
 
 
-def simulated_model_from_typed(typed: ir.Model) -> ir.Model:
-    """Make the simulation of a typed graph; the typed graph is left as it is.
+class SimulateBf16Pass(ir.passes.InPlacePass):
+    """FLOAT in the place of BF16, rounded behind each node that computes; FP8 stays FP8.
 
-    Operators without a body (plugins) get the `tensorrt-rtx` bodies: same roundings at the boundary.
-    The initializers are the typed graph's own, so both files can point into one weights file.
-
-    Raises:
-        BuildError: A value's type could not be inferred, so that its roundings are not known.
+    The initializers stay the typed graph's own, so both files can point into one weights file.
     """
-    model = typed.clone()
-    if any(node.op_type in OPERATORS and node.op_identifier() not in model.functions for node in model.graph):
-        set_bodies(model, "tensorrt-rtx")
-    model = InlinePass()(model).model
-    model.graph.opset_imports.pop(DOMAIN, None)
-    _infer_types(model)
-    _require_types(model)
-    narrow = {id(value) for value in _values(model.graph) if value.dtype == BF16}
-    _widen_sources(model.graph)
-    for node in list(model.graph.all_nodes()):
-        _retype(node, narrow)
-    return RemoveUnusedNodesPass()(model).model
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Needs a type on every value of the graph: InferTypesPass runs before."""
+        narrow = {id(value) for value in _values(model.graph) if value.dtype == BF16}
+        if narrow:
+            _widen_sources(model.graph)
+            for node in list(model.graph.all_nodes()):
+                _retype(node, narrow)
+            RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, bool(narrow))
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
     values = [*graph.inputs, *graph.initializers.values()]
     return values + [output for node in graph.all_nodes() for output in node.outputs]
-
-
-def _infer_types(model: ir.Model) -> None:
-    """Take dtypes from strict ONNX inference; a failure raises, and never leaves a half-typed graph."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(
-            proto_without_weights(model), check_type=True, strict_mode=True, data_prop=True
-        )
-    except onnx.shape_inference.InferenceError as error:
-        raise BuildError("Type inference of the inlined graph failed.", found=error) from error
-    known = {info.name: info.type.tensor_type.elem_type for info in inferred.graph.value_info}
-    for value in _values(model.graph):
-        if value.dtype is None and known.get(str(value.name)):
-            value.type = ir.TensorType(ir.DataType(known[str(value.name)]))
-
-
-def _require_types(model: ir.Model) -> None:
-    untyped = [
-        f"'{output.name}' of {node.op_type} '{node.name}'"
-        for node in model.graph.all_nodes()
-        for output in node.outputs
-        if output.dtype is None and (output.uses() or output.is_graph_output())
-    ]
-    if untyped:
-        raise BuildError(
-            f"{len(untyped)} values of the inlined graph have no type.",
-            found="\n    ".join(["", *untyped[:_LISTED]]),
-            fix="their roundings are unknown; give the operator bodies forms that ONNX can infer",
-        )
 
 
 def _widen_sources(graph: ir.Graph) -> None:

@@ -1,21 +1,20 @@
-"""Forms of a graph that the builders crash on, drop in silence or compute wrongly: refused beforehand.
+"""Forms of a graph that the builders crash on, drop in silence or compute wrongly, one rule each.
 
 Each was measured with TensorRT-RTX 1.7; `tensorrt` is spared where a full TensorRT is known to do better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
 
-from r1trt.arch import FP8_MIN_SM
-from r1trt.errors import BuildError
+from r1trt.arch import FP8_MIN_SM, Backend
 from r1trt.ops.registry import OPERATORS
 
-BF16 = ir.DataType.BFLOAT16
+FLOAT = ir.DataType.FLOAT
 FP8 = frozenset({ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2})
 # Who may read an FP8 tensor; everything else is refused by the builder, late.
 _FP8_READERS = frozenset(
@@ -29,49 +28,58 @@ _LISTED = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Trap:
-    """One place of a graph that a builder would stumble over."""
+    """One place of a graph that a builder would stumble over.
 
-    node: str
+    Attributes:
+        where: Type and name of the node, or the name of the value.
+        reason: What is wrong with it.
+    """
+
+    where: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.reason}"
 
 
 Rule = Callable[[ir.Graph], Iterator[Trap]]
 
 
-def traps_of_graph(model: ir.Model, backend: str, sms: Sequence[int]) -> list[Trap]:
-    """Search a graph whose functions are inlined.
+def listed(traps: Sequence[Trap]) -> str:
+    """The first traps, a line each, for an error."""
+    lines = [str(trap) for trap in traps[:_LISTED]]
+    if len(traps) > _LISTED:
+        lines.append(f"... and {len(traps) - _LISTED} more")
+    return "\n    ".join(["", *lines])
+
+
+def typing_traps(model: ir.Model) -> list[Trap]:
+    """What is wrong with a typed graph whoever builds it; its operators may be calls without a body."""
+    return _found(model.graph, (_untyped_values, *_RULES))
+
+
+def builder_traps(model: ir.Model, backend: Backend, sms: Sequence[int]) -> list[Trap]:
+    """What is wrong with a graph whose bodies are inlined, for one builder.
 
     Args:
         model: What the parser would get.
         backend: "tensorrt" or "tensorrt-rtx".
         sms: Compute capabilities that it would be built for.
     """
-    found = [trap for rule in _RULES for trap in rule(model.graph)]
-    if backend == "tensorrt-rtx":
-        found += [trap for rule in _RTX_RULES for trap in rule(model.graph)]
-    return [*found, *_unknown_operators(model, backend), *_fp8_below_minimum(model.graph, sms)]
+    rules = (*_RULES, *_RTX_RULES) if backend == "tensorrt-rtx" else _RULES
+    return [
+        *_found(model.graph, rules),
+        *_unknown_operators(model, backend),
+        *_fp8_below_minimum(model.graph, sms),
+    ]
 
 
-def require_no_traps(model: ir.Model, backend: str, sms: Sequence[int]) -> None:
-    """Refuse a graph with traps.
-
-    Raises:
-        BuildError: Lists node and reason of each.
-    """
-    traps = traps_of_graph(model, backend, sms)
-    if traps:
-        lines = [f"{trap.node}: {trap.reason}" for trap in traps[:_LISTED]]
-        if len(traps) > _LISTED:
-            lines.append(f"... and {len(traps) - _LISTED} more")
-        raise BuildError(
-            f"The typed graph has {len(traps)} forms that {backend} does not build rightly.",
-            found="\n    ".join(["", *lines]),
-            fix="change the lowering or the precision plan of these nodes",
-        )
+def _found(graph: ir.Graph, rules: Iterable[Rule]) -> list[Trap]:
+    return [trap for rule in rules for trap in rule(graph)]
 
 
 def _trap(node: ir.Node, reason: str) -> Trap:
-    return Trap(node=f"{node.op_type} '{node.name}'", reason=reason)
+    return Trap(where=f"{node.op_type} '{node.name}'", reason=reason)
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:
@@ -89,37 +97,30 @@ def _nodes(graph: ir.Graph, *op_types: str) -> Iterator[ir.Node]:
             yield node
 
 
-def _shared_attention_inputs(graph: ir.Graph) -> Iterator[Trap]:
-    users: dict[int, ir.Node] = {}
-    for node in _nodes(graph, "Attention"):
-        for index, what in enumerate(("query", "key")):
-            value = _input(node, index)
-            if value is None:
-                continue
-            other = users.setdefault(id(value), node)
-            if other is not node:
-                yield _trap(node, f"shares its {what} with '{other.name}'; the builder dies of SIGSEGV")
+# ---------------------------------------------------------------- every graph
 
 
-def _attention_forms(graph: ir.Graph) -> Iterator[Trap]:
-    for node in _nodes(graph, "Attention"):
-        if _input(node, 6) is not None:
-            yield _trap(node, "nonpad_kv_seqlen is ignored in silence; use a mask")
-        if _int_attribute(node, "is_causal") and _input(node, 3) is not None:
-            yield _trap(node, "has is_causal and a mask; fold causality into the mask")
-        if _input(node, 4) is not None or _input(node, 5) is not None:
-            yield _trap(node, "has past keys or values; update a cache with TensorScatter")
-        softcap = node.attributes.get("softcap")
-        if softcap is not None and softcap.as_float():
-            yield _trap(node, "has a softcap, which the parser refuses")
+def _untyped_values(graph: ir.Graph) -> Iterator[Trap]:
+    made = (output for node in graph for output in node.outputs)
+    for value in [*graph.inputs, *graph.initializers.values(), *made]:
+        for what in ("type", "shape"):
+            if getattr(value, what) is None:
+                yield Trap(where=f"value '{value.name}'", reason=f"has no {what}")
+
+
+def _quantization_types(graph: ir.Graph) -> Iterator[Trap]:
+    for node in _nodes(graph, "QuantizeLinear", "DequantizeLinear"):
+        scale = _input(node, 1)
+        if scale is not None and scale.dtype not in (FLOAT, None):
+            yield _trap(node, f"has {scale.dtype} scales; they round by up to 0.4 %, use FLOAT")
+        if "output_dtype" not in node.attributes:
+            yield _trap(node, "does not say its output type (output_dtype); builders then take the scale's")
 
 
 def _blocked_weights(graph: ir.Graph) -> Iterator[Trap]:
     for node in _nodes(graph, "DequantizeLinear"):
         if _int_attribute(node, "block_size") and _meets_quantized_activation(node.outputs[0]):
-            yield _trap(
-                node, "has blocked weight scales and meets FP8 activations; the product is computed wrongly"
-            )
+            yield _trap(node, "has blocked weight scales and meets FP8 activations: RTX 1.7 miscomputes that")
 
 
 def _meets_quantized_activation(value: ir.Value) -> bool:
@@ -143,25 +144,42 @@ def _is_quantized_activation(value: ir.Value | None) -> bool:
     return quantizer is not None and quantizer.op_type == "QuantizeLinear"
 
 
-def _silent_result_types(graph: ir.Graph) -> Iterator[Trap]:
-    has_bf16 = any(value.dtype == BF16 for value in [*graph.inputs, *graph.initializers.values()])
-    for node in _nodes(graph, "DequantizeLinear"):
-        scale = _input(node, 1)
-        if has_bf16 and "output_dtype" not in node.attributes and (scale is None or scale.dtype != BF16):
-            yield _trap(
-                node, "names no output_dtype; the product then returns the scale's type, FLOAT, not BF16"
-            )
-
-
 def _fp8_readers(graph: ir.Graph) -> Iterator[Trap]:
     for node in graph.all_nodes():
         if node.op_type in OPERATORS or node.op_type in _FP8_READERS:
             continue
         for value in node.inputs:
             if value is not None and value.dtype in FP8:
-                yield _trap(
-                    node, f"reads the FP8 tensor '{value.name}'; only Q/DQ, Concat and shape changes may"
-                )
+                reason = f"reads the FP8 tensor '{value.name}'; only Q/DQ, Concat and shape changes may"
+                yield _trap(node, reason)
+
+
+# ---------------------------------------------------------------- TensorRT-RTX
+
+
+def _shared_attention_inputs(graph: ir.Graph) -> Iterator[Trap]:
+    users: dict[int, ir.Node] = {}
+    for node in _nodes(graph, "Attention"):
+        for index, what in enumerate(("query", "key")):
+            value = _input(node, index)
+            if value is None:
+                continue
+            other = users.setdefault(id(value), node)
+            if other is not node:
+                yield _trap(node, f"shares its {what} with '{other.name}'; the builder dies of SIGSEGV")
+
+
+def _attention_forms(graph: ir.Graph) -> Iterator[Trap]:
+    for node in _nodes(graph, "Attention"):
+        if _input(node, 6) is not None:
+            yield _trap(node, "has nonpad_kv_seqlen, which is ignored in silence; use a mask")
+        if _int_attribute(node, "is_causal") and _input(node, 3) is not None:
+            yield _trap(node, "has is_causal and a mask; fold causality into the mask")
+        if _input(node, 4) is not None or _input(node, 5) is not None:
+            yield _trap(node, "has past keys or values; update a cache with TensorScatter")
+        softcap = node.attributes.get("softcap")
+        if softcap is not None and softcap.as_float():
+            yield _trap(node, "has a softcap, which the parser refuses")
 
 
 def _data_dependent(graph: ir.Graph) -> Iterator[Trap]:
@@ -182,7 +200,10 @@ def _cache_updates(graph: ir.Graph) -> Iterator[Trap]:
             yield _trap(node, f"updates a cache in mode '{mode.as_string()}'")
 
 
-def _unknown_operators(model: ir.Model, backend: str) -> Iterator[Trap]:
+# ---------------------------------------------------------------- one builder, one GPU
+
+
+def _unknown_operators(model: ir.Model, backend: Backend) -> Iterator[Trap]:
     """Everything that is no ONNX operator is looked up as a plugin, by its type alone."""
     version = model.graph.opset_imports.get("", 1)
     for node in model.graph.all_nodes():
@@ -199,12 +220,14 @@ def _fp8_below_minimum(graph: ir.Graph, sms: Sequence[int]) -> Iterator[Trap]:
         return
     for name, value in graph.initializers.items():
         if value.dtype in FP8:
-            yield Trap(node=f"weight '{name}'", reason=f"is FP8, which no builder takes for {', '.join(low)}")
+            yield Trap(
+                where=f"weight '{name}'", reason=f"is FP8, which no builder takes for {', '.join(low)}"
+            )
             return
     for node in _nodes(graph, "QuantizeLinear"):
         yield _trap(node, f"makes FP8, which no builder takes for {', '.join(low)}")
         return
 
 
-_RULES: Sequence[Rule] = (_blocked_weights, _silent_result_types, _fp8_readers)
+_RULES: Sequence[Rule] = (_quantization_types, _blocked_weights, _fp8_readers)
 _RTX_RULES: Sequence[Rule] = (_shared_attention_inputs, _attention_forms, _data_dependent, _cache_updates)
