@@ -61,7 +61,7 @@ def write_build(
         CheckpointError: A weight cannot be read.
     """
     build = BuildDirectory(path=directory)
-    save_plan(plan, build.precision_plan)
+    plan_files = save_plan(plan, build.precision_plan)
     export.artifact.copy_companions_to(directory)
     on_cpu = target.backend == "onnxruntime"
     graph = build.cpu_engine if on_cpu else build.typed_graph
@@ -71,7 +71,7 @@ def write_build(
         share_weights(graphs.engine, graphs.simulated)
         ir.save(graphs.simulated, build.simulated_graph)
     save_profiles(profiles_from_graph(graphs.engine.graph, limits), build.profiles)
-    manifest = _manifest(build, export, target, limits, plan)
+    manifest = _manifest(build, export, target, limits, plan, plan_files)
     if on_cpu:
         engine = EngineEntry(**vars(file_entry(graph)), sm=None)
         manifest = replace(manifest, status="complete", engines=(engine,))
@@ -97,9 +97,10 @@ def _manifest(
     target: BuildTarget,
     limits: BuildLimits,
     plan: PrecisionPlan,
+    plan_files: list[Path],
 ) -> BuildManifest:
     on_cpu = target.backend == "onnxruntime"
-    inputs = ([] if on_cpu else [build.typed_graph]) + [build.weights, build.precision_plan]
+    inputs = ([] if on_cpu else [build.typed_graph]) + [build.weights, *plan_files]
     return BuildManifest(
         status="needs-engine",
         arch=target.arch.name,

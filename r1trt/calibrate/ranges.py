@@ -20,7 +20,7 @@ from r1trt.ops.registry import operator_of_layer
 from r1trt.passes.add_probes import Probe, probes_for
 from r1trt.passes.pipeline import calibration_passes, run_passes
 from r1trt.precision.plan import PrecisionPlan
-from r1trt.precision.plan_file import short_float
+from r1trt.precision.scales_file import short_float
 from r1trt.progress import Progress
 from r1trt.runtime.onnxruntime_model import LoadOptions, folds_constants
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession

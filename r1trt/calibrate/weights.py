@@ -12,7 +12,7 @@ from r1trt.ops.operator import ScaledWeight
 from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
-from r1trt.precision.plan_file import short_float
+from r1trt.precision.scales_file import short_float
 from r1trt.progress import Progress
 
 

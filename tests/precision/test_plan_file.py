@@ -11,7 +11,8 @@ import pytest
 from r1trt.errors import PlanError
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.precision.plan import PrecisionPlan, Thresholds
-from r1trt.precision.plan_file import load_plan, plan_from_yaml, save_plan, short_float, yaml_from_plan
+from r1trt.precision.plan_file import load_plan, plan_from_yaml, save_plan, yaml_from_plan
+from r1trt.precision.scales_file import short_float
 
 THRESHOLDS = Thresholds(
     kl_max=0.1, perplexity_increase_max=0.05, agreement_min=0.85, logits_max_relative_error=0.1

@@ -1,0 +1,99 @@
+"""Long lists of scales: a safetensors file of FP32 beside the plan's YAML, which names it and its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from r1trt.precision.plan import PrecisionPlan
+
+# Longer lists go into the file: 16 numbers are about two lines of YAML.
+INLINE_SCALES = 16
+LISTS = ("weight_scale", "down_scale")
+# Scales of a very large model, one a row, are some ten million numbers.
+_MAX_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalesFile:
+    """A file of scales.
+
+    Attributes:
+        file: Its name, beside the plan.
+        sha256: Hash of its contents, in hex.
+        scales: Its lists by `<layer>.<scale>`.
+    """
+
+    file: str
+    sha256: str
+    scales: Mapping[str, tuple[float, ...]]
+
+
+def short_float(value: float | np.floating[Any]) -> float:
+    """The shortest decimal that reads back as the same FP32 number."""
+    return float(str(np.float32(value)))
+
+
+def scales_path(plan: Path) -> Path:
+    """Where the scales of a plan lie: `precision.scales.safetensors` beside `precision.yaml`."""
+    return plan.with_name(f"{plan.stem}.scales.safetensors")
+
+
+def write_scales(plan: PrecisionPlan, path: Path) -> ScalesFile | None:
+    """Write the long lists of a plan; None, and no file, where it has none."""
+    scales = {
+        f"{key}.{name}": values
+        for key, layer in plan.layers.items()
+        for name in LISTS
+        if isinstance(values := getattr(layer, name), tuple) and len(values) > INLINE_SCALES
+    }
+    if not scales:
+        return None
+    content = save({name: np.asarray(values, np.float32) for name, values in scales.items()})
+    path.write_bytes(content)
+    return ScalesFile(file=path.name, sha256=hashlib.sha256(content).hexdigest(), scales=scales)
+
+
+def read_scales(directory: Path, name: str, sha256: str) -> dict[str, tuple[float, ...]]:
+    """Read a file of scales.
+
+    Raises:
+        ValueError: The file is not a plain file of `directory`, has another hash, or holds anything but
+            lists of finite FP32 numbers above 0.
+    """
+    path = directory / name
+    if Path(name).name != name or not path.is_file():
+        raise ValueError(f"names '{name}', which is no file beside the plan; copy it there")
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= _MAX_BYTES else b""
+    except OSError as error:
+        raise ValueError(f"names '{name}', which cannot be read: {error}") from error
+    if size > _MAX_BYTES:
+        raise ValueError(f"names '{name}' of {size} bytes; at most {_MAX_BYTES} expected")
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"names '{name}' with SHA-256 {sha256}, but the file has another; copy both again")
+    return {key: _checked(key, values) for key, values in _tensors(name, content).items()}
+
+
+def _tensors(name: str, content: bytes) -> dict[str, NDArray[Any]]:
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"names '{name}', which is not a safetensors file of FP32: {error}") from error
+
+
+def _checked(key: str, values: NDArray[Any]) -> tuple[float, ...]:
+    if values.dtype != np.float32 or values.ndim != 1 or not values.size:
+        raise ValueError(f"holds '{key}' as {values.dtype} {values.shape}, expected a list of FP32 numbers")
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"holds '{key}', where not all scales are finite and above 0")
+    return tuple(map(short_float, values))
