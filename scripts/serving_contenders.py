@@ -16,7 +16,7 @@ from r1trt.artifacts.store import read_manifest
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.package.generation import GenerationLimits
+from r1trt.package.limits import GenerationLimits
 from r1trt.runtime.continuation import Continuation
 from r1trt.runtime.generation import Generation
 from r1trt.runtime.load import session_from_engine

@@ -93,9 +93,11 @@ class ServedModelDirectory:
 
     Attributes:
         path: Where.
+        number: The version that is meant; a new model has one.
     """
 
     path: Path
+    number: str = "1"
 
     @property
     def configuration(self) -> Path:
@@ -109,8 +111,8 @@ class ServedModelDirectory:
 
     @property
     def version(self) -> Path:
-        """The only version."""
-        return self.path / "1"
+        """The version's directory."""
+        return self.path / self.number
 
     @property
     def program(self) -> Path:

@@ -52,7 +52,7 @@ def serve(
     The server listens on this machine's loopback interface only. It comes from the package index and is kept
     in the user's cache directory.
     """
-    from r1trt.package.generation import GenerationLimits
+    from r1trt.package.limits import GenerationLimits
     from r1trt.triton_server.serve import ServeConfig, served_model
 
     config = ServeConfig(

@@ -80,7 +80,7 @@ def triton(
     An engine with a KV cache becomes a model that generates text; one built with --no-cache becomes a model
     that gives the logits of a prompt. Several ENGINEs are builds of one model for different GPUs.
     """
-    from r1trt.package.generation import GenerationLimits
+    from r1trt.package.limits import GenerationLimits
     from r1trt.package.repository import TritonConfig, repository_from_engine
 
     limits = GenerationLimits(

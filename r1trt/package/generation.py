@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1trt.artifacts.build import BuildManifest
 from r1trt.artifacts.repository import ServedModelDirectory
-from r1trt.errors import ConfigError
+from r1trt.package.limits import GenerationLimits
 from r1trt.package.serving_code import ENTRY, copy_serving_code
 from r1trt.package.triton_config import model_config_text, triton_schema
-from r1trt.serving.inputs import INPUTS, OUTPUTS, Tensor
+from r1trt.serving.fields import REQUEST_FIELDS, RESPONSE_FIELDS, Field
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonModelConfig
@@ -27,33 +26,6 @@ from {ENTRY} import TritonPythonModel  # the name that Triton asks this file for
 
 __all__ = ["TritonPythonModel"]
 '''
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationLimits:
-    """How requests share the model; written into the repository, where they can be edited.
-
-    Attributes:
-        rows: Requests that run at a time; None takes the engine's batch size.
-        chunk_tokens: Prompt tokens of one call; None takes 64 on a CPU, and what the engine accepts on a GPU.
-        token_budget: Tokens of all running requests together, asked-for ones included; None allows what the
-            cache holds.
-        max_queue: Requests that wait, at most.
-        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
-    """
-
-    rows: int | None = None
-    chunk_tokens: int | None = None
-    token_budget: int | None = None
-    max_queue: int = 256
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for a value out of range."""
-        for name in ("rows", "chunk_tokens", "token_budget", "max_queue", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is too small.", found=value, expected="1 or more")
 
 
 def write_generation_model(
@@ -83,45 +55,26 @@ def generation_config(name: str, manifest: BuildManifest, limits: GenerationLimi
     Raises:
         ConfigError: The engine was built for fewer rows.
     """
-    rows = limits.rows or manifest.max_batch_size
-    if rows > manifest.max_batch_size:
-        raise ConfigError(
-            "The engine was not built for so many rows.",
-            found=rows,
-            expected=f"at most {manifest.max_batch_size} (--max-batch-size of the build)",
-        )
     schema = triton_schema()
     # Batching is the model's own, so a request is one row; 1 and not 0, since the front ends send [1, 1].
     config: TritonModelConfig = schema.ModelConfig(name=name, backend="python", max_batch_size=1)
     config.model_transaction_policy.decoupled = True
-    for tensor in INPUTS:
-        _add_tensor(config.input.add(optional=True), tensor)
-    for tensor in OUTPUTS:
-        _add_tensor(config.output.add(), tensor)
-    for key, value in _parameters(manifest, limits, rows).items():
-        config.parameters[key].string_value = str(value)
+    for field in REQUEST_FIELDS:
+        _add_tensor(config.input.add(optional=True), field)
+    for field in RESPONSE_FIELDS:
+        _add_tensor(config.output.add(), field)
+    for key, value in limits.for_engine(manifest).to_parameters().items():
+        config.parameters[key].string_value = value
     # The model finds its GPU itself: Triton's own placement would only say which of several.
     config.instance_group.add(count=1, kind=schema.ModelInstanceGroup.KIND_CPU)
     _add_warmup(config)
     return config
 
 
-def _parameters(manifest: BuildManifest, limits: GenerationLimits, rows: int) -> dict[str, int]:
-    on_cpu = manifest.backend == "onnxruntime"
-    chunk = limits.chunk_tokens or (64 if on_cpu else manifest.max_input_len)
-    optional = {"token_budget": limits.token_budget, "threads": limits.threads}
-    return {
-        "rows": rows,
-        "chunk_tokens": min(chunk, manifest.max_input_len),
-        "max_queue": limits.max_queue,
-        **{name: value for name, value in optional.items() if value is not None},
-    }
-
-
-def _add_tensor(message: Any, tensor: Tensor) -> None:
-    message.name = tensor.name
-    message.data_type = triton_schema().DataType.Value(f"TYPE_{tensor.dtype}")
-    message.dims.append(-1 if tensor.is_list else 1)
+def _add_tensor(message: Any, field: Field) -> None:
+    message.name = field.name
+    message.data_type = triton_schema().DataType.Value(f"TYPE_{field.dtype}")
+    message.dims.append(-1 if field.is_list else 1)
 
 
 def _add_warmup(config: TritonModelConfig) -> None:

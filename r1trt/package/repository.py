@@ -17,7 +17,8 @@ from r1trt.artifacts.repository import (
 from r1trt.errors import ConfigError
 from r1trt.package.bundle import EngineBundle, bundle_from_builds, require_library_version
 from r1trt.package.documents import write_documents
-from r1trt.package.generation import GenerationLimits, write_generation_model
+from r1trt.package.generation import write_generation_model
+from r1trt.package.limits import GenerationLimits
 from r1trt.package.scoring import require_loadable, write_scoring_model
 from r1trt.package.triton_config import MODEL_NAME, check_model_directory
 from r1trt.plugin_tools.library import LIBRARY_FILE

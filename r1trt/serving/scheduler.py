@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_
 from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
+from r1trt.serving.config import SchedulerConfig
 from r1trt.serving.request import (
     CancelledError,
     Client,
@@ -31,30 +31,6 @@ from r1trt.serving.request import (
     RequestEvent,
 )
 from r1trt.serving.row_table import RowTable
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchedulerConfig:
-    """How requests share a model.
-
-    Attributes:
-        chunk_tokens: Prompt tokens of one call, at most. Larger pieces read prompts faster, and hold up the
-            running requests for longer.
-        token_budget: A request is admitted when the prompt and the tokens asked for, of it and of all
-            running requests, sum to at most this; None allows what the cache holds.
-        max_queue: Requests that wait for a row, at most; further ones are refused.
-    """
-
-    chunk_tokens: int = 64
-    token_budget: int | None = None
-    max_queue: int = 256
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for a value out of range."""
-        for name in ("chunk_tokens", "token_budget", "max_queue"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"The scheduler's {name} is too small.", found=value, expected="1 or more")
 
 
 class Scheduler:

@@ -13,7 +13,8 @@ from r1trt.artifacts.build import BuildManifest
 from r1trt.artifacts.repository import ServedEngine, ServedModelDirectory
 from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.package.bundle_checks import require_finished
-from r1trt.package.generation import GenerationLimits, write_generation_model
+from r1trt.package.generation import write_generation_model
+from r1trt.package.limits import GenerationLimits
 from r1trt.package.repository import require_model_name
 from r1trt.progress import Progress, ignore
 from r1trt.triton_server.environment import serving_environment

@@ -17,11 +17,11 @@ import r1trt
 from r1trt.artifacts.store import sha256_of_file
 from r1trt.cli import main
 from r1trt.errors import BuildError, R1TrtError
-from r1trt.package.generation import GenerationLimits
+from r1trt.package.limits import GenerationLimits
 from r1trt.package.repository import TritonConfig, repository_from_engine
 from r1trt.package.serving_code import serving_modules
 from r1trt.package.triton_config import check_model_directory
-from r1trt.serving.inputs import INPUTS, OUTPUTS
+from r1trt.serving.fields import REQUEST_FIELDS, RESPONSE_FIELDS
 
 SCORING = {"cache": False, "capacity": None}
 ADA = {**TENSORRT, "arch": "ada", "sms": [89], "engines": [{"file": "engine.sm89.plan", "sm": 89}]}
@@ -43,8 +43,8 @@ def test_engine_with_a_cache_becomes_a_generation_model(tmp_path: Path) -> None:
     model = repository(tmp_path) / "small"
     config = check_model_directory(model)
     assert config.backend == "python" and config.model_transaction_policy.decoupled
-    assert [tensor.name for tensor in config.input] == [tensor.name for tensor in INPUTS]
-    assert [tensor.name for tensor in config.output] == [tensor.name for tensor in OUTPUTS]
+    assert [tensor.name for tensor in config.input] == [tensor.name for tensor in REQUEST_FIELDS]
+    assert [tensor.name for tensor in config.output] == [tensor.name for tensor in RESPONSE_FIELDS]
     assert all(tensor.optional for tensor in config.input)
     engine = model / "1" / "engine"
     assert sorted(path.name for path in engine.iterdir()) == [
@@ -57,7 +57,7 @@ def test_engine_with_a_cache_becomes_a_generation_model(tmp_path: Path) -> None:
 
 
 def test_inputs_are_those_of_tritons_openai_front_end() -> None:
-    names = {tensor.name: tensor.dtype for tensor in INPUTS}
+    names = {tensor.name: tensor.dtype for tensor in REQUEST_FIELDS}
     expected = {
         "text_input": "STRING", "stream": "BOOL", "max_tokens": "INT32", "stop_words": "STRING",
         "top_p": "FP32", "temperature": "FP32", "seed": "UINT64",

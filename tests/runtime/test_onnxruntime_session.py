@@ -10,7 +10,8 @@ from runtime import small_graph
 from r1trt.graph.outputs import graph_with_outputs
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 from r1trt.runtime.prefill import prefill, prefill_chunks
-from r1trt.runtime.session import SessionError
+from r1trt.runtime.session import SessionError, SessionLimits
+from r1trt.runtime.session_checks import check_call
 
 CAPACITY = 16
 TOLERANCE = 1e-5
@@ -68,6 +69,55 @@ def test_caches_are_updated_in_place(tmp_path: Path) -> None:
     assert {name: cache.ctypes.data for name, cache in session._caches.items()} == before
     np.testing.assert_array_equal(session._caches["key_cache.0"][1, 0, :3], embedding[8:11])
     np.testing.assert_array_equal(session._caches["value_cache.0"][0, 0, :3], 2 * embedding[5:8])
+
+
+def test_a_call_on_some_rows_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    session = session_of(tmp_path)
+    prompts = random_prompts(6, 6, 6, 6)
+    prefill(session, [prompt[:5] for prompt in prompts])
+    before = {name: cache.copy() for name, cache in session._caches.items()}
+    one_B = np.ones(2, np.int64)
+    logits_BSV = session.step(np.array([[prompts[1][5]], [prompts[2][5]]]), one_B, 5 * one_B, first_row=1)
+    for row in (1, 2):
+        assert_close(logits_BSV[row - 1, 0], small_graph.reference_logits(prompts[row])[5], row)
+    for name, cache in session._caches.items():
+        np.testing.assert_array_equal(cache[[0, 3]], before[name][[0, 3]])
+        assert (cache[1:3, :, 5] != before[name][1:3, :, 5]).any()
+
+
+def test_a_row_can_be_moved_and_cleared(tmp_path: Path) -> None:
+    session = session_of(tmp_path)
+    prompt = random_prompts(7)[0]
+    prefill(session, [random_prompts(3)[0], random_prompts(4)[0], prompt[:6]])
+    session.move(2, 0, 6)
+    session.clear(2)
+    one_B = np.ones(1, np.int64)
+    logits_BSV = session.step(np.array([[prompt[6]]]), one_B, 6 * one_B)
+    assert_close(logits_BSV[0, 0], small_graph.reference_logits(prompt)[6], "moved")
+    assert not any(cache[2].any() for cache in session._caches.values())
+
+
+@pytest.mark.parametrize("first_row", [-1, 2, 4])
+def test_rows_outside_the_table(tmp_path: Path, first_row: int) -> None:
+    session = session_of(tmp_path)
+    session.reset(3)
+    with pytest.raises(SessionError, match="from row"):
+        session.step(np.zeros((2, 1), np.int64), np.ones(2, np.int64), np.zeros(2, np.int64), first_row)
+
+
+def test_a_backend_whose_calls_begin_at_the_first_row() -> None:
+    limits = SessionLimits(
+        vocab_size=8,
+        capacity=CAPACITY,
+        max_batch_size=4,
+        max_input_len=8,
+        last_token_logits=False,
+        addressable_rows=False,
+    )
+    arrays = (np.zeros((2, 1), np.int64), np.ones(2, np.int64), np.zeros(2, np.int64))
+    check_call(limits, 4, 0, *arrays)
+    with pytest.raises(SessionError, match="begin at the table's first row"):
+        check_call(limits, 4, 1, *arrays)
 
 
 def test_reset_forgets(tmp_path: Path) -> None:

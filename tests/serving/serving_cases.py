@@ -21,9 +21,10 @@ from r1trt.runtime.session import (
 )
 from r1trt.runtime.stop_texts import StopTexts
 from r1trt.runtime.tokenizer import TextTokenizer
+from r1trt.serving.config import SchedulerConfig
 from r1trt.serving.metrics import RecordedMetrics
 from r1trt.serving.request import Client, GenerationRequest, RequestEvent
-from r1trt.serving.scheduler import Scheduler, SchedulerConfig
+from r1trt.serving.scheduler import Scheduler
 
 NEAR_TIE = 1e-3
 """Two candidates' logits this close may change places where the order of sums changes."""

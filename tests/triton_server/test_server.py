@@ -21,7 +21,7 @@ import tritonclient.grpc
 from server_client import MODEL, events, free_ports, get, metric, post, stream, stream_all
 from serving.serving_cases import explain_difference, run_alone
 
-from r1trt.package.generation import GenerationLimits
+from r1trt.package.limits import GenerationLimits
 from r1trt.package.repository import TritonConfig, repository_from_engine
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.serving.request import GenerationRequest

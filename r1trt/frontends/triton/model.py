@@ -8,19 +8,21 @@ from typing import Any
 
 import triton_python_backend_utils as triton
 
+from r1trt.artifacts.repository import ServedModelDirectory
 from r1trt.errors import R1TrtError
 from r1trt.frontends.triton.orphan import exit_without_server
 from r1trt.frontends.triton.responses import ResponseWriter, error_response
+from r1trt.frontends.triton.tensors import values_from_tensors
 from r1trt.frontends.triton.triton_metrics import TritonMetrics
 from r1trt.runtime.tokenizer import tokenizer_from_dir
-from r1trt.serving.inputs import INPUTS, call_from_tensors
+from r1trt.serving.call import call_from_values
+from r1trt.serving.config import ServingConfig
+from r1trt.serving.fields import REQUEST_FIELDS
 from r1trt.serving.loop import SchedulerThread
 from r1trt.serving.metrics import REFUSED
 from r1trt.serving.request import Client
-from r1trt.serving.scheduler import Scheduler, SchedulerConfig
+from r1trt.serving.scheduler import Scheduler
 from r1trt.serving.session import serving_session
-
-_LIMITS = ("chunk_tokens", "token_budget", "max_queue")
 
 
 class TritonPythonModel:
@@ -38,16 +40,14 @@ class TritonPythonModel:
             TritonModelException: It cannot be loaded; the server reports the model as not ready.
         """
         exit_without_server()
-        parameters = _parameters(json.loads(args["model_config"]))
-        engine = (Path(args["model_repository"]) / args["model_version"] / "engine").resolve()
+        model = ServedModelDirectory(path=Path(args["model_repository"]), number=args["model_version"])
+        engine = model.engine.resolve()
         try:
             self._tokenizer = tokenizer_from_dir(engine)
-            self._session = serving_session(
-                engine, parameters.get("rows", 1), threads=parameters.get("threads")
-            )
-            limits = {name: parameters[name] for name in _LIMITS if name in parameters}
+            config = _config(json.loads(args["model_config"]))
+            self._session = serving_session(engine, config.rows, threads=config.threads)
             self._metrics = TritonMetrics({"model": args["model_name"], "version": args["model_version"]})
-            scheduler = Scheduler(self._session, self._tokenizer, SchedulerConfig(**limits), self._metrics)
+            scheduler = Scheduler(self._session, self._tokenizer, config.scheduler, self._metrics)
         except R1TrtError as error:
             raise triton.TritonModelException(str(error)) from error
         self._capacity = self._session.limits.capacity or 0
@@ -70,18 +70,15 @@ class TritonPythonModel:
         self._session.close()
 
     def _submit(self, request: Any, sender: Any) -> None:
-        tensors = {tensor.name: triton.get_input_tensor_by_name(request, tensor.name) for tensor in INPUTS}
+        names = [field.name for field in REQUEST_FIELDS]
+        tensors = {name: triton.get_input_tensor_by_name(request, name) for name in names}
         arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-        parameters = json.loads(request.parameters() or "{}")
-        call = call_from_tensors(arrays, parameters, self._tokenizer, self._capacity)
+        values = values_from_tensors(arrays, json.loads(request.parameters() or "{}"))
+        call = call_from_values(values, self._tokenizer, self._capacity)
         writer = ResponseWriter(sender, call)
         self._thread.submit(call.request, Client(send=writer.send, is_cancelled=sender.is_cancelled))
 
 
-def _parameters(config: dict[str, Any]) -> dict[str, int]:
-    """The integers among the configuration's parameters."""
-    values = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
-    wrong = [name for name, value in values.items() if not value.isdecimal()]
-    if wrong:
-        raise triton.TritonModelException(f"parameters that are not integers: {', '.join(wrong)}")
-    return {name: int(value) for name, value in values.items()}
+def _config(model_config: dict[str, Any]) -> ServingConfig:
+    parameters = model_config.get("parameters", {})
+    return ServingConfig.from_parameters({name: value["string_value"] for name, value in parameters.items()})

@@ -8,7 +8,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from r1trt.errors import R1TrtError
-from r1trt.serving.inputs import Call
+from r1trt.serving.call import Call
 from r1trt.serving.request import CancelledError, QueueFullError, RequestError, RequestEvent
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from r1trt.frontends.triton.tensors import values_from_tensors
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
-from r1trt.serving.inputs import DEFAULT_MAX_TOKENS, INPUTS, Call, call_from_tensors
+from r1trt.serving.call import Call, call_from_values
+from r1trt.serving.fields import DEFAULT_MAX_TOKENS, REQUEST_FIELDS
 from r1trt.serving.request import RequestError
 
 CAPACITY = 64
@@ -23,9 +25,9 @@ def tokenizer(tiny_engine: Path) -> TextTokenizer:
 
 
 def call(tokenizer: TextTokenizer, parameters: dict[str, Any] | None = None, **values: Any) -> Call:
-    types = {tensor.name: NUMPY_TYPES[tensor.dtype] for tensor in INPUTS}
+    types = {field.name: NUMPY_TYPES[field.dtype] for field in REQUEST_FIELDS}
     tensors = {name: np.array([value], types[name]) for name, value in values.items()}
-    return call_from_tensors(tensors, parameters or {}, tokenizer, CAPACITY)
+    return call_from_values(values_from_tensors(tensors, parameters or {}), tokenizer, CAPACITY)
 
 
 def test_defaults_are_greedy_and_fill_the_cache(tokenizer: TextTokenizer) -> None:

@@ -1,0 +1,114 @@
+"""A request as a transport hands it over: named values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from r1trt.errors import ConfigError
+from r1trt.runtime.sampling import SamplingConfig
+from r1trt.runtime.tokenizer import TextTokenizer
+from r1trt.serving.fields import DEFAULT_MAX_TOKENS
+from r1trt.serving.request import GenerationRequest, RequestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A request and how its answer is to be sent.
+
+    Attributes:
+        request: What to generate.
+        stream: Send text as it is generated.
+        count_input: Send the prompt's number of tokens.
+        count_output: Send the number of new tokens.
+    """
+
+    request: GenerationRequest
+    stream: bool
+    count_input: bool
+    count_output: bool
+
+
+def call_from_values(values: Mapping[str, Any], tokenizer: TextTokenizer, capacity: int) -> Call:
+    """Checks a request's values and makes tokens of its prompt.
+
+    Args:
+        values: By the names of `REQUEST_FIELDS`, in Python's types; those not given are absent.
+        tokenizer: The model's.
+        capacity: Tokens that a row of the cache holds, for the default of max_tokens.
+
+    Raises:
+        RequestError: Says which value is wrong, and what is expected.
+    """
+    for name in ("frequency_penalty", "presence_penalty"):
+        if values.get(name, 0.0) != 0.0:
+            raise RequestError(f"{name} is not supported.", found=values[name], expected=0)
+    prompt_ids = _prompt_ids(values, tokenizer)
+    room = max(capacity - len(prompt_ids) + 1, 1)
+    try:
+        request = GenerationRequest(
+            prompt_ids=tuple(prompt_ids),
+            max_new_tokens=values.get("max_tokens", min(DEFAULT_MAX_TOKENS, room)),
+            sampling=SamplingConfig(
+                temperature=values.get("temperature", 0.0),
+                top_k=values.get("top_k", 0),
+                top_p=values.get("top_p", 1.0),
+                seed=values.get("seed", 0),
+            ),
+            stop=tuple(values.get("stop_words", ())),
+        )
+    except ConfigError as error:
+        raise _request_error(error) from error
+    return Call(
+        request=request,
+        stream=values.get("stream", False),
+        count_input=values.get("return_num_input_tokens", True),
+        count_output=values.get("return_num_output_tokens", True),
+    )
+
+
+def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer) -> list[int]:
+    if ("text_input" in values) == ("messages" in values):
+        raise RequestError(
+            "Give either text_input or messages.", found="both" if "messages" in values else "neither"
+        )
+    if "messages" not in values:
+        text = values["text_input"]
+        if not text:
+            raise RequestError("The prompt is empty.", where="text_input", expected="some text")
+        if not values.get("chat", False):
+            return tokenizer.encode(text)
+        return _chat_ids([{"role": "user", "content": text}], tokenizer)
+    try:
+        messages = json.loads(values["messages"])
+    except (ValueError, RecursionError) as error:
+        raise RequestError("messages is not JSON.", found=error) from error
+    if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
+        raise RequestError(
+            "messages is not a conversation.",
+            expected='a list, not empty, of {"role": "...", "content": "..."}',
+        )
+    return _chat_ids(messages, tokenizer)
+
+
+def _is_message(message: Any) -> bool:
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str)
+    )
+
+
+def _chat_ids(messages: list[dict[str, Any]], tokenizer: TextTokenizer) -> list[int]:
+    try:
+        return tokenizer.encode_chat(messages)
+    except ConfigError as error:
+        raise _request_error(error) from error
+
+
+def _request_error(error: ConfigError) -> RequestError:
+    """The same message as the client's fault."""
+    details = error.details
+    return RequestError(error.message, found=details.get("found"), expected=details.get("expected"))

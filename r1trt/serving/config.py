@@ -1,0 +1,77 @@
+"""How requests share a model, and the same as the parameters of a server's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Self
+
+from r1trt.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """How requests share a model.
+
+    Attributes:
+        chunk_tokens: Prompt tokens of one call, at most. Larger pieces read prompts faster, and hold up the
+            running requests for longer.
+        token_budget: A request is admitted when the prompt and the tokens asked for, of it and of all
+            running requests, sum to at most this; None allows what the cache holds.
+        max_queue: Requests that wait for a row, at most; further ones are refused.
+    """
+
+    chunk_tokens: int = 64
+    token_budget: int | None = None
+    max_queue: int = 256
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value out of range."""
+        for name in ("chunk_tokens", "token_budget", "max_queue"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"The scheduler's {name} is too small.", found=value, expected="1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingConfig:
+    """What a server's model runs with.
+
+    Attributes:
+        rows: Requests that run at a time.
+        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        scheduler: How they share the calls.
+    """
+
+    rows: int = 1
+    threads: int | None = None
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value out of range."""
+        for name, value in (("rows", self.rows), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise ConfigError(f"The server's {name} is too small.", found=value, expected="1 or more")
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, str]) -> Self:
+        """Reads what `to_parameters` wrote, and somebody may have edited; other names are left to others.
+
+        Raises:
+            ConfigError: A value is not an integer, or out of range.
+        """
+        scheduler = {entry.name for entry in fields(SchedulerConfig)}
+        known = {name: text for name, text in parameters.items() if name in {"rows", "threads", *scheduler}}
+        wrong = [name for name, text in known.items() if not text.isdecimal()]
+        if wrong:
+            raise ConfigError(
+                "Parameters of the model's configuration are not integers.", found=", ".join(wrong)
+            )
+        values = {name: int(text) for name, text in known.items()}
+        shared = {name: values.pop(name) for name in scheduler & values.keys()}
+        return cls(**values, scheduler=SchedulerConfig(**shared))
+
+    def to_parameters(self) -> dict[str, str]:
+        """Names and values as text; what is None is left out."""
+        values = {"rows": self.rows, "threads": self.threads, **asdict(self.scheduler)}
+        return {name: str(value) for name, value in values.items() if value is not None}

@@ -1,0 +1,78 @@
+"""What requests and responses consist of, whatever carries them; named as in Triton's OpenAI front end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_MAX_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One named value.
+
+    Attributes:
+        name: Its name.
+        dtype: Its type, such as "INT32", as the KServe protocol names it.
+        description: What it means.
+        is_list: Any number of elements; otherwise exactly one.
+    """
+
+    name: str
+    dtype: str
+    description: str
+    is_list: bool = False
+
+
+REQUEST_FIELDS = (
+    Field(name="text_input", dtype="STRING", description="the prompt"),
+    Field(
+        name="messages",
+        dtype="STRING",
+        description='a conversation in the place of text_input: JSON, `[{"role": ..., "content": ...}, ...]`',
+    ),
+    Field(
+        name="chat",
+        dtype="BOOL",
+        description="put the model's chat template around text_input, a message of the user; default false",
+    ),
+    Field(
+        name="max_tokens",
+        dtype="INT32",
+        description=f"stop after this many; default {DEFAULT_MAX_TOKENS}, or what the cache has room for",
+    ),
+    Field(
+        name="stream",
+        dtype="BOOL",
+        description="send text as it is generated; default false: one response with all of it",
+    ),
+    Field(name="temperature", dtype="FP32", description="default 0: the most likely token; above, sample"),
+    Field(name="top_k", dtype="INT32", description="sample from this many most likely ones; default 0: all"),
+    Field(
+        name="top_p",
+        dtype="FP32",
+        description="sample from the most likely tokens that hold this much probability; default 1",
+    ),
+    Field(name="seed", dtype="UINT64", description="of the random numbers; default 0"),
+    Field(
+        name="stop_words",
+        dtype="STRING",
+        is_list=True,
+        description="texts that end the generation; they are not given out",
+    ),
+    Field(name="return_num_input_tokens", dtype="BOOL", description="default true"),
+    Field(name="return_num_output_tokens", dtype="BOOL", description="default true"),
+    Field(name="frequency_penalty", dtype="FP32", description="accepted for the front end; only 0"),
+    Field(name="presence_penalty", dtype="FP32", description="accepted for the front end; only 0"),
+)
+
+RESPONSE_FIELDS = (
+    Field(name="text_output", dtype="STRING", description="new text, whole characters"),
+    Field(
+        name="finish_reason",
+        dtype="STRING",
+        description='"eos", "stop" or "length" in the last response, empty before',
+    ),
+    Field(name="num_input_tokens", dtype="UINT32", description="tokens of the prompt, template included"),
+    Field(name="num_output_tokens", dtype="UINT32", description="tokens generated since the response before"),
+)

@@ -1,0 +1,62 @@
+"""One sequence's tokens, from logits that are made up; its ends, with a tokenizer of whole words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers.models import WordLevel
+
+from r1trt.errors import ConfigError
+from r1trt.runtime.continuation import Continuation, Piece
+from r1trt.runtime.sampling import SamplingConfig
+from r1trt.runtime.tokenizer import TextTokenizer
+
+WORDS = ("a", "b", "c", "<end>")
+EOS = 3
+PADDED_VOCAB = 8
+
+
+def continuation(*, max_new_tokens: int = 10, stop: tuple[str, ...] = ()) -> Continuation:
+    model = WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="a")
+    tokenizer = TextTokenizer(
+        tokenizers.Tokenizer(model), special_tokens={}, chat_template=None, eos_ids=frozenset({EOS})
+    )
+    return Continuation(tokenizer, sampling=SamplingConfig(), max_new_tokens=max_new_tokens, stop=stop)
+
+
+def run(sequence: Continuation, tokens: list[int]) -> list[Piece]:
+    return [sequence.take(np.eye(PADDED_VOCAB, dtype=np.float32)[token]) for token in tokens]
+
+
+def test_each_end_is_named_and_gives_its_text() -> None:
+    assert run(continuation(), [0, EOS])[-1] == Piece(token=EOS, text="", finish_reason="eos")
+    assert run(continuation(max_new_tokens=2), [0, 1])[-1] == Piece(
+        token=1, text=" b", finish_reason="length"
+    )
+    stopped = run(continuation(stop=("b c",)), [0, 1, 2])
+    assert "".join(piece.text for piece in stopped) == "a "
+    assert [piece.finish_reason for piece in stopped] == [None, None, "stop"]
+
+
+@pytest.mark.parametrize(("tokens", "limit"), [([0, 1, EOS], 10), ([0, 1], 2)], ids=["eos", "length"])
+def test_text_that_might_have_become_a_stop_text_comes_with_the_end(tokens: list[int], limit: int) -> None:
+    pieces = run(continuation(max_new_tokens=limit, stop=("b c",)), tokens)
+    assert "".join(piece.text for piece in pieces) == "a b"
+
+
+def test_a_sequence_that_is_ended_from_outside_gives_what_it_held_back() -> None:
+    sequence = continuation(stop=("b c",))
+    text = "".join(piece.text for piece in run(sequence, [0, 1]))
+    assert text + sequence.held_back() == "a b" and sequence.held_back() == ""
+
+
+def test_padding_of_the_vocabulary_is_never_chosen() -> None:
+    logits_V = np.zeros(PADDED_VOCAB, np.float32)
+    logits_V[2], logits_V[len(WORDS) :] = 1, 9
+    assert continuation().take(logits_V).token == 2
+
+
+def test_logits_that_are_not_numbers() -> None:
+    with pytest.raises(ConfigError, match="not finite numbers"):
+        continuation().take(np.full(PADDED_VOCAB, np.nan, np.float32))
