@@ -38,6 +38,7 @@ class BuildConfig:
         embed_plugins: Whether the engine carries the plugin library.
         timing_cache: File with the timings of earlier builds, for the backend "tensorrt"; None takes one in
             the user's cache directory.
+        dump_passes: Directory for the graph behind each pass, without weights; None writes none.
     """
 
     model: Path | None = None
@@ -54,6 +55,7 @@ class BuildConfig:
     plugin_library: Path | None = None
     embed_plugins: bool = False
     timing_cache: Path | None = None
+    dump_passes: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_input_len", "max_seq_len"):

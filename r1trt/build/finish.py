@@ -20,7 +20,10 @@ from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.progress import Progress, ignore
 
 # What an unfinished build has decided already, save for what is compared.
-_DECIDED = ("plan", "calibration", "max_batch_size", "max_input_len", "max_seq_len", "cache", "backend")
+_DECIDED = (
+    *("plan", "calibration", "max_batch_size", "max_input_len", "max_seq_len", "cache", "backend"),
+    "dump_passes",
+)
 _COMPARED = ("arch", "precision")
 
 

@@ -24,6 +24,7 @@ from r1trt.build.weight_scan import require_finite_weights
 from r1trt.build.write import write_build
 from r1trt.errors import ConfigError
 from r1trt.export.io import load_export
+from r1trt.passes.dump import GraphDump
 from r1trt.precision.plan_file import load_plan
 from r1trt.progress import Progress, ignore
 
@@ -58,7 +59,8 @@ def build_engine(config: BuildConfig, progress: Progress = ignore) -> Path:
 
     plan = plan_for_target(export, target, plan=given_plan, calibration=config.calibration, progress=progress)
     progress("typing the graph", 0, 1)
-    graphs = graphs_from_plan(export.model, plan, target, limits)
+    dump = None if config.dump_passes is None else GraphDump(config.dump_passes)
+    graphs = graphs_from_plan(export.model, plan, target, limits, after_pass=dump)
     progress("typing the graph", 1, 1)
     with atomic_directory(output, kind=BuildManifest.KIND) as directory:
         build = write_build(

@@ -69,6 +69,12 @@ Examples:
     metavar="FILE",
     help="Kernel timings to start from and add to, for --backend tensorrt; default: in the user's cache.",
 )
+@click.option(
+    "--dump-passes",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the graph behind each pass there, without weights, for a graph viewer.",
+)
 @output_option("ARCH-PRECISION in MODEL")
 @json_option
 def build(fp8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **options: Any) -> None:

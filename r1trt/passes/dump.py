@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from r1trt.errors import BuildError
+
 _INLINE_BYTES = 1024
 # Stands where a weight's file would: viewers show type and shape, and nobody finds any bytes.
 NO_WEIGHTS = "weights-are-not-dumped"
@@ -17,10 +19,18 @@ class GraphDump:
 
     Args:
         directory: Where to; made where it is missing.
+
+    Raises:
+        BuildError: The directory cannot be made.
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BuildError(
+                "There is no place for the dumped graphs.", where=directory, found=error
+            ) from error
         self._directory, self._written = directory, 0
 
     def __call__(self, name: str, model: ir.Model) -> None:

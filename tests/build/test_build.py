@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -104,6 +105,15 @@ def test_cpu_engine_in_bf16_is_the_simulation(llama_export: Path, tmp_path: Path
     gpu = build(llama_export, tmp_path / "gpu", "ada", "bf16")
     simulated = logits_of(session_from_simulation(BuildArtifact.read(gpu)))
     np.testing.assert_allclose(logits_of(session_from_engine(cpu)), simulated, atol=1e-5)
+
+
+def test_passes_are_dumped_in_the_order_of_the_lists(r1_asa_export: Path, tmp_path: Path) -> None:
+    build(r1_asa_export, tmp_path / "engine", "cpu", "bf16", dump_passes=tmp_path / "dumps")
+    names = [path.name for path in sorted((tmp_path / "dumps").iterdir())]
+    assert names[0] == "00-set-capacity.onnx"
+    assert names[-1] == f"{len(names) - 1:02d}-pretranspose-weights.onnx"
+    for name in names:
+        onnx.load(tmp_path / "dumps" / name, load_external_data=False)
 
 
 def test_without_a_cache_the_engine_scores_whole_prompts(llama_export: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ OPTIONS = {
     "export": "checkpoint --output -o --max-seq-len --copy --last-token-logits --json",
     "build": (
         "model --arch --fp8 --bf16 --fp32 --plan --calibration --backend --max-batch-size --max-input-len"
-        " --max-seq-len --no-cache --plugin-library --embed-plugins --timing-cache --output -o --json"
+        " --max-seq-len --no-cache --plugin-library --embed-plugins --timing-cache --dump-passes"
+        " --output -o --json"
     ),
     "validate": "engine --reference --prompts --max-tokens --json",
     "generate": "engine --prompt --max-new-tokens --temperature --seed --json",
