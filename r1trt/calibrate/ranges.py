@@ -63,18 +63,18 @@ def activation_scales(
     Raises:
         PlanError: An activation is not finite.
     """
-    quantized = [
-        name for name, layer in plan.layers.items() if operator_of_layer(layer).missing_input_scales(layer)
-    ]
-    if not quantized:
+    missing = {
+        key: operator_of_layer(layer).missing_input_scales(layer) for key, layer in plan.layers.items()
+    }
+    probes = probes_for(model, missing)
+    if not probes:
         return {}
-    probes = probes_for(model, quantized)
     runner = _Runner(model=model, weight_base=weight_base, probes=probes, chunks=chunks, progress=progress)
     scales = _searched(runner) if method == "mse" else _amax_scales(runner)
-    found: dict[str, dict[str, float]] = {name: {} for name in quantized}
+    found: dict[str, dict[str, float]] = {}
     for probe in probes:
         for key in probe.layers:
-            found[key]["mid_scale" if probe.mid else "input_scale"] = short_float(scales[probe.name])
+            found.setdefault(key, {})[probe.scale] = short_float(scales[probe.name])
     return found
 
 

@@ -1,6 +1,6 @@
-"""Measuring points in the exported graph: each is an output of a few numbers, whatever the batch.
+"""Measuring points in the exported graph: each is an output of a few values, whatever the batch.
 
-Legend: N numbers of a statistic.
+Legend: N values of a statistic.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from r1trt.graph.edit import register
 from r1trt.lowerings.statistics import MID_INPUTS, Statistic, mid_statistic_function, statistic_function
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.operator import DOMAIN
+from r1trt.ops.registry import layer_operator_of
 
 FLOAT = ir.DataType.FLOAT
+# The scale of an operator's input, and that input's name; what else `input_scales` has lies inside.
+INPUT_SCALE, _INPUT = "input_scale", "x"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,25 +29,37 @@ class Probe:
     Attributes:
         name: Name of the graph output.
         layers: Plan keys of the layers whose scale it decides.
-        mid: Measures the input of a mixture's second product rather than a layer's input.
+        scale: Which of the operator's `input_scales`: the input's own, or one inside the operator.
     """
 
     name: str
     layers: tuple[str, ...]
-    mid: bool
+    scale: str
 
 
-def probes_for(model: ir.Model, layers: Sequence[str]) -> list[Probe]:
-    """The points that FP8 layers need; layers that read the same value share one."""
-    chosen, inputs = set(layers), dict[str, list[str]]()
-    mids: list[Probe] = []
+def probes_for(model: ir.Model, scales: Mapping[str, Sequence[str]]) -> list[Probe]:
+    """The points that scales are measured at; layers that read the same value share one.
+
+    Args:
+        model: An exported graph.
+        scales: Names of the scales to find, by plan key.
+    """
+    readers: dict[str, list[str]] = {}
+    inside: list[Probe] = []
     for node in model.graph:
-        if node.name not in chosen or node.inputs[0] is None:
+        operator, key = layer_operator_of(node), str(node.name)
+        if operator is None:
             continue
-        inputs.setdefault(str(node.inputs[0].name), []).append(str(node.name))
-        if node.op_type == DYNAMIC_MOE.name:
-            mids.append(Probe(name=f"{node.name}/mid", layers=(str(node.name),), mid=True))
-    return [Probe(name=f"{keys[0]}/input", layers=tuple(keys), mid=False) for keys in inputs.values()] + mids
+        for scale in scales.get(key, ()):
+            if scale == INPUT_SCALE:
+                readers.setdefault(str(operator.required(node, _INPUT).name), []).append(key)
+            else:
+                inside.append(Probe(name=f"{key}/{scale}", layers=(key,), scale=scale))
+    shared = [
+        Probe(name=f"{keys[0]}/{INPUT_SCALE}", layers=tuple(keys), scale=INPUT_SCALE)
+        for keys in readers.values()
+    ]
+    return shared + inside
 
 
 class AddProbesPass(ir.passes.InPlacePass):
@@ -77,17 +92,19 @@ class AddProbesPass(ir.passes.InPlacePass):
     def _add(self, model: ir.Model, node: ir.Node, probe: Probe, bodies: dict[Hashable, ir.Function]) -> None:
         numbers = np.asarray(self._scales.get(probe.name, [1.0] * self._statistic.size), np.float32)
         scales = register(model.graph, ir.tensor(numbers, name=f"{probe.name}/scales"))
-        if probe.mid:
-            inputs = [*(DYNAMIC_MOE.input(node, name) for name in MID_INPUTS), scales]
-            function = self._mid_function(node, bodies)
+        operator = layer_operator_of(node)
+        inputs: list[ir.Value | None]
+        if operator is not None and probe.scale == INPUT_SCALE:
+            inputs, function = [operator.required(node, _INPUT)], statistic_function(self._statistic)
         else:
-            inputs, function = [node.inputs[0], scales], statistic_function(self._statistic)
+            inputs = [DYNAMIC_MOE.input(node, name) for name in MID_INPUTS]
+            function = self._mid_function(node, bodies)
         model.functions.setdefault(function.identifier(), function)
         size = ir.Shape([self._statistic.size])
         output = ir.Value(name=probe.name, type=ir.TensorType(FLOAT), shape=size)
         call = ir.node(
             function.name,
-            inputs,
+            [*inputs, scales],
             domain=DOMAIN,
             overload=function.overload,
             outputs=[output],
