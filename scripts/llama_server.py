@@ -26,7 +26,7 @@ import numpy as np
 from gguf import GGUFReader, GGUFValueType, GGUFWriter, dequantize
 from load_generator import Outcome, Request, Send
 
-from r1trt.artifacts.store import atomic_directory
+from r1trt.artifacts.atomic import atomic_directory
 
 PACKAGE = "llama-cpp-python==0.3.36"
 HOST = "127.0.0.1"

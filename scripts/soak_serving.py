@@ -40,7 +40,7 @@ from load_generator import (
 from machine import machine
 from processes import OthersShare, processes_below, resident_bytes
 
-from r1trt.artifacts.store import read_manifest
+from r1trt.artifacts.manifest import read_manifest
 from r1trt.package.limits import GenerationLimits
 from r1trt.triton_server.serve import ServeConfig, served_model
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from r1trt.artifacts.store import atomic_directory
+from r1trt.artifacts.atomic import atomic_directory
 from r1trt.errors import CheckpointError
 from r1trt.families import model_config_from_dict
 from r1trt.model.decoder import R1AsaForCausalLM

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1trt.arch import ARCHITECTURES, GPU_ARCHITECTURES
-from r1trt.artifacts.store import copy_file, require_free_space, sha256_of_file
+from r1trt.artifacts.disk import copy_file, require_free_space, sha256_of_file
 from r1trt.errors import ConfigError
 from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools.compilers import Compilers

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1trt.artifacts.store import sha256_of_file
+from r1trt.artifacts.disk import sha256_of_file
 from r1trt.cache import cache_directory
 from r1trt.errors import BuildError
 from r1trt.plugin_tools.sources import hash_of_sources, source_directory

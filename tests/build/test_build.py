@@ -16,7 +16,7 @@ import pytest
 
 from r1trt.artifacts import BuildArtifact
 from r1trt.artifacts.errors import ArtifactError
-from r1trt.artifacts.store import read_manifest, write_manifest
+from r1trt.artifacts.manifest import read_manifest, write_manifest
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.errors import BuildError, CheckpointError, ConfigError, PlanError, R1TrtError, UnavailableError

@@ -89,7 +89,7 @@ def test_signals_clean_up(signum: signal.Signals, code: int, tmp_path: Path) -> 
     program = """
 import signal, sys, time
 from pathlib import Path
-from r1trt.artifacts.store import atomic_directory
+from r1trt.artifacts.atomic import atomic_directory
 from r1trt.cli import cli, main
 
 @cli.command("slow")

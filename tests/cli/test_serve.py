@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small_engine import TENSORRT, manifest, repository_manifest
 
-from r1trt.artifacts.store import write_manifest
+from r1trt.artifacts.manifest import write_manifest
 from r1trt.cache import CACHE_VARIABLE
 from r1trt.cli import main
 

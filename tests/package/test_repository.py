@@ -14,7 +14,7 @@ import pytest
 from small_engine import PLUGIN_GRAPH, TENSORRT, TENSORRT_RTX, plugin_library, write_engine
 
 import r1trt
-from r1trt.artifacts.store import sha256_of_file
+from r1trt.artifacts.disk import sha256_of_file
 from r1trt.cli import main
 from r1trt.errors import BuildError, R1TrtError
 from r1trt.package.limits import GenerationLimits

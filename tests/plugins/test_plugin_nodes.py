@@ -12,7 +12,7 @@ from harness.compile import harness_library, host_plugin_library
 from test_plugin_registry import findings, run_child
 from tiny_checkpoints import write_r1_asa
 
-from r1trt.artifacts.store import read_manifest
+from r1trt.artifacts.manifest import read_manifest
 from r1trt.build.child import BuildRequest, build_in_child
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_engine import manifest, repository_manifest
 
-from r1trt.artifacts.store import write_manifest
+from r1trt.artifacts.manifest import write_manifest
 from r1trt.errors import UnavailableError
 from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.session import SessionError

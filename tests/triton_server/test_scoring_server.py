@@ -22,7 +22,7 @@ from server_client import free_ports, get
 from small_engine import TENSORRT
 from tiny_checkpoints import write_llama
 
-from r1trt.artifacts.store import read_manifest, write_manifest
+from r1trt.artifacts.manifest import read_manifest, write_manifest
 from r1trt.package.repository import TritonConfig, repository_from_engine
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.process import HOST, ServerConfig, TritonServer
