@@ -54,7 +54,7 @@ def validate_engine(config: ValidateConfig, progress: Progress = ignore) -> Vali
             "The engine is further from its reference than its precision plan allows.",
             where=path,
             found="; ".join(report.failures),
-            fix="see the report; raise the worst layers' precision in precision.yaml, and build with --plan",
+            fix="see the report; raise the precision of the worst layers in the plan, and build with --plan",
         )
     return report
 
