@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from r1trt.config import GqaConfig
-from r1trt.export import functions
 from r1trt.export.forward import FLOAT, Attended, Forward, linear, reshape, rms_norm, sizes
 from r1trt.export.graph import dims
-from r1trt.ops.dynamic_rope import DYNAMIC_ROPE, RopeSpec
-from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
+from r1trt.ops.lambda_gate import LAMBDA_GATE
 
 
 def gqa_attention(forward: Forward, index: int, config: GqaConfig, x: ir.Value) -> Attended:
@@ -46,18 +46,7 @@ def _heads(
 def _rope(
     forward: Forward, name: str, config: GqaConfig, q: ir.Value, k: ir.Value
 ) -> tuple[ir.Value, ir.Value]:
-    rope = forward.model.rope
-    spec = RopeSpec(
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        rotary_dim=rope.rotary_dim,
-        interleaved=rope.interleaved,
-        attention_factor=forward.attention_factor,
-        temperature_alpha=rope.temperature_alpha,
-        original_max_position=rope.original_max_position,
-        activation=FLOAT,
-    )
+    spec = DYNAMIC_ROPE.spec_from_config(config, forward.model.rope, forward.attention_factor)
     inputs = {"q": q, "k": k, "inv_freq": forward.inv_freq, "past_len": forward.past_len}
     outputs = [(FLOAT, sizes(q)), (FLOAT, sizes(k))]
     q, k = forward.emit.operator(DYNAMIC_ROPE, name, inputs, outputs, spec.attributes())
@@ -67,24 +56,12 @@ def _rope(
 def _attend(
     forward: Forward, index: int, config: GqaConfig, qkv: Mapping[str, ir.Value], lam: ir.Value | None
 ) -> Attended:
-    hla, cache = config.hla, dims("B", config.num_kv_heads, forward.capacity, config.head_dim)
+    cache = dims("B", config.num_kv_heads, forward.capacity, config.head_dim)
     caches = {
         f"{kind}_cache": forward.emit.input(f"{kind}_cache.{index}", FLOAT, cache)
         for kind in ("key", "value")
     }
-    spec = AttentionSpec(
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        v_head_dim=config.head_dim,
-        capacity=forward.capacity,
-        scale=config.head_dim**-0.5,
-        block_size=hla.block_size,
-        inter_block=hla.inter_block,
-        lam_skip=hla.lam_skip,
-        has_lam=lam is not None,
-        activation=FLOAT,
-    )
+    spec = HLA_ATTENTION.spec_from_config(config, forward.capacity)
     y, key_out, value_out = forward.emit.operator(
         HLA_ATTENTION,
         f"model.layers.{index}.self_attn.attention",
@@ -97,5 +74,6 @@ def _attend(
 
 
 def _lambda_gate(forward: Forward, name: str, x: ir.Value, num_heads: int) -> ir.Value:
-    weights = [forward.emit.weight(f"{name}.{part}") for part in ("weight", "bias")]
-    return forward.emit.call(functions.LAMBDA_GATE, name, [x, *weights], dims("B", "S", num_heads))
+    weights = {"w": forward.emit.weight(f"{name}.weight"), "b": forward.emit.weight(f"{name}.bias")}
+    outputs = [(FLOAT, dims("B", "S", num_heads))]
+    return forward.emit.operator(LAMBDA_GATE, name, {"x": x, **weights}, outputs)[0]

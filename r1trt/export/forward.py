@@ -13,8 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from r1trt.config import ModelConfig
-from r1trt.export import functions
 from r1trt.export.graph import Dims, GraphEmitter, dims
+from r1trt.ops.linear import LINEAR, LINEAR_BIAS
+from r1trt.ops.residual_add import RESIDUAL_ADD
+from r1trt.ops.rms_norm import RMS_NORM
 from r1trt.rope import rope_frequencies
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
@@ -71,21 +73,23 @@ def linear(emit: GraphEmitter, name: str, x: ir.Value, *, bias: bool = False, we
     """Emit `x W^T`, with a bias where there is one; `weight` names another layer's W."""
     matrix = emit.weight(weight or f"{name}.weight")
     shape = dims(*sizes(x)[:-1], sizes(matrix)[0])
+    inputs, outputs = {"x": x, "w": matrix}, [(FLOAT, shape)]
     if bias:
-        inputs = [x, matrix, emit.weight(f"{name}.bias")]
-        return emit.call(functions.LINEAR_BIAS, name, inputs, shape)
-    return emit.call(functions.LINEAR, name, [x, matrix], shape)
+        inputs["b"] = emit.weight(f"{name}.bias")
+        return emit.operator(LINEAR_BIAS, name, inputs, outputs)[0]
+    return emit.operator(LINEAR, name, inputs, outputs)[0]
 
 
 def rms_norm(forward: Forward, name: str, x: ir.Value) -> ir.Value:
     """Emit an RMSNorm over the last axis of `x`."""
-    weight, attributes = forward.emit.weight(f"{name}.weight"), {"epsilon": forward.model.rms_norm_eps}
-    return forward.emit.call(functions.RMS_NORM, name, [x, weight], sizes(x), attributes)
+    inputs = {"x": x, "w": forward.emit.weight(f"{name}.weight")}
+    attributes = {"epsilon": forward.model.rms_norm_eps}
+    return forward.emit.operator(RMS_NORM, name, inputs, [(FLOAT, sizes(x))], attributes)[0]
 
 
 def residual(emit: GraphEmitter, name: str, x: ir.Value, y: ir.Value) -> ir.Value:
     """Emit the sum of the residual stream `x` and a layer's result `y`."""
-    return emit.node("Add", name, [x, y], [(FLOAT, sizes(x))])[0]
+    return emit.operator(RESIDUAL_ADD, name, {"x": x, "y": y}, [(FLOAT, sizes(x))])[0]
 
 
 def reshape(emit: GraphEmitter, name: str, x: ir.Value, to: list[int], shape: Dims) -> ir.Value:

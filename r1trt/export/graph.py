@@ -84,29 +84,18 @@ class GraphEmitter:
         self.graph.append(made)
         return tuple(values)
 
-    def call(
-        self,
-        op_type: str,
-        name: str,
-        inputs: Sequence[ir.Value | None],
-        shape: Dims,
-        attributes: Attributes | None = None,
-    ) -> ir.Value:
-        """Append one r1trt node with a single FLOAT output."""
-        return self.node(op_type, name, inputs, [(ir.DataType.FLOAT, shape)], attributes, domain=DOMAIN)[0]
-
     def operator(
         self,
         operator: Operator[Any],
         name: str,
         inputs: Mapping[str, ir.Value | None],
         outputs: Sequence[tuple[ir.DataType, Dims]],
-        attributes: Attributes,
+        attributes: Attributes | None = None,
     ) -> tuple[ir.Value, ...]:
         """Append a node of an operator; `inputs` are named, and those that are not given are absent."""
         count = 1 + max(operator.inputs.index(label) for label in inputs)
         ordered = [inputs.get(label) for label in operator.inputs[:count]]
-        return self.node(operator.name, name, ordered, outputs, attributes, domain=DOMAIN)
+        return self.node(operator.name, name, ordered, outputs, attributes, domain=operator.domain)
 
     def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         shape = ir.Shape(int(size) for size in tensor.shape if isinstance(size, int))

@@ -8,23 +8,23 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.export import functions
 from r1trt.export.forward import FLOAT, INT64, Forward, linear, rms_norm
 from r1trt.export.graph import dims
+from r1trt.ops.embedding import EMBEDDING
 
-EMBEDDING = "model.embed_tokens"
+TABLE = "model.embed_tokens"
 
 
 def embedding(forward: Forward, input_ids: ir.Value) -> ir.Value:
     """Emit the embedding of token ids [B,S]; gives [B,S,D]."""
     shape = dims("B", "S", forward.model.hidden_size)
-    inputs = [input_ids, forward.emit.weight(f"{EMBEDDING}.weight")]
-    return forward.emit.call(functions.EMBEDDING, EMBEDDING, inputs, shape)
+    inputs = {"ids": input_ids, "w": forward.emit.weight(f"{TABLE}.weight")}
+    return forward.emit.operator(EMBEDDING, TABLE, inputs, [(FLOAT, shape)])[0]
 
 
 def head(forward: Forward, x: ir.Value) -> ir.Value:
     """Emit final norm and head for x [...,D]; gives logits [...,V]."""
-    weight = f"{EMBEDDING}.weight" if forward.model.tie_word_embeddings else "lm_head.weight"
+    weight = f"{TABLE}.weight" if forward.model.tie_word_embeddings else "lm_head.weight"
     return linear(forward.emit, "lm_head", rms_norm(forward, "model.norm", x), weight=weight)
 
 

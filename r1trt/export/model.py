@@ -11,10 +11,10 @@ from r1trt import __version__
 from r1trt.checkpoint import Checkpoint
 from r1trt.errors import ExportError
 from r1trt.export.decoder import emit_decoder
-from r1trt.export.functions import layer_functions
 from r1trt.export.graph import GraphEmitter
 from r1trt.lowerings.bodies import set_bodies
 from r1trt.ops.operator import DOMAIN, IR_VERSION
+from r1trt.ops.registry import layer_functions
 
 
 def onnx_from_checkpoint(

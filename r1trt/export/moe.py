@@ -8,7 +8,7 @@ import onnx_ir as ir
 from r1trt.config import MoeConfig
 from r1trt.export.forward import FLOAT, Forward, sizes
 from r1trt.export.graph import Dims, GraphEmitter, dims
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 
 
 def _concat(emit: GraphEmitter, name: str, parts: list[ir.Value]) -> ir.Value:
@@ -87,27 +87,5 @@ def moe_mlp(forward: Forward, index: int, config: MoeConfig, x: ir.Value) -> ir.
         "w_down": w_down,
         **_shared_expert(emit, config, prefix),
     }
-    attributes = _spec(config, hidden, w_gate_up).attributes()
-    return emit.operator(DYNAMIC_MOE, f"{prefix}.moe", inputs, [(FLOAT, sizes(x))], attributes)[0]
-
-
-def _spec(config: MoeConfig, hidden: int, w_gate_up: ir.Value) -> MoeSpec:
-    assert w_gate_up.dtype is not None
-    return MoeSpec(
-        num_experts=config.num_experts,
-        hidden_size=hidden,
-        expert_width=config.expert_width,
-        shared_width=config.shared_width,
-        scoring=config.scoring,
-        topk_method=config.topk_method,
-        top_k=config.top_k,
-        top_k_min=config.top_k_min,
-        adaptive_threshold=config.adaptive_threshold,
-        norm_topk_prob=config.norm_topk_prob,
-        routed_scaling_factor=config.routed_scaling_factor,
-        n_group=config.n_group,
-        topk_group=config.topk_group,
-        has_router_bias=config.scoring == "sigmoid",
-        activation=FLOAT,
-        weights=w_gate_up.dtype,
-    )
+    spec = DYNAMIC_MOE.spec_from_config(config, hidden, w_gate_up.dtype or FLOAT)
+    return emit.operator(DYNAMIC_MOE, f"{prefix}.moe", inputs, [(FLOAT, sizes(x))], spec.attributes())[0]

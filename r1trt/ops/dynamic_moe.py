@@ -123,23 +123,23 @@ class DynamicMoe(Operator[MoeSpec]):
     weight_scales = ("weight_scale", "down_scale")
     plugin_types = PLUGIN_NARROW
 
-    def spec_from_config(self, moe: MoeConfig, *, hidden_size: int, weights: ir.DataType) -> MoeSpec:
+    def spec_from_config(self, config: MoeConfig, hidden_size: int, weights: ir.DataType) -> MoeSpec:
         """The spec of an exported layer, whose activations are FLOAT."""
         return MoeSpec(
-            num_experts=moe.num_experts,
+            num_experts=config.num_experts,
             hidden_size=hidden_size,
-            expert_width=moe.expert_width,
-            shared_width=moe.shared_width,
-            scoring=moe.scoring,
-            topk_method=moe.topk_method,
-            top_k=moe.top_k,
-            top_k_min=moe.top_k_min,
-            adaptive_threshold=moe.adaptive_threshold,
-            norm_topk_prob=moe.norm_topk_prob,
-            routed_scaling_factor=moe.routed_scaling_factor,
-            n_group=moe.n_group,
-            topk_group=moe.topk_group,
-            has_router_bias=moe.scoring == "sigmoid",
+            expert_width=config.expert_width,
+            shared_width=config.shared_width,
+            scoring=config.scoring,
+            topk_method=config.topk_method,
+            top_k=config.top_k,
+            top_k_min=config.top_k_min,
+            adaptive_threshold=config.adaptive_threshold,
+            norm_topk_prob=config.norm_topk_prob,
+            routed_scaling_factor=config.routed_scaling_factor,
+            n_group=config.n_group,
+            topk_group=config.topk_group,
+            has_router_bias=config.scoring == "sigmoid",
             activation=ir.DataType.FLOAT,
             weights=weights,
         )

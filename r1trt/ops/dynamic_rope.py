@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from r1trt.config import RopeConfig
+from r1trt.config import GqaConfig, RopeConfig
 from r1trt.graph.edit import Emitter, data_type, retype_outputs
 from r1trt.graph.network_view import LayerParts, ReadBack
 from r1trt.ops.cost import CallSize, Cost, cost_of
@@ -66,14 +66,12 @@ class DynamicRope(Operator[RopeSpec]):
     types = AllowedTypes(input=WIDE)
     plugin_types = PLUGIN_WIDE
 
-    def spec_from_config(
-        self, rope: RopeConfig, *, heads: int, kv_heads: int, head_dim: int, attention_factor: float
-    ) -> RopeSpec:
+    def spec_from_config(self, config: GqaConfig, rope: RopeConfig, attention_factor: float) -> RopeSpec:
         """The spec of an exported layer, whose activations are FLOAT."""
         return RopeSpec(
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
             rotary_dim=rope.rotary_dim,
             interleaved=rope.interleaved,
             attention_factor=attention_factor,

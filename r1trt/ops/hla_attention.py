@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from r1trt.config import HlaConfig, InterBlock
+from r1trt.config import GqaConfig, InterBlock
 from r1trt.graph.edit import Emitter, data_type, retype_outputs
 from r1trt.graph.network_view import LayerParts, ReadBack
 from r1trt.ops.cost import CallSize, Cost, cost_of
@@ -75,21 +75,19 @@ class HlaAttention(Operator[AttentionSpec]):
     )
     plugin_types = PLUGIN_NARROW
 
-    def spec_from_config(
-        self, hla: HlaConfig, *, heads: int, kv_heads: int, head_dim: int, capacity: int | None
-    ) -> AttentionSpec:
+    def spec_from_config(self, config: GqaConfig, capacity: int | None) -> AttentionSpec:
         """The spec of an exported layer, whose activations are FLOAT."""
         return AttentionSpec(
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
-            v_head_dim=head_dim,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            v_head_dim=config.head_dim,
             capacity=capacity,
-            scale=head_dim**-0.5,
-            block_size=hla.block_size,
-            inter_block=hla.inter_block,
-            lam_skip=hla.lam_skip,
-            has_lam=hla.gate,
+            scale=config.head_dim**-0.5,
+            block_size=config.hla.block_size,
+            inter_block=config.hla.inter_block,
+            lam_skip=config.hla.lam_skip,
+            has_lam=config.hla.gate,
             activation=ir.DataType.FLOAT,
         )
 

@@ -10,7 +10,7 @@ import torch
 from ops.nodes import ATTENTION, EMBEDDING, GATE, LINEAR, LINEAR_BIAS, MOE, NORM, ROPE, SUM, SWIGLU, node_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from r1trt.config import HlaConfig, MoeConfig
+from r1trt.config import GqaConfig, HlaConfig, MoeConfig
 from r1trt.errors import ConfigError
 from r1trt.model.attention import block_mask, causal_mask, masked_attention
 from r1trt.model.moe import DynamicMoe
@@ -154,7 +154,8 @@ def test_few_tokens_touch_few_experts(tokens: int) -> None:
 
 def attention_spec(inter_block: Any, block_size: int) -> AttentionSpec:
     hla = HlaConfig(block_size=block_size, inter_block=inter_block, gate=True)
-    return HLA_ATTENTION.spec_from_config(hla, heads=4, kv_heads=2, head_dim=16, capacity=64)
+    config = GqaConfig(num_heads=4, num_kv_heads=2, head_dim=16, hla=hla)
+    return HLA_ATTENTION.spec_from_config(config, 64)
 
 
 @pytest.mark.parametrize("inter_block", ["first_to_first", "all_to_first"])
@@ -200,7 +201,7 @@ def test_experts_against_the_flop_counter(shared: int, tokens: int) -> None:
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter)
     x_BSD, valid_BS = torch.randn(2, tokens, 32), torch.ones(2, tokens, dtype=torch.bool)
-    spec = DYNAMIC_MOE.spec_from_config(config, hidden_size=32, weights=ir.DataType.FLOAT)
+    spec = DYNAMIC_MOE.spec_from_config(config, 32, ir.DataType.FLOAT)
     fp32 = DYNAMIC_MOE.default_layer(node_of(DYNAMIC_MOE, MOE), "fp32", fp8=False)
     found = DYNAMIC_MOE.cost(spec, fp32, CallSize(batch=2, tokens=tokens))
     assert flops(lambda: module(x_BSD, valid_BS)) == pytest.approx(2 * found.macs["fp32"], rel=FLOP_TOLERANCE)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ops.nodes import ATTENTION, BF16, FLOAT, MOE, ROPE, Inputs, node_of
 from ops.nodes import FP8 as FP8_CODES
+from tiny_checkpoints import write_r1_asa
 
+from r1trt.checkpoint import checkpoint_from_dir
+from r1trt.config import GqaConfig, MoeConfig
 from r1trt.errors import ExportError
+from r1trt.export.model import onnx_from_checkpoint
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
@@ -69,3 +75,28 @@ def test_an_input_without_a_type_is_refused() -> None:
     inputs = ROPE | {"q": (None, ["B", "S", 4, 16])}
     with pytest.raises(ExportError, match="typed input 'q'"):
         DYNAMIC_ROPE.spec_from_node(node_of(DYNAMIC_ROPE, inputs, {}))
+
+
+def test_a_config_and_its_exported_nodes_have_one_spec(tmp_path: Path) -> None:
+    checkpoint = checkpoint_from_dir(
+        write_r1_asa(tmp_path, num_shared_experts=1, shared_intermediate_size=48)
+    )
+    nodes = {str(node.name): node for node in onnx_from_checkpoint(checkpoint, 64).graph}
+    layer, prefix = checkpoint.config.layers[0], "model.layers.0"
+    assert isinstance(layer.attention, GqaConfig) and isinstance(layer.mlp, MoeConfig)
+    rope = DYNAMIC_ROPE.spec_from_node(nodes[f"{prefix}.self_attn.rope"])
+    given = checkpoint.config.rope
+    assert DYNAMIC_ROPE.spec_from_config(layer.attention, given, rope.attention_factor) == rope
+    attention = HLA_ATTENTION.spec_from_node(nodes[f"{prefix}.self_attn.attention"])
+    assert HLA_ATTENTION.spec_from_config(layer.attention, 64) == approximately(attention)
+    moe = DYNAMIC_MOE.spec_from_node(nodes[f"{prefix}.mlp.moe"])
+    made = DYNAMIC_MOE.spec_from_config(layer.mlp, checkpoint.config.hidden_size, moe.weights)
+    assert made == approximately(moe)
+
+
+def approximately(spec: Any) -> Any:
+    """A spec whose numbers went through FP32 attributes."""
+    numbers = {
+        name: pytest.approx(value, rel=1e-6) for name, value in vars(spec).items() if type(value) is float
+    }
+    return replace(spec, **numbers)
