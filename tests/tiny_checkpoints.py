@@ -11,16 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from r1trt.families import model_config_from_dict
 from r1trt.model import R1AsaForCausalLM, save_checkpoint
@@ -43,32 +37,15 @@ CHAT_TEMPLATE = (
 Lam = Literal["zero", "one", "mixed"]
 
 
-def write_llama(
-    directory: Path,
-    *,
-    rope: dict[str, Any] | None = None,
-    dtype: str = "float32",
-    seed: int = 0,
-    tokenizer: bool = False,
-    max_shard_size: int | str = "5GB",
-    old_rope_spelling: bool = False,
-    **overrides: Any,
-) -> Path:
-    """Writes a Llama; `rope` is `rope_parameters` without the theta, `overrides` go to `LlamaConfig`."""
-    config = LlamaConfig(
-        **{
-            **_dense_sizes(),
-            "rope_parameters": {"rope_theta": 10000.0, **(rope or {"rope_type": "default"})},
-            **overrides,
-        }
-    )
-    return _write_transformers(
-        LlamaForCausalLM(config), directory, dtype, seed, tokenizer, max_shard_size, old_rope_spelling
-    )
+def write_llama(directory: Path, *, rope: dict[str, Any] | None = None, **options: Any) -> Path:
+    """Writes a Llama; `rope` is `rope_parameters` without the theta, `options` are those of any model."""
+    parameters = {"rope_theta": 10000.0, **(rope or {"rope_type": "default"})}
+    return write_transformers(directory, "LlamaForCausalLM", rope_parameters=parameters, **options)
 
 
-def write_qwen2(
+def write_transformers(
     directory: Path,
+    architecture: str,
     *,
     dtype: str = "float32",
     seed: int = 0,
@@ -77,12 +54,17 @@ def write_qwen2(
     old_rope_spelling: bool = False,
     **overrides: Any,
 ) -> Path:
-    """Writes a Qwen2, whose q, k and v projections have biases; `overrides` go to `Qwen2Config`."""
+    """Writes a dense model of any class of `transformers`; `overrides` go to its configuration."""
+    config_class = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
     rope = {"rope_type": "default", "rope_theta": 1e6}
-    config = Qwen2Config(**{**_dense_sizes(), "rope_parameters": rope, **overrides})
-    return _write_transformers(
-        Qwen2ForCausalLM(config), directory, dtype, seed, tokenizer, max_shard_size, old_rope_spelling
-    )
+    config = config_class(**{**_dense_sizes(), "rope_parameters": rope, **overrides})
+    model = getattr(transformers, architecture)(config)
+    return _write_transformers(model, directory, dtype, seed, tokenizer, max_shard_size, old_rope_spelling)
+
+
+def write_qwen2(directory: Path, **options: Any) -> Path:
+    """Writes a Qwen2, whose q, k and v projections have biases; `options` are those of any model."""
+    return write_transformers(directory, "Qwen2ForCausalLM", **options)
 
 
 def write_r1_asa(

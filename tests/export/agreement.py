@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from transformers import AutoModelForCausalLM
 
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.runtime.load import session_from_engine
@@ -43,7 +45,7 @@ def random_prompts(lengths: Sequence[int], vocab_size: int, seed: int = 0) -> li
 
 
 def feed(session: Session, prompts: Sequence[npt.NDArray[np.int64]], calls: Feed) -> list[Logits]:
-    """Feeds prompts call by call, with rubbish in the padding; logits [L,V] of each sequence."""
+    """Feeds prompts call by call, with garbage in the padding; logits [L,V] of each sequence."""
     generator = np.random.default_rng(1)
     session.reset(len(prompts))
     past_B = np.zeros(len(prompts), np.int64)
@@ -58,6 +60,25 @@ def feed(session: Session, prompts: Sequence[npt.NDArray[np.int64]], calls: Feed
             parts[row].append(logits_BSV[row, :count].copy())
         past_B = past_B + seq_len_B
     return [np.concatenate(part) for part in parts]
+
+
+@torch.no_grad()
+def transformers_logits(checkpoint: Path, prompts: Sequence[npt.NDArray[np.int64]]) -> list[Logits]:
+    """Logits [L,V] of each prompt by `transformers` in FP32."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    return [model(torch.from_numpy(prompt)[None]).logits[0].numpy() for prompt in prompts]
+
+
+def assert_export_equals_transformers(checkpoint: Path, directory: Path) -> None:
+    """Exports a checkpoint and compares every way to feed it with `transformers`."""
+    session = exported_session(checkpoint, directory)
+    prompts = random_prompts((37, 23), session.limits.vocab_size)
+    want = transformers_logits(checkpoint, prompts)
+    for how, calls in FEEDS.items():
+        got = feed(session, prompts, calls)
+        for row in range(len(prompts)):
+            error = relative_error(got[row], want[row][: len(got[row])])
+            assert error <= TOLERANCE, f"{how}, row {row}: {error:.2e}"
 
 
 def relative_error(got: Logits, want: Logits) -> float:

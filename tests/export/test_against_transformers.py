@@ -1,65 +1,25 @@
-"""Exported Llama and Qwen2 graphs against `transformers` in FP32."""
+"""Exported graphs against `transformers` in FP32; the cases of a family are in its own test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
-import torch
-from export.agreement import FEEDS, TOLERANCE, exported_session, feed, random_prompts, relative_error
-from tiny_checkpoints import LLAMA3_ROPE, write_llama, write_qwen2
-from transformers import AutoModelForCausalLM
-
-CASES: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
-    "llama": (write_llama, {}),
-    "llama-tied": (write_llama, {"tie_word_embeddings": True}),
-    "llama-llama3-rope": (write_llama, {"rope": LLAMA3_ROPE}),
-    "llama-old-rope-spelling": (write_llama, {"rope": LLAMA3_ROPE, "old_rope_spelling": True}),
-    "llama-biases": (write_llama, {"attention_bias": True, "mlp_bias": True}),
-    "llama-wide-heads": (write_llama, {"head_dim": 32}),
-    "llama-sharded": (write_llama, {"max_shard_size": "50KB"}),
-    "llama-bfloat16": (write_llama, {"dtype": "bfloat16"}),
-    "llama-yarn": (
-        write_llama,
-        {"rope": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
-    ),
-    "llama-linear": (write_llama, {"rope": {"rope_type": "linear", "factor": 2.0}}),
-    "qwen2": (write_qwen2, {}),
-    "qwen2-old-rope-spelling": (write_qwen2, {"old_rope_spelling": True}),
-}
-
-
-@torch.no_grad()
-def transformers_logits(checkpoint: Path, prompts: list[Any]) -> list[Any]:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
-    return [model(torch.from_numpy(prompt)[None]).logits[0].numpy() for prompt in prompts]
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
-    write, options = CASES[name]
-    checkpoint = write(tmp_path / "checkpoint", **options)
-    session = exported_session(checkpoint, tmp_path / "export")
-    prompts = random_prompts((37, 23), session.limits.vocab_size)
-    want = transformers_logits(checkpoint, prompts)
-    for how, calls in FEEDS.items():
-        got = feed(session, prompts, calls)
-        for row in range(len(prompts)):
-            error = relative_error(got[row], want[row][: len(got[row])])
-            assert error <= TOLERANCE, f"{name}, {how}, row {row}: {error:.2e}"
+from export.agreement import (
+    FEEDS,
+    TOLERANCE,
+    assert_export_equals_transformers,
+    exported_session,
+    feed,
+    random_prompts,
+    relative_error,
+    transformers_logits,
+)
+from tiny_checkpoints import write_llama
 
 
 def test_smollm2_equals_transformers(smollm2_dir: Path, tmp_path: Path) -> None:
-    session = exported_session(smollm2_dir, tmp_path / "export")
-    prompts = random_prompts((37, 23), session.limits.vocab_size)
-    want = transformers_logits(smollm2_dir, prompts)
-    for how, calls in FEEDS.items():
-        got = feed(session, prompts, calls)
-        errors = [relative_error(got[row], want[row][: len(got[row])]) for row in range(2)]
-        assert max(errors) <= TOLERANCE, f"{how}: {errors}"
+    assert_export_equals_transformers(smollm2_dir, tmp_path / "export")
 
 
 def test_a_changed_weight_is_noticed(tmp_path: Path) -> None:
