@@ -9,7 +9,7 @@ import torch
 from tiny_checkpoints import IM_END
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from r1trt.artifacts.store import read_manifest
+from r1trt.artifacts.manifest import read_manifest
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint
