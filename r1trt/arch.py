@@ -12,6 +12,28 @@ from r1trt.errors import ConfigError, PlanError
 BuildPrecision = Literal["fp8", "bf16", "fp32"]
 Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 
+
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """What builds and runs a backend's engines.
+
+    Attributes:
+        module: Name to import.
+        package: Distribution that brings it.
+    """
+
+    module: str
+    package: str
+
+
+LIBRARIES: Mapping[Backend, Library] = MappingProxyType(
+    {
+        "tensorrt": Library(module="tensorrt", package="tensorrt-cu13"),
+        "tensorrt-rtx": Library(module="tensorrt_rtx", package="tensorrt-rtx-cu13"),
+        "onnxruntime": Library(module="onnxruntime", package="onnxruntime"),
+    }
+)
+
 # Builders refuse FP8 below it: there are no FP8 tensor cores, and nothing emulates them.
 FP8_MIN_SM = 89
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from r1trt.arch import LIBRARIES, Library
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.errors import BuildError
 
@@ -21,26 +22,25 @@ class BuilderApi:
     """What differs between the two builders.
 
     Attributes:
-        module: Name to import.
-        package: Distribution that brings the library.
+        library: What brings it.
         names_target: Whether the target GPU is named; else it is the GPU in the machine.
         has_plugins: Whether nodes without a body can become plugins.
     """
 
-    module: str
-    package: str
+    library: Library
     names_target: bool
     has_plugins: bool
+
+    @property
+    def module(self) -> str:
+        """Name to import."""
+        return self.library.module
 
 
 BUILDER_APIS: Mapping[str, BuilderApi] = MappingProxyType(
     {
-        "tensorrt": BuilderApi(
-            module="tensorrt", package="tensorrt-cu13", names_target=False, has_plugins=True
-        ),
-        "tensorrt-rtx": BuilderApi(
-            module="tensorrt_rtx", package="tensorrt-rtx-cu13", names_target=True, has_plugins=False
-        ),
+        "tensorrt": BuilderApi(library=LIBRARIES["tensorrt"], names_target=False, has_plugins=True),
+        "tensorrt-rtx": BuilderApi(library=LIBRARIES["tensorrt-rtx"], names_target=True, has_plugins=False),
     }
 )
 
@@ -67,7 +67,7 @@ def backend_available(backend: str) -> str | None:
         return f"importing {api.module} did not end within {_PROBE_TIMEOUT_S} s"
     if child.returncode != 0:
         lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
-        return f"{api.module} cannot be imported ({lines[-1]}); it comes with the package {api.package}"
+        return f"{api.module} cannot be imported ({lines[-1]}); the package is {api.library.package}"
     if not api.names_target and not compute_capabilities():
         return f"{api.module} tunes its engines on the target GPU, and there is no usable NVIDIA GPU here"
     return None

@@ -36,7 +36,7 @@ def timing_cache_file(backend: Backend, sms: Sequence[int], named: Path | None =
         return None
     if named is not None:
         return named.resolve()
-    package = BUILDER_APIS[backend].package
+    package = BUILDER_APIS[backend].library.package
     try:
         version = metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -13,7 +13,7 @@ _LIBRARIES = ("onnx", "onnx-ir", "onnxruntime")
 
 def versions_of_build(backend: Backend) -> dict[str, str]:
     """Versions of this package and of the libraries that a build goes through, by distribution."""
-    packages = [*_LIBRARIES, *([BUILDER_APIS[backend].package] if backend in BUILDER_APIS else [])]
+    packages = [*_LIBRARIES, *([BUILDER_APIS[backend].library.package] if backend in BUILDER_APIS else [])]
     found = {"r1trt": __version__}
     for package in packages:
         try:

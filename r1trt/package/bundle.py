@@ -9,14 +9,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from r1trt.arch import LIBRARIES
 from r1trt.artifacts.build import BuildArtifact, BuildManifest
-from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.errors import BuildError, ConfigError
 from r1trt.graph.load import model_from_onnx_file
 from r1trt.package.bundle_checks import require_finished, require_one_model
 from r1trt.package.plugins import plugin_library_for
-
-ONNX_RUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +68,8 @@ def bundle_from_builds(directories: Sequence[Path], plugin_library: Path | None 
         require_finished(build)
     require_one_model(builds)
     engines = tuple(entry for build in builds for entry in build.manifest.engines)
-    api = BUILDER_APIS.get(first.manifest.backend)
-    library = ONNX_RUNTIME if api is None else api.package
-    graph = first.cpu_engine if api is None else first.typed_graph
+    backend = first.manifest.backend
+    library = LIBRARIES[backend].package
     engine_files = _engine_files(builds)
     return EngineBundle(
         manifest=replace(
@@ -80,7 +77,7 @@ def bundle_from_builds(directories: Sequence[Path], plugin_library: Path | None 
             engines=engines,
             sms=tuple(entry.sm for entry in engines if entry.sm is not None),
         ),
-        graph=graph,
+        graph=first.cpu_engine if backend == "onnxruntime" else first.typed_graph,
         engine_files=engine_files,
         companions=first.companions,
         plugin_library=plugin_library_for(builds, plugin_library),

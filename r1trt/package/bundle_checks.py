@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from r1trt.arch import LIBRARIES
 from r1trt.artifacts.build import BuildArtifact
-from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.errors import BuildError
 
 # What has to be equal for engines to be one model's on different GPUs.
@@ -68,15 +68,12 @@ def _require_same_libraries(build: BuildArtifact, first: BuildArtifact) -> None:
             where=build.path,
             fix="build all with --embed-plugins, or none",
         )
-    found, expected = (_tensorrt_versions(each) for each in (build, first))
+    library = LIBRARIES[first.manifest.backend].package
+    found, expected = (each.manifest.versions.get(library) for each in (build, first))
     if found != expected:
         raise BuildError(
             "The builds need different TensorRT versions, and a server has one.",
             where=build.path,
-            found=found,
-            expected=expected,
+            found=f"{library} {found}",
+            expected=f"{library} {expected}",
         )
-
-
-def _tensorrt_versions(build: BuildArtifact) -> dict[str, str | None]:
-    return {api.package: build.manifest.versions.get(api.package) for api in BUILDER_APIS.values()}

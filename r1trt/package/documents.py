@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from r1trt.package.bundle import ONNX_RUNTIME, EngineBundle
+from r1trt.package.bundle import EngineBundle
 from r1trt.plugin_tools.library import LIBRARY_FILE
 
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.10-py3"
@@ -39,8 +39,8 @@ def write_documents(repository: Path, name: str, bundle: EngineBundle) -> None:
 
 def requirements_from_bundle(bundle: EngineBundle) -> list[str]:
     """Packages that a generation model imports, as pip takes them."""
-    if bundle.library == ONNX_RUNTIME:
-        return [*_REQUIREMENTS, f"{ONNX_RUNTIME}>=1.24"]
+    if bundle.manifest.backend == "onnxruntime":
+        return [*_REQUIREMENTS, f"{bundle.library}>=1.24"]
     exact = f"=={bundle.library_version}" if bundle.library_version else ""
     return [*_REQUIREMENTS, *_GPU_REQUIREMENTS, f"{bundle.library}{exact}"]
 

@@ -14,6 +14,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 
 Message = Mapping[str, Any]
@@ -112,12 +113,12 @@ class ChatTemplate:
 
 def chat_template_from_dir(directory: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:
     """A checkpoint's template: in `chat_template.jinja`, else `tokenizer_config.json`; None without one."""
-    path = directory / "chat_template.jinja"
+    files = ModelDirectory(path=directory)
+    path = files.chat_template
     if path.is_file():
         return ChatTemplate(path.read_text(encoding="utf-8"), where=path)
-    path = directory / "tokenizer_config.json"
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
         named = {entry["name"]: entry["template"] for entry in template}
         template = named.get("default")
-    return ChatTemplate(template, where=path) if isinstance(template, str) else None
+    return ChatTemplate(template, where=files.tokenizer_config) if isinstance(template, str) else None

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1trt.arch import LIBRARIES, Backend
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.errors import UnavailableError
 from r1trt.runtime.cuda_memory import compute_capability
 from r1trt.runtime.session import SessionError
-
-_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_PACKAGES = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,7 @@ class EngineFile:
     """
 
     path: Path
-    backend: str
+    backend: Backend
     plugin_libraries: Sequence[Path] = ()
     host_code: bool = False
 
@@ -96,16 +94,16 @@ def require_float_logits(engine: Any, names: Sequence[str], trt: Any, where: Pat
         )
 
 
-def tensorrt_module(backend: str) -> Any:
+def tensorrt_module(backend: Backend) -> Any:
     """Import a backend's Python module.
 
     Raises:
         UnavailableError: It is not installed.
     """
     try:
-        return importlib.import_module(_MODULES[backend])
+        return importlib.import_module(LIBRARIES[backend].module)
     except ImportError as error:
         raise UnavailableError(
             f"The engine needs {backend}, which is not installed.",
-            fix=f"pip install {_PACKAGES[backend]}, then run the command again",
+            fix=f"pip install {LIBRARIES[backend].package}, then run the command again",
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import tokenizers
 
+from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.runtime.chat_template import ChatTemplate, Message, chat_template_from_dir
 
@@ -111,7 +112,8 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
     Raises:
         CheckpointError: `tokenizer.json` is missing, or one of the files is damaged.
     """
-    path = directory / "tokenizer.json"
+    files = ModelDirectory(path=directory)
+    path = files.tokenizer
     if not path.is_file():
         raise CheckpointError(
             "The directory has no tokenizer.",
@@ -125,13 +127,13 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
     # A file may carry padding or truncation from training, which would change prompts silently.
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    tokenizer_config = _json_object(directory / "tokenizer_config.json")
-    special_tokens = _special_tokens(tokenizer_config, _json_object(directory / "special_tokens_map.json"))
+    tokenizer_config = _json_object(files.tokenizer_config)
+    special_tokens = _special_tokens(tokenizer_config, _json_object(files.special_tokens))
     return TextTokenizer(
         tokenizer,
         special_tokens=special_tokens,
         chat_template=chat_template_from_dir(directory, tokenizer_config),
-        eos_ids=_eos_ids(directory, tokenizer, special_tokens),
+        eos_ids=_eos_ids(files, tokenizer, special_tokens),
     )
 
 
@@ -159,11 +161,11 @@ def _special_tokens(tokenizer_config: Mapping[str, Any], tokens_map: Mapping[str
 
 
 def _eos_ids(
-    directory: Path, tokenizer: tokenizers.Tokenizer, special_tokens: Mapping[str, str]
+    files: ModelDirectory, tokenizer: tokenizers.Tokenizer, special_tokens: Mapping[str, str]
 ) -> frozenset[int]:
     """The ids that end generation: the generation config's, else the model config's, else the tokenizer's."""
-    for name in ("generation_config.json", "config.json"):
-        value = _json_object(directory / name).get("eos_token_id")
+    for path in (files.generation_config, files.config):
+        value = _json_object(path).get("eos_token_id")
         if isinstance(value, int):
             return frozenset({value})
         if isinstance(value, list) and value:
