@@ -14,6 +14,8 @@ from r1trt.artifacts.export import WeightFile
 from r1trt.artifacts.fields import Check, Count, FileName, PathText, Size, Sm
 from r1trt.artifacts.manifest import Kind
 
+PLUGIN_LIBRARY_FILE = "libr1trt_plugins.so"
+
 Status = Literal["complete", "needs-engine"]
 ArchName = Annotated[str, Check(expected=" | ".join(ARCHITECTURES), holds=ARCHITECTURES.__contains__)]
 
@@ -200,7 +202,7 @@ class BuildDirectory(ModelDirectory):
     @property
     def plugin_library(self) -> Path:
         """The plugin library that the engines need or carry."""
-        return self.path / "libr1trt_plugins.so"
+        return self.path / PLUGIN_LIBRARY_FILE
 
     def engine(self, sm: int) -> Path:
         """The engine for a compute capability."""

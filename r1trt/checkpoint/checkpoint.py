@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1trt.artifacts.directory import ModelDirectory
 from r1trt.checkpoint.index import bullet_list, headers_from_dir
 from r1trt.checkpoint.safetensors_header import SafetensorsHeader, TensorRef
 from r1trt.checkpoint.strict_json import json_object_from_file
@@ -16,7 +17,6 @@ from r1trt.errors import CheckpointError
 from r1trt.families import expected_tensors, is_ignored, model_config_from_dict
 from r1trt.families.tensors import WEIGHT_DTYPES
 
-CONFIG_FILE = "config.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -70,8 +70,9 @@ def checkpoint_from_dir(path: Path) -> Checkpoint:
             expected="a directory with config.json and .safetensors files",
             fix="pass the directory of a checkpoint, e.g. from `hf download MODEL --local-dir DIRECTORY`",
         )
-    raw_config = json_object_from_file(path / CONFIG_FILE)
-    config = model_config_from_dict(raw_config, where=path / CONFIG_FILE)
+    config_file = ModelDirectory(path=path).config
+    raw_config = json_object_from_file(config_file)
+    config = model_config_from_dict(raw_config, where=config_file)
     files = headers_from_dir(path)
     held = {tensor.name: tensor for file in files for tensor in file.tensors}
     expected = expected_tensors(config)

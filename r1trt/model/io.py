@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from r1trt.artifacts.atomic import atomic_directory
+from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError
 from r1trt.families import model_config_from_dict
 from r1trt.model.decoder import R1AsaForCausalLM
 
-CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 # NOTES: a correction of scores that differ by less than a BF16 step; DeepSeek-V3 stores it in FP32 too.
@@ -45,13 +45,13 @@ def save_checkpoint(
         CheckpointError: `raw_config` does not describe the module.
         ArtifactError: `directory` holds something.
     """
-    if model_config_from_dict(raw_config, where=directory / CONFIG_NAME) != module.config:
+    if model_config_from_dict(raw_config, where=ModelDirectory(path=directory).config) != module.config:
         raise CheckpointError("raw_config does not describe the module.", where=directory)
     tensors = {name: _stored(name, tensor, dtype) for name, tensor in module.state_dict().items()}
     shards = list(_shards(tensors, max_shard_bytes))
     with atomic_directory(directory) as target:
         config = {**raw_config, "dtype": str(_stored("", next(module.parameters()), dtype).dtype)[6:]}
-        _write_json(target / CONFIG_NAME, config)
+        _write_json(ModelDirectory(path=target).config, config)
         names = [WEIGHTS_NAME]
         if len(shards) > 1:
             names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
@@ -119,8 +119,8 @@ def load_checkpoint(
         ConfigError: The configuration is not supported.
     """
     directory = Path(directory)
-    raw_config = _read_json(directory / CONFIG_NAME)
-    config = model_config_from_dict(raw_config, where=directory / CONFIG_NAME)
+    raw_config = _read_json(ModelDirectory(path=directory).config)
+    config = model_config_from_dict(raw_config, where=ModelDirectory(path=directory).config)
     with torch.device("meta"):
         module = R1AsaForCausalLM(config, max_seq_len)
     tensors = {name: _loaded(name, tensor, dtype) for name, tensor in _stored_tensors(directory)}

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1trt.artifacts.build import PLUGIN_LIBRARY_FILE
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.cache import cache_directory
 from r1trt.errors import BuildError
 from r1trt.plugin_tools.sources import hash_of_sources, source_directory
 
-LIBRARY_FILE = "libr1trt_plugins.so"
+LIBRARY_FILE = PLUGIN_LIBRARY_FILE
 LIBRARY_VARIABLE = "R1TRT_PLUGINS"
 INFO_MARKER = b"R1TRT_PLUGINS_INFO:"
 INFO_KEYS = frozenset({"key", "sources", "operators", "sms", "headers", "cutlass", "nvcc"})
