@@ -1,79 +1,111 @@
-"""Data flows one way: a module imports from the stages before its own, never from a later one."""
+"""Data flows one way: a module imports from its folder and from folders before it, never in a circle."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[1] / "r1trt"
 
-# From the base to the top; a module may import its own stage and those above it in this list.
-STAGES = (
-    ("errors", "cache", "data_types", "progress", "artifacts", "arch", "data", "cuda_driver"),
-    ("config",),
-    ("families",),
-    ("rope",),
-    ("graph",),
-    ("ops",),
-    ("plugin_tools",),
-    ("checkpoint", "model"),
-    ("lowerings",),
-    ("export",),
-    ("precision", "passes"),
-    ("runtime",),
-    ("calibrate", "build"),
-    ("evaluate",),
-    ("validate",),
-    ("serving", "inspect", "doctor"),
-    ("package", "frontends"),
-    ("triton_server",),
-    ("plugin_checks",),
-    ("cli",),
-    ("__main__",),
+# From the base to the top, each folder (or module of the package itself) alone.
+ORDER = (
+    "errors",
+    "progress",
+    "data_types",
+    "cache",
+    "arch",
+    "cuda_driver",
+    "data",
+    "artifacts",
+    "config",
+    "rope",
+    "families",
+    "checkpoint",
+    "graph",
+    "ops",
+    "model",
+    "lowerings",
+    "export",
+    "precision",
+    "passes",
+    "runtime",
+    "calibrate",
+    "plugin_tools",
+    "build",
+    "evaluate",
+    "validate",
+    "serving",
+    "frontends",
+    "package",
+    "triton_server",
+    "plugin_checks",
+    "inspect",
+    "doctor",
+    "cli",
+    "__main__",
 )
-RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
+RANK = {name: rank for rank, name in enumerate(ORDER)}
 
 # What importing the package or its command line must not load.
 HEAVY = ("torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "transformers", "matplotlib", "polygraphy")
 
 
-def stage_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_stages(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+MODULES: Mapping[str, Path] = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def folder_of(module: str) -> str:
+    """`r1trt.<folder>...`; empty for the package itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def imported_modules(module: str) -> Iterator[str]:
+    """Modules of this package that a module imports, in functions and for type checking too."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(), filename=str(MODULES[module]))):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            assert node.level == 0, f"{module}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        for name in names:
-            package, _, rest = name.partition(".")
-            stage = rest.partition(".")[0]
-            if package == "r1trt" and stage and stage != "__version__":
-                yield stage
+            yield from (alias.name for alias in node.names)
 
 
-def test_every_module_has_a_stage() -> None:
-    stages = {stage_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
-    assert stages <= RANK.keys()
+def edges_of(module: str) -> set[str]:
+    return {name for name in imported_modules(module) if name in MODULES and name not in (module, "r1trt")}
+
+
+def test_every_folder_has_its_place() -> None:
+    assert {folder_of(module) for module in MODULES} - {""} == set(ORDER)
 
 
 def test_imports_flow_one_way() -> None:
     backwards = [
-        f"{path.relative_to(PACKAGE.parent)} imports r1trt.{stage}"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if stage_of(path) != "__init__"
-        for stage in imported_stages(path)
-        if RANK[stage] > RANK[stage_of(path)]
+        f"{module} imports {imported}"
+        for module in MODULES
+        if folder_of(module)
+        for imported in sorted(edges_of(module))
+        if RANK[folder_of(imported)] > RANK[folder_of(module)]
     ]
     assert not backwards, "\n".join(backwards)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    try:
+        TopologicalSorter({module: edges_of(module) for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_importing_needs_no_heavy_library() -> None:
