@@ -68,6 +68,12 @@ def test_every_file_of_a_family_is_found() -> None:
     assert {family.name for family in families().values()} == files >= {"llama", "qwen2", "r1_asa"}
 
 
+def test_the_documents_table_has_a_row_for_every_family() -> None:
+    page = (Path(r1trt.families.__file__).parents[2] / "docs" / "models.md").read_text()
+    rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert rows == sorted(families())
+
+
 def test_a_configuration_knows_its_family() -> None:
     config = read(LLAMA)
     assert (config.family, config.architecture) == ("llama", "LlamaForCausalLM")
