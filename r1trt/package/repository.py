@@ -19,8 +19,8 @@ from r1trt.package.bundle import EngineBundle, bundle_from_builds, require_libra
 from r1trt.package.documents import write_documents
 from r1trt.package.generation import write_generation_model
 from r1trt.package.limits import GenerationLimits
+from r1trt.package.model_check import check_model_directory, require_model_name
 from r1trt.package.scoring import require_loadable, write_scoring_model
-from r1trt.package.triton_config import MODEL_NAME, check_model_directory
 from r1trt.plugin_tools.library import LIBRARY_FILE
 
 
@@ -50,18 +50,6 @@ class TritonConfig:
             require_model_name(self.model_name)
         if not self.engines:
             raise ConfigError("There is no engine to serve.")
-
-
-def require_model_name(name: str) -> str:
-    """Returns the name. Raises ConfigError where it cannot be a model's."""
-    if not MODEL_NAME.fullmatch(name):
-        raise ConfigError(
-            "This cannot be the name of a Triton model.",
-            found=name,
-            expected="letters, digits, '.', '_' and '-'",
-            fix="pass --model-name",
-        )
-    return name
 
 
 def repository_from_engine(config: TritonConfig) -> Path:

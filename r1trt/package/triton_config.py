@@ -1,21 +1,15 @@
-"""A Triton model configuration: built from a graph's interface, printed as protobuf text, checked.
-
-Triton's schema (from the `tritonclient` package) knows fields and their types; `check_model_directory` adds
-what the server looks at only when it loads a model.
-"""
+"""A Triton model configuration: built from a graph's interface, printed as protobuf text, parsed."""
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import text_format
 
-from r1trt.artifacts.repository import ServedModelDirectory
 from r1trt.errors import ExportError, UnavailableError
 
 if TYPE_CHECKING:
@@ -30,7 +24,6 @@ TYPES = {
 }
 """ONNX element type to Triton's; FP8 has none."""
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Every engine takes a prompt of one token.
 WARMUP_TOKENS = 1
 
@@ -138,37 +131,6 @@ def model_config_from_text(text: str, *, where: Path) -> TritonModelConfig:
     return config
 
 
-def check_model_directory(directory: Path) -> TritonModelConfig:
-    """Checks the configuration of a model's directory against the schema and against the files beside it.
-
-    Returns:
-        The parsed configuration.
-
-    Raises:
-        ExportError: Lists everything that is wrong.
-    """
-    path = ServedModelDirectory(path=directory).configuration
-    if not path.is_file():
-        raise ExportError(f"A Triton model needs a {path.name}.", where=directory)
-    config = model_config_from_text(path.read_text(), where=path)
-    versions = [child for child in directory.iterdir() if child.is_dir() and child.name.isdigit()]
-    problems = [
-        *([] if config.name == directory.name else [f"name {config.name!r} is not the directory's"]),
-        *([] if config.platform or config.backend else ["neither platform nor backend is set"]),
-        *([] if versions else ["no version directory (a directory named by a number)"]),
-        *_tensor_problems([*config.input, *config.output]),
-        *(
-            f"{version.name}/{name} is missing"
-            for version in versions
-            for name in _files_named(config, directory)
-            if not (version / name).is_file()
-        ),
-    ]
-    if problems:
-        raise ExportError("Triton would not load this model.", where=path, found="; ".join(problems))
-    return config
-
-
 def _triton_type(tensor: TensorInterface) -> int:
     if tensor.dtype not in TYPES:
         raise ExportError(
@@ -211,23 +173,3 @@ def _add_warmup(config: TritonModelConfig, interface: EngineInterface) -> None:
             value.input_data_file = "seq_len"
         else:
             value.zero_data = True
-
-
-def _files_named(config: TritonModelConfig, directory: Path) -> list[str]:
-    own = [ServedModelDirectory(path=directory).program.name] if config.backend == "python" else []
-    named = (config.default_model_filename, *config.cc_model_filenames.values(), *own)
-    return [name for name in named if name]
-
-
-def _tensor_problems(tensors: Iterable[Any]) -> list[str]:
-    problems = []
-    seen: set[str] = set()
-    for tensor in tensors:
-        if not tensor.data_type:
-            problems.append(f"{tensor.name}: no data_type")
-        if not tensor.dims or any(size == 0 or size < -1 for size in tensor.dims):
-            problems.append(f"{tensor.name}: dims {list(tensor.dims)}")
-        if tensor.name in seen:
-            problems.append(f"{tensor.name}: declared twice")
-        seen.add(tensor.name)
-    return problems

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import http.client
-import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
-from r1trt.errors import ConfigError, R1TrtError
+from r1trt.errors import R1TrtError
+from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.environment import ServingEnvironment
+from r1trt.triton_server.shared_memory import remove_shared_memory
 
-HOST = "127.0.0.1"
-SHARED_MEMORY = Path("/dev/shm")
 READY_TIMEOUT_S = 300.0
 EXIT_TIMEOUT_S = 10
 _POLL_S = 0.1
@@ -28,43 +25,6 @@ _ERROR_LINES = 20
 
 class ServerError(R1TrtError):
     """The server did not start, or ended by itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerConfig:
-    """A server to start.
-
-    Attributes:
-        repository: Model repository.
-        log: File that the server's messages go to.
-        http_port: For the HTTP protocol.
-        grpc_port: For the gRPC protocol.
-        metrics_port: For Prometheus metrics.
-        arguments: Further arguments of the server.
-    """
-
-    repository: Path
-    log: Path
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-    arguments: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for ports that exclude each other."""
-        if len({self.http_port, self.grpc_port, self.metrics_port}) < 3:
-            raise ConfigError(
-                "The ports have to differ.", found=f"{self.http_port}, {self.grpc_port}, {self.metrics_port}"
-            )
-
-    @property
-    def shared_memory_prefix(self) -> str:
-        """Start of the names of the server's shared memory.
-
-        One port has one server at a time, so what carries its number and belongs to no running server was
-        left by a dead one.
-        """
-        return f"r1trt_{os.getuid()}_{self.http_port}_"
 
 
 class TritonServer:
@@ -215,14 +175,6 @@ def is_ready(http_port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def remove_shared_memory(prefix: str) -> list[str]:
-    """Removes shared memory whose name starts with `prefix`; returns the names."""
-    names = [path.name for path in SHARED_MEMORY.glob(f"{prefix}*")]
-    for name in names:
-        (SHARED_MEMORY / name).unlink(missing_ok=True)
-    return names
 
 
 def _require_free(port: int) -> None:

@@ -15,10 +15,11 @@ from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.package.bundle_checks import require_finished
 from r1trt.package.generation import write_generation_model
 from r1trt.package.limits import GenerationLimits
-from r1trt.package.repository import require_model_name
+from r1trt.package.model_check import require_model_name
 from r1trt.progress import Progress, ignore
+from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.environment import serving_environment
-from r1trt.triton_server.process import HOST, ServerConfig, TritonServer
+from r1trt.triton_server.process import TritonServer
 
 
 @dataclass(frozen=True, kw_only=True)

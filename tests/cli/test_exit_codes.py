@@ -97,7 +97,7 @@ def slow():
     with atomic_directory(Path(sys.argv[1]) / "result") as directory:
         (directory / "half").write_text("half")
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 
 sys.exit(main(["slow"]))
 """
@@ -109,7 +109,7 @@ sys.exit(main(["slow"]))
     ) as child:
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
         child.send_signal(signum)
-        _, errors = child.communicate(timeout=30)
+        _, errors = child.communicate(timeout=300)
     assert child.returncode == code
     assert len(errors.strip().splitlines()) == 1 and "earlier results are unchanged" in errors
     assert list(tmp_path.iterdir()) == []

@@ -18,9 +18,9 @@ from r1trt.artifacts.disk import sha256_of_file
 from r1trt.cli import main
 from r1trt.errors import BuildError, R1TrtError
 from r1trt.package.limits import GenerationLimits
+from r1trt.package.model_check import check_model_directory
 from r1trt.package.repository import TritonConfig, repository_from_engine
 from r1trt.package.serving_code import serving_modules
-from r1trt.package.triton_config import check_model_directory
 from r1trt.serving.fields import REQUEST_FIELDS, RESPONSE_FIELDS
 
 SCORING = {"cache": False, "capacity": None}

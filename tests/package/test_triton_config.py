@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from r1trt.errors import ExportError
+from r1trt.package.model_check import check_model_directory
 from r1trt.package.triton_config import (
     EngineInterface,
     TensorInterface,
-    check_model_directory,
     model_config_from_interface,
     model_config_from_text,
     model_config_text,

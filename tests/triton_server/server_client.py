@@ -44,7 +44,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def post(url: str, content: object, *, timeout: float = 120) -> tuple[int, str]:
+def post(url: str, content: object, *, timeout: float = 300) -> tuple[int, str]:
     """Status and body of the answer to JSON, or to bytes as they are."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     try:
@@ -56,7 +56,7 @@ def post(url: str, content: object, *, timeout: float = 120) -> tuple[int, str]:
 
 def get(url: str) -> str:
     """Body of an answer."""
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         body: bytes = answer.read()
     return body.decode()
 

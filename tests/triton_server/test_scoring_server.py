@@ -24,8 +24,9 @@ from tiny_checkpoints import write_llama
 
 from r1trt.artifacts.manifest import read_manifest, write_manifest
 from r1trt.package.repository import TritonConfig, repository_from_engine
+from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.environment import ServingEnvironment
-from r1trt.triton_server.process import HOST, ServerConfig, TritonServer
+from r1trt.triton_server.process import TritonServer
 
 MODEL = "tiny"
 STAND_IN = Path(__file__).parent / "stand_in_backend" / "model.py"
@@ -115,7 +116,7 @@ def test_more_rows_than_the_engine_takes_are_refused(server: ServerConfig) -> No
 
 def test_the_repositorys_client_program_runs(server: ServerConfig, repository: Path) -> None:
     command = [sys.executable, "client_scoring.py", "Every function", "--url", f"{HOST}:{server.grpc_port}"]
-    result = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     scores = [float(line.split()[0]) for line in result.stdout.splitlines()]
     assert len(scores) == 5 and scores == sorted(scores, reverse=True)

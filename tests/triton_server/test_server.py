@@ -27,8 +27,9 @@ from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.serving.request import GenerationRequest
 from r1trt.serving.session import serving_session
 from r1trt.triton_server.environment import ServingEnvironment
-from r1trt.triton_server.process import SHARED_MEMORY, ServerError, is_ready
+from r1trt.triton_server.process import ServerError, is_ready
 from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
+from r1trt.triton_server.shared_memory import SHARED_MEMORY
 
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
@@ -93,7 +94,7 @@ def tokenizer(smollm2_engine: Path) -> TextTokenizer:
     return tokenizer_from_dir(smollm2_engine)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -150,7 +151,7 @@ def test_grpc_stream(served: Served) -> None:
 def test_the_repositorys_client_programs_run(served: Served, repository: Path, command: list[str]) -> None:
     arguments = [part.format(http=served.model.http, grpc=served.model.grpc) for part in command]
     result = subprocess.run(
-        arguments, cwd=repository, capture_output=True, text=True, timeout=60, check=False
+        arguments, cwd=repository, capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
     assert ANSWER in result.stdout
@@ -374,7 +375,7 @@ def test_command_starts_says_what_to_ask_and_stops(
     with process:
         assert result["http"] == f"127.0.0.1:{http}" and is_ready(http)
         process.send_signal(number)
-        assert process.wait(60) == code
+        assert process.wait(300) == code
     assert not is_ready(http)
     assert not list(tmp_path.glob("r1trt-*"))
     assert not list(SHARED_MEMORY.glob(f"r1trt_{os.getuid()}_{http}_*"))

@@ -18,10 +18,10 @@ from r1trt.runtime.tokenizer import tokenizer_from_dir
 from r1trt.serving.call import call_from_values
 from r1trt.serving.config import ServingConfig
 from r1trt.serving.fields import REQUEST_FIELDS
-from r1trt.serving.loop import SchedulerThread
 from r1trt.serving.metrics import REFUSED
 from r1trt.serving.request import Client
 from r1trt.serving.scheduler import Scheduler
+from r1trt.serving.scheduler_thread import SchedulerThread
 from r1trt.serving.session import serving_session
 
 

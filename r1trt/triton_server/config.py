@@ -1,0 +1,48 @@
+"""What the bundled server is started with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from r1trt.errors import ConfigError
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """A server to start.
+
+    Attributes:
+        repository: Model repository.
+        log: File that the server's messages go to.
+        http_port: For the HTTP protocol.
+        grpc_port: For the gRPC protocol.
+        metrics_port: For Prometheus metrics.
+        arguments: Further arguments of the server.
+    """
+
+    repository: Path
+    log: Path
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    arguments: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for ports that exclude each other."""
+        if len({self.http_port, self.grpc_port, self.metrics_port}) < 3:
+            raise ConfigError(
+                "The ports have to differ.", found=f"{self.http_port}, {self.grpc_port}, {self.metrics_port}"
+            )
+
+    @property
+    def shared_memory_prefix(self) -> str:
+        """Start of the names of the server's shared memory.
+
+        One port has one server at a time, so what carries its number and belongs to no running server was
+        left by a dead one.
+        """
+        return f"r1trt_{os.getuid()}_{self.http_port}_"
