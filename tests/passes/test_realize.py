@@ -10,7 +10,7 @@ from passes.typed import simulated_model_from_typed, typed_model_from_plan
 
 from r1trt.errors import PlanError
 from r1trt.graph.quantize import scale_from_amax
-from r1trt.ops.layer_precision import LayerPrecision
+from r1trt.ops.layer_precision import LayerPrecision, Precision
 from r1trt.precision.plan import PrecisionPlan
 
 BATCH, K, N = 3, 24, 16
@@ -119,6 +119,23 @@ def test_lambda_gate_is_fp32_throughout() -> None:
     got = simulated(model, plan_of(model, {"gate": layer}))
     want = 1 / (1 + np.exp(-(bf16(normal(0, BATCH, K)) @ weight.T + bias)))
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", ["bf16", "fp32"])
+@pytest.mark.parametrize("made", ["bf16", "fp32"])
+def test_a_sum_is_made_in_the_wider_type(given: Precision, made: Precision) -> None:
+    graph, other = HandMade(), normal(1, BATCH, K)
+    x = graph.input("x", ["B", K])
+    term = graph.weight("other", other)
+    graph.output(graph.node("Add", "sum", [x, term], ["B", K], domain=""), "y")
+    model = graph.model()
+    plan = plan_of(model, {"sum": LayerPrecision(op="Add", input=given, output=made, reason="test")})
+    add = next(node for node in typed_model_from_plan(model, plan, "tensorrt").graph if node.op_type == "Add")
+    wide = "fp32" in (given, made)
+    assert add.outputs[0].dtype == (ir.DataType.FLOAT if wide else ir.DataType.BFLOAT16)
+    rounded = {"bf16": bf16, "fp32": np.asarray}
+    want = rounded[made](rounded[given](normal(0, BATCH, K)) + rounded[given](other))
+    np.testing.assert_array_equal(simulated(model, plan), want)
 
 
 def test_layers_that_read_one_value_share_one_quantization() -> None:
