@@ -28,7 +28,7 @@ class Checkpoint:
         path: Its directory.
         raw_config: config.json as it stands.
         config: What it means.
-        tensors: References by name; nothing missing, superfluous or misshapen.
+        tensors: References by name; none missing, unexpected or of another shape.
         files: Headers of the weight files, sorted by name.
     """
 
@@ -58,8 +58,8 @@ def checkpoint_from_dir(path: Path) -> Checkpoint:
         The checkpoint, whose tensors fit its configuration.
 
     Raises:
-        CheckpointError: A file is missing or malformed, or tensors are missing, superfluous, misshapen or of
-            an unsupported dtype (one error lists all of them).
+        CheckpointError: A file is missing or malformed, or tensors are missing, unexpected, of another shape
+            or of an unsupported dtype (one error lists all of them).
         ConfigError: The configuration is not supported.
     """
     if not path.is_dir():
@@ -91,7 +91,7 @@ def _check_tensors(
         *bullet_list(
             "missing", (f"{name} {list(expected[name])}" for name in sorted(expected.keys() - held.keys()))
         ),
-        *bullet_list("superfluous", (f"{name[:200]} {list(held[name].shape)}" for name in extra)),
+        *bullet_list("unexpected", (f"{name[:200]} {list(held[name].shape)}" for name in extra)),
         *bullet_list(
             "wrong shape",
             (

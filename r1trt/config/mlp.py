@@ -99,7 +99,7 @@ class MoeConfig:
         group_size = self.num_experts // self.n_group
         require(
             self.topk_method != "greedy",
-            "greedy routing knows no groups",
+            "greedy routing has no groups",
             found=f"n_group {self.n_group}",
             expected="noaux_tc or group_limited_greedy",
         )

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from r1trt.artifacts.atomic import atomic_directory
 from r1trt.artifacts.directory import ModelDirectory
+from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
+from r1trt.checkpoint.index import INDEX_FILE, SINGLE_FILE
 from r1trt.errors import CheckpointError
 from r1trt.families import model_config_from_dict
 from r1trt.model.decoder import R1AsaForCausalLM
 
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 # NOTES: a correction of scores that differ by less than a BF16 step; DeepSeek-V3 stores it in FP32 too.
 ALWAYS_FP32 = "e_score_correction_bias"
 
@@ -52,10 +52,10 @@ def save_checkpoint(
     with atomic_directory(directory) as target:
         config = {**raw_config, "dtype": str(_stored("", next(module.parameters()), dtype).dtype)[6:]}
         _write_json(ModelDirectory(path=target).config, config)
-        names = [WEIGHTS_NAME]
+        names = [SINGLE_FILE]
         if len(shards) > 1:
             names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-            _write_json(target / INDEX_NAME, _index(shards, names))
+            _write_json(target / INDEX_FILE, _index(shards, names))
         for name, shard in zip(names, shards, strict=True):
             save_file(shard, target / name, metadata={"format": "pt"})
 
@@ -89,18 +89,6 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError("A checkpoint file cannot be read.", where=path, found=error) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(
-            "A checkpoint file does not hold a JSON object.", where=path, found=type(value).__name__
-        )
-    return value
-
-
 def load_checkpoint(
     directory: Path, dtype: torch.dtype | None = None, *, max_seq_len: int | None = None
 ) -> R1AsaForCausalLM:
@@ -115,16 +103,13 @@ def load_checkpoint(
         The module, in evaluation mode.
 
     Raises:
-        CheckpointError: A file is missing or damaged, or tensors are missing, superfluous or misshapen.
+        CheckpointError: A file is missing or damaged, or tensors are missing, unexpected or of another shape.
         ConfigError: The configuration is not supported.
     """
-    directory = Path(directory)
-    raw_config = _read_json(ModelDirectory(path=directory).config)
-    config = model_config_from_dict(raw_config, where=ModelDirectory(path=directory).config)
+    checkpoint = checkpoint_from_dir(Path(directory))
     with torch.device("meta"):
-        module = R1AsaForCausalLM(config, max_seq_len)
-    tensors = {name: _loaded(name, tensor, dtype) for name, tensor in _stored_tensors(directory)}
-    _check_tensors(module, tensors, directory)
+        module = R1AsaForCausalLM(checkpoint.config, max_seq_len)
+    tensors = {name: _loaded(name, tensor, dtype) for name, tensor in _stored_tensors(checkpoint)}
     module.load_state_dict(tensors, assign=True)
     return module.eval()
 
@@ -135,35 +120,13 @@ def _loaded(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype)
 
 
-def _stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    names = [WEIGHTS_NAME]
-    if (directory / INDEX_NAME).exists():
-        weight_map = _read_json(directory / INDEX_NAME).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError("The index has no weight map.", where=directory / INDEX_NAME)
-        names = sorted(set(weight_map.values()))
-    for name in names:
+def _stored_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    for header in checkpoint.files:
+        path = checkpoint.path / header.file
         try:
-            with safe_open(directory / name, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - not a mapping
-                    yield key, file.get_tensor(key)
+            with safe_open(path, framework="pt") as file:
+                for ref in header.tensors:
+                    if ref.name in checkpoint.tensors:
+                        yield ref.name, file.get_tensor(ref.name)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                "A weight file cannot be read.", where=directory / name, found=error
-            ) from error
-
-
-def _check_tensors(module: R1AsaForCausalLM, tensors: Mapping[str, Tensor], directory: Path) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = [f"{name} missing" for name in expected.keys() - found.keys()]
-    wrong += [f"{name} superfluous" for name in found.keys() - expected.keys()]
-    wrong += [
-        f"{name} is {found[name]}, not {expected[name]}"
-        for name in expected.keys() & found.keys()
-        if found[name] != expected[name]
-    ]
-    if wrong:
-        raise CheckpointError(
-            "The weights do not fit config.json.", where=directory, found="; ".join(sorted(wrong))
-        )
+            raise CheckpointError("A weight file cannot be read.", where=path, found=error) from error

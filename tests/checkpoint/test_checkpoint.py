@@ -54,7 +54,7 @@ def test_all_findings_are_in_one_error(write_checkpoint: WriteCheckpoint) -> Non
         checkpoint_from_dir(write_checkpoint(CONFIGS["qwen2"], arrays))
     text = str(caught.value)
     assert "missing (2):" in text and "model.layers.0.self_attn.q_proj.bias [8]" in text
-    assert "superfluous (1):" in text and "model.layers.7.extra [2]" in text
+    assert "unexpected (1):" in text and "model.layers.7.extra [2]" in text
     assert "wrong shape (1):" in text and "lm_head.weight: [12, 8] instead of [11, 8]" in text
 
 

@@ -47,7 +47,7 @@ def test_bf16_checkpoint_keeps_the_correction_bias_in_fp32(tmp_path: Path) -> No
     assert json.loads((tmp_path / "c/config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_missing_superfluous_and_misshapen_tensors_are_all_named(tmp_path: Path) -> None:
+def test_missing_unexpected_and_misshapen_tensors_are_all_named(tmp_path: Path) -> None:
     write_r1_asa(tmp_path / "c")
     file = tmp_path / "c/model.safetensors"
     tensors = load_file(file)
@@ -57,8 +57,12 @@ def test_missing_superfluous_and_misshapen_tensors_are_all_named(tmp_path: Path)
     save_file(tensors, file)
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(tmp_path / "c")
-    for part in ("model.norm.weight missing", "model.extra superfluous", "lm_head.weight is (2, 2)"):
-        assert part in str(error.value)
+    for title, line in (
+        ("missing", "model.norm.weight [64]"),
+        ("unexpected", "model.extra [1]"),
+        ("wrong shape", "lm_head.weight: [2, 2] instead of [320, 64]"),
+    ):
+        assert f"{title} (1):\n    {line}" in str(error.value)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
