@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from typical_manifests import REPOSITORY
 
 from r1trt.plugin_tools.library import INFO_KEYS, INFO_MARKER
 
@@ -88,16 +89,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 def repository_manifest(**engine: Any) -> dict[str, Any]:
     """A manifest of a model repository; `engine` are changes of what it says of its engine."""
-    served = ("arch", "sms", "backend", "precision", "cache", "capacity", "versions")
-    return {
-        "schema": 1,
-        "kind": "triton",
-        "model_name": "small",
-        "model": "generation",
-        "library": {"onnxruntime": "1.32.0"},
-        "files": [],
-        "engine": {**{key: manifest()[key] for key in served}, **engine},
-    }
+    return {**REPOSITORY, "model_name": "small", "engine": {**REPOSITORY["engine"], **engine}}
 
 
 def write_engine(directory: Path, *, graph: str | None = None, **changes: Any) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from small_engine import TENSORRT, manifest, repository_manifest
+from typical_manifests import EXPORT
 
 from r1trt.artifacts.manifest import write_manifest
 from r1trt.cache import CACHE_VARIABLE
@@ -16,14 +17,6 @@ from r1trt.cli import main
 
 ENGINE = manifest()
 REPOSITORY = repository_manifest()
-EXPORT = {
-    "kind": "export",
-    "model_name": "small",
-    "checkpoint": "/models/small",
-    "capacity": 16,
-    "weights": {"base_directory": ".", "files": []},
-    "config": {},
-}
 
 
 @pytest.mark.parametrize(
