@@ -42,11 +42,11 @@ def onnx_from_checkpoint(
     model = ir.Model(
         emitter.graph, ir_version=IR_VERSION, producer_name="r1trt", producer_version=__version__
     )
-    attach_functions(model)
+    _attach_functions(model)
     return model
 
 
-def attach_functions(model: ir.Model) -> None:
+def _attach_functions(model: ir.Model) -> None:
     """Give the model the bodies of exactly those r1trt functions that its graph calls."""
     called = {node.op_type for node in model.graph if node.domain == DOMAIN}
     bodies = [function for name, function in layer_functions().items() if name in called]

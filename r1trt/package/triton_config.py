@@ -10,20 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import text_format
 
+from r1trt.data_types import DATA_TYPES
 from r1trt.errors import ExportError, UnavailableError
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonModelConfig
 
-TYPES = {
-    "INT32": "TYPE_INT32",
-    "INT64": "TYPE_INT64",
-    "FLOAT": "TYPE_FP32",
-    "FLOAT16": "TYPE_FP16",
-    "BFLOAT16": "TYPE_BF16",
-}
-"""ONNX element type to Triton's; FP8 has none."""
-
+# ONNX element type to Triton's; FP8 has none.
+_TYPES = {row.onnx_name: row.triton for row in DATA_TYPES.values() if row.triton is not None}
 # Every engine takes a prompt of one token.
 WARMUP_TOKENS = 1
 
@@ -132,14 +126,14 @@ def model_config_from_text(text: str, *, where: Path) -> TritonModelConfig:
 
 
 def _triton_type(tensor: TensorInterface) -> int:
-    if tensor.dtype not in TYPES:
+    if tensor.dtype not in _TYPES:
         raise ExportError(
             "Triton has no such tensor type.",
             where=f"tensor {tensor.name}",
             found=tensor.dtype,
-            expected=", ".join(TYPES),
+            expected=", ".join(_TYPES),
         )
-    value: int = triton_schema().DataType.Value(TYPES[tensor.dtype])
+    value: int = triton_schema().DataType.Value(_TYPES[tensor.dtype])
     return value
 
 
