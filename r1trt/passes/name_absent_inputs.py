@@ -49,15 +49,15 @@ class CheckPluginTypesPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Raises BuildError where a node's activations have a type that its plugin has no kernels for."""
         for node in _operator_nodes(model):
-            dtype = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
-            known = OPERATORS[node.op_type].plugin_types
+            operator = OPERATORS[node.op_type]
+            dtype, known = operator.dtype(node, operator.inputs[0]), operator.plugin_types
             if dtype not in known:
                 raise BuildError(
                     f"The plugin of {node.op_type} does not compute in this type.",
                     where=node.name,
-                    found=None if dtype is None else dtype.name,
+                    found=dtype.name,
                     expected=" or ".join(item.name for item in known),
-                    fix="build with --bf16 or --fp8",
+                    fix="build with --bf16 or --fp8, or give the layer bf16 in the plan",
                 )
         return ir.passes.PassResult(model, False)
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.plugin_checks.cases import moe_reference
 from r1trt.plugin_checks.cases.arrays import FLOAT8_E4M3
 from r1trt.plugin_checks.cases.case import CheckFailure
@@ -133,9 +136,9 @@ def _moe_fp8(layer: Layer, arrays: Arrays, sm: int) -> list[np.ndarray]:
 
 def _case(name: str, layer: Layer) -> PluginCase:
     draw, expected = {
-        "R1DynamicRoPE": (_draw_rope, _rope),
-        "R1HLAAttention": (_draw_attention, _attention),
-        "R1DynamicMoE": (_draw_moe, _moe),
+        DYNAMIC_ROPE.name: (_draw_rope, _rope),
+        HLA_ATTENTION.name: (_draw_attention, _attention),
+        DYNAMIC_MOE.name: (_draw_moe, _moe),
     }[layer.operator]
     limit = TOLERANCE[layer.outputs[0].type]
     return PluginCase(name=name, layer=layer, draw=draw, expected=expected, tolerance=limit)

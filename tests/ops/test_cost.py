@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import pytest
 import torch
 from ops.nodes import ATTENTION, EMBEDDING, GATE, LINEAR, LINEAR_BIAS, MOE, NORM, ROPE, SUM, SWIGLU, node_of
+from tiny_checkpoints import write_llama, write_qwen2, write_r1_asa
 from torch.utils.flop_counter import FlopCounterMode
 
+from r1trt.checkpoint import checkpoint_from_dir
 from r1trt.config import GqaConfig, HlaConfig, MoeConfig
 from r1trt.errors import ConfigError
+from r1trt.export.model import onnx_from_checkpoint
+from r1trt.model import load_checkpoint
 from r1trt.model.attention import block_mask, causal_mask, masked_attention
 from r1trt.model.moe import DynamicMoe
 from r1trt.ops import embedding, lambda_gate, linear, residual_add, rms_norm, swiglu
@@ -20,6 +26,8 @@ from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec, block_pairs, full_pairs
 from r1trt.ops.operator import Operator
+from r1trt.ops.registry import LAYER_OPERATORS
+from r1trt.precision.checks import layer_nodes
 
 CALL = CallSize(batch=2, tokens=5, past=3)
 T, K, N = 10, 32, 48
@@ -228,3 +236,32 @@ def test_a_shape_that_no_call_gives_is_refused() -> None:
 def test_a_call_without_tokens_is_refused(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigError, match="has sequences and tokens"):
         CallSize(batch=sizes[0], tokens=sizes[1], past=sizes[2])
+
+
+CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
+    "llama": write_llama,
+    "tied": lambda path: write_llama(path, tie_word_embeddings=True),
+    "qwen2": write_qwen2,
+    "r1-asa": lambda path: write_r1_asa(path, num_shared_experts=1, shared_intermediate_size=48),
+}
+# What PyTorch's counter sees: matrix products.
+PRODUCTS = ("R1Linear", "R1LinearBias", "R1LambdaGate", "R1HLAAttention", "R1DynamicMoE")
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_whole_model_against_the_flop_counter(name: str, tmp_path: Path) -> None:
+    """One token of each sequence, where no key is masked and no other expert is chosen."""
+    directory = CHECKPOINTS[name](tmp_path)
+    nodes = layer_nodes(onnx_from_checkpoint(checkpoint_from_dir(directory), 64))
+    call, products, everything = CallSize(batch=3, tokens=1), 0, 0
+    for node in nodes.values():
+        operator = LAYER_OPERATORS[node.op_type]
+        fp32 = operator.default_layer(node, "fp32", fp8=False)
+        macs = sum(operator.cost(operator.spec_from_node(node), fp32, call).macs.values())
+        everything += macs
+        products += macs * (node.op_type in PRODUCTS)
+    module = load_checkpoint(directory, torch.float32)
+    with torch.no_grad():
+        counted = flops(lambda: module(torch.tensor([[5], [6], [7]])))
+    assert 2 * products == pytest.approx(counted, rel=FLOP_TOLERANCE)
+    assert products < everything < 1.1 * products

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.registry import OPERATORS
+from r1trt.passes.name_absent_inputs import INPUT_MASK
 from r1trt.plugin_checks.harness.driver import BF16, FLOAT, FP8, INT64, Field, Tensor, fields_from
 
-INPUT_MASK = "input_mask"
 # What a plugin serializes besides: the host layer's number of multiprocessors.
 NUM_SMS, HOST_SMS = "num_sms", 8
 
@@ -68,7 +71,7 @@ def rope_layer(
     attributes = {
         "interleaved": 1, "attention_factor": 1.5, "temperature_alpha": 0.25, "original_max_position": 3
     }  # fmt: skip
-    return Layer("R1DynamicRoPE", inputs, (q, k), attributes)
+    return Layer(DYNAMIC_ROPE.name, inputs, (q, k), attributes)
 
 
 def attention_layer(
@@ -90,7 +93,7 @@ def attention_layer(
         "lam_skip": 0.25,
         "v_head_dim": head_dim,
     }
-    return Layer("R1HLAAttention", inputs, (q, held, held) if cache else (q,), attributes)
+    return Layer(HLA_ATTENTION.name, inputs, (q, held, held) if cache else (q,), attributes)
 
 
 def latent_attention_layer(
@@ -106,7 +109,7 @@ def latent_attention_layer(
     }  # fmt: skip
     y = Tensor(type, (batch, seq, heads, value_dim))
     attributes = {"scale": 0.0, "block_size": 32, "inter_block": 0, "lam_skip": 0.0, "v_head_dim": value_dim}
-    return Layer("R1HLAAttention", inputs, (y, held), attributes)
+    return Layer(HLA_ATTENTION.name, inputs, (y, held), attributes)
 
 
 def moe_layer(
@@ -135,7 +138,7 @@ def moe_layer(
         "scoring": 1, "topk_method": 2, "top_k": 3, "top_k_min": 2, "adaptive_threshold": 0.75,
         "norm_topk_prob": 1, "routed_scaling_factor": 2.5, "n_group": 4, "topk_group": 2,
     }  # fmt: skip
-    return Layer("R1DynamicMoE", inputs, (x,), attributes)
+    return Layer(DYNAMIC_MOE.name, inputs, (x,), attributes)
 
 
 LAYERS: Mapping[str, Layer] = {
