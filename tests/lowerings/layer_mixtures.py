@@ -63,8 +63,10 @@ def edit_nodes(model: ir.Model, edits: tuple[Edit, ...] = EDITS) -> None:
     """Write the edits into the nodes' attributes, as somebody who edits the graph would."""
     nodes = {str(node.name): node for node in model.graph}
     for layer, edit in enumerate(edits):
-        moe, attention = (nodes[f"model.layers.{layer}.{name}"] for name in (MOE, ATTENTION))
-        moe.attributes["top_k"] = ir.AttrInt64("top_k", edit.top_k)
+        moe, attention = (nodes.get(f"model.layers.{layer}.{name}") for name in (MOE, ATTENTION))
+        if moe is not None:  # a dense layer has none
+            moe.attributes["top_k"] = ir.AttrInt64("top_k", edit.top_k)
+        assert attention is not None
         attention.attributes["lam_skip"] = ir.AttrFloat32("lam_skip", edit.lam_skip)
         attention.attributes["inter_block"] = ir.AttrInt64("inter_block", edit.inter_block)
 

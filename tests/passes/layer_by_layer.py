@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.precision.checks import layer_nodes
-from r1trt.precision.plan import LayerPrecision, PrecisionPlan
+from r1trt.precision.plan import PrecisionPlan
 
 Array = NDArray[np.float32]
 FLOAT = ir.DataType.FLOAT
