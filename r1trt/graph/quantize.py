@@ -46,7 +46,7 @@ def scale_from_amax(amax: Array | float) -> NDArray[np.float32]:
     """FP32 scale that maps the largest magnitude to 448; 1 where everything is zero."""
     largest = np.asarray(amax, np.float32)
     scale = largest / np.float32(FP8_MAX)
-    # A subnormal amax underflows to 0; such weights are as good as zero.
+    # A subnormal amax underflows to 0; such weights are negligible.
     return np.where(scale > 0, scale, np.float32(1.0)).astype(np.float32)
 
 

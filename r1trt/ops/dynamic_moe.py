@@ -214,8 +214,8 @@ class DynamicMoe(Operator[MoeSpec]):
             found = len(scale) if isinstance(scale, tuple) else 1
             if scale is not None and (found != expected or not isinstance(scale, tuple)):
                 yield (
-                    f"{name} has {found} numbers, not a list of {expected}: one an expert, and one for the "
-                    "shared expert where there is one"
+                    f"{name} holds {found} scales, expected a list of {expected}: one per expert, and one "
+                    "for the shared expert where there is one"
                 )
 
     def scaled_weights(self, node: ir.Node, *, by_row: bool) -> dict[str, list[ScaledWeight]]:

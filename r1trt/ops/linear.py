@@ -79,7 +79,7 @@ class Linear(LayerFunction[LinearSpec]):
         """Scales a row are as many as rows."""
         scale, (rows,) = layer.weight_scale, self.sizes(node, "w", 0)
         if isinstance(scale, tuple) and len(scale) != rows:
-            yield f"weight_scale has {len(scale)} numbers for {rows} rows"
+            yield f"weight_scale holds {len(scale)} scales for {rows} rows"
 
     def scaled_weights(self, node: ir.Node, *, by_row: bool) -> dict[str, list[ScaledWeight]]:
         """The weight, by row or as a whole."""

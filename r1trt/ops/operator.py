@@ -121,7 +121,7 @@ class Operator(Signature, ABC, Generic[Spec]):
             yield f"shared_weight is {layer.shared_weight}, but {self.name} has no shared expert"
 
     def node_problems(self, node: ir.Node, layer: LayerPrecision) -> Iterator[str]:
-        """Why a layer does not fit its node: numbers of scales, absent inputs."""
+        """Why a layer does not fit its node: a wrong number of scales, absent inputs."""
         yield from ()
 
     def missing_scales(self, layer: LayerPrecision) -> tuple[str, ...]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from typing import get_args
 
+from r1trt.arch import BuildPrecision
 from r1trt.errors import PlanError
 from r1trt.ops.layer_precision import LayerPrecision, require_usable
 from r1trt.ops.registry import operator_of_layer
 
-PlanKind = Literal["fp8", "bf16", "fp32"]
-
-PLAN_KINDS: tuple[PlanKind, ...] = get_args(PlanKind)
+PLAN_KINDS: tuple[BuildPrecision, ...] = get_args(BuildPrecision)
 SCHEMA = 1
 
 
@@ -66,7 +65,7 @@ class PrecisionPlan:
 
     model_hash: str
     arch: str
-    precision: PlanKind
+    precision: BuildPrecision
     builder: Mapping[str, str] = field(default_factory=dict)
     thresholds: Thresholds
     calibration: Mapping[str, str | int | float] = field(default_factory=dict)

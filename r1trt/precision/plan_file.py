@@ -16,7 +16,7 @@ from r1trt.precision.yaml_text import parse
 
 _COMMENT = """\
 # Precision plan: types and scales of each layer, by ONNX node name. Edit it for `r1trt build --plan`.
-# Types: fp8_e4m3, bf16, fp32. A quantized value is q * scale; scales are FP32, one a tensor or one a row.
+# Types: fp8_e4m3, bf16, fp32. A quantized value is q * scale; scales are FP32, one per tensor or one per row.
 """
 
 

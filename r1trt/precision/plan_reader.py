@@ -188,7 +188,7 @@ def _field(full_name: str, key: str, value: object, stored: Stored) -> Any:
     if found is None:
         raise ValueError("is not in the file of scales")
     if value["stored"] != len(found):
-        raise ValueError(f"has {len(found)} numbers in the file of scales, expected {value['stored']!r}")
+        raise ValueError(f"has {len(found)} scales in the file, expected {value['stored']!r}")
     return found
 
 

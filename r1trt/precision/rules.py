@@ -8,17 +8,18 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from r1trt.arch import BuildPrecision
 from r1trt.errors import PlanError
 from r1trt.ops.layer_precision import LayerPrecision, Precision
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import check_plan, graph_hash, layer_nodes
-from r1trt.precision.plan import PLAN_KINDS, PlanKind, PrecisionPlan, Thresholds
+from r1trt.precision.plan import PLAN_KINDS, PrecisionPlan, Thresholds
 
 WeightScaling = Literal["tensor", "channel"]
 
 HEAD = "lm_head"
 
-THRESHOLDS: Mapping[PlanKind, Thresholds] = {
+THRESHOLDS: Mapping[BuildPrecision, Thresholds] = {
     # Static FP8 of a 135M model measures KL 0.04, perplexity +3 %, agreement 0.885; larger models lose less.
     "fp8": Thresholds(
         kl_max=0.05, perplexity_increase_max=0.04, agreement_min=0.85, logits_max_relative_error=0.15
@@ -35,7 +36,7 @@ THRESHOLDS: Mapping[PlanKind, Thresholds] = {
 def plan_from_rules(
     model: ir.Model,
     arch: str,
-    precision: PlanKind,
+    precision: BuildPrecision,
     *,
     weight_scaling: WeightScaling = "tensor",
     builder: Mapping[str, str] | None = None,
@@ -68,7 +69,7 @@ def plan_from_rules(
     return plan
 
 
-def _layer(name: str, node: ir.Node, precision: PlanKind) -> LayerPrecision:
+def _layer(name: str, node: ir.Node, precision: BuildPrecision) -> LayerPrecision:
     operator = layer_operator_of(node)
     assert operator is not None, "layer_nodes finds operators alone"
     activation: Precision = "fp32" if precision == "fp32" else "bf16"

@@ -15,10 +15,10 @@ from safetensors.numpy import load, save
 
 from r1trt.precision.plan import PrecisionPlan
 
-# Longer lists go into the file: 16 numbers are about two lines of YAML.
+# Longer lists go into the file: 16 of them are about two lines of YAML.
 INLINE_SCALES = 16
 LISTS = ("weight_scale", "down_scale")
-# Scales of a very large model, one a row, are some ten million numbers.
+# Scales of a very large model, one per row, are some ten million.
 _MAX_BYTES = 1 << 28
 
 
@@ -71,7 +71,7 @@ def read_scales(directory: Path, name: str, sha256: str) -> dict[str, tuple[floa
     """
     path = directory / name
     if Path(name).name != name or not path.is_file():
-        raise ValueError(f"names '{name}', which is no file beside the plan; copy it there")
+        raise ValueError(f"names '{name}', which is not a file beside the plan; copy it there")
     try:
         size = path.stat().st_size
         content = path.read_bytes() if size <= _MAX_BYTES else b""

@@ -137,9 +137,9 @@ def test_layers_that_are_refused(layer: LayerPrecision, change: dict[str, Any], 
 
 
 MISFITS: list[tuple[LayerPrecision, dict[str, Any], str]] = [
-    (LINEAR_LAYER, {"weight_scale": (0.1,) * 47, "weight_axis": 0}, "47 numbers for 48 rows"),
-    (MOE_LAYER, {"weight_scale": (0.1,) * 8}, "weight_scale has 8 numbers, not a list of 9"),
-    (MOE_LAYER, {"down_scale": 0.1}, "down_scale has 1 numbers, not a list of 9"),
+    (LINEAR_LAYER, {"weight_scale": (0.1,) * 47, "weight_axis": 0}, "47 scales for 48 rows"),
+    (MOE_LAYER, {"weight_scale": (0.1,) * 8}, "weight_scale holds 8 scales, expected a list of 9"),
+    (MOE_LAYER, {"down_scale": 0.1}, "down_scale holds 1 scales, expected a list of 9"),
     (MOE_LAYER, {"shared_weight": None}, "shared_weight is missing"),
 ]
 

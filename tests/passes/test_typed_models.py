@@ -21,7 +21,7 @@ from passes.typed import (
 from safetensors import safe_open
 from tiny_checkpoints import write_llama, write_qwen2, write_r1_asa
 
-from r1trt.arch import Backend
+from r1trt.arch import Backend, BuildPrecision
 from r1trt.build.write_typed import write_typed_model
 from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 from r1trt.config import MoeConfig
@@ -30,7 +30,7 @@ from r1trt.export.io import ExportedModel, load_export
 from r1trt.ops.registry import OPERATORS
 from r1trt.passes.check_onnx import proto_without_weights
 from r1trt.passes.pipeline import passes_for, run_passes
-from r1trt.precision.plan import PlanKind, PrecisionPlan
+from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
 
 CAPACITY, PROMPT = 64, 20
@@ -45,7 +45,7 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "r1-asa-no-gate": lambda path: write_r1_asa(path, tokenizer=True, hla_gate=False),
 }
 # Relative RMS error of logits: two layers of random weights, where rounding may change R1-ASA's routing.
-TOLERANCES: dict[PlanKind, float] = {"fp32": 1e-5, "bf16": 0.04, "fp8": 0.35}
+TOLERANCES: dict[BuildPrecision, float] = {"fp32": 1e-5, "bf16": 0.04, "fp8": 0.35}
 
 
 @pytest.fixture(scope="module", params=CHECKPOINTS)
@@ -59,10 +59,10 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     )
 
 
-_PLANS: dict[tuple[Path, PlanKind], PrecisionPlan] = {}
+_PLANS: dict[tuple[Path, BuildPrecision], PrecisionPlan] = {}
 
 
-def plan_for(exported: ExportedModel, precision: PlanKind) -> PrecisionPlan:
+def plan_for(exported: ExportedModel, precision: BuildPrecision) -> PrecisionPlan:
     """The calibrated plan, made once for each export."""
     key = (exported.path, precision)
     if key not in _PLANS:
@@ -70,7 +70,7 @@ def plan_for(exported: ExportedModel, precision: PlanKind) -> PrecisionPlan:
     return _PLANS[key]
 
 
-def calibrated(exported: ExportedModel, precision: PlanKind) -> PrecisionPlan:
+def calibrated(exported: ExportedModel, precision: BuildPrecision) -> PrecisionPlan:
     plan = plan_from_rules(exported.model, "ada", precision)
     config = CalibrationConfig(tokenizer=exported.path, tokens=512, chunk=64)
     return calibrated_plan(plan, exported.model, exported.weight_base, config)
@@ -108,7 +108,7 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
 
 @pytest.mark.parametrize("precision", TOLERANCES)
 def test_the_simulation_agrees_with_the_export(
-    exported: ExportedModel, precision: PlanKind, tmp_path: Path
+    exported: ExportedModel, precision: BuildPrecision, tmp_path: Path
 ) -> None:
     typed = typed_model_from_plan(exported.model, plan_for(exported, precision), "tensorrt-rtx")
     write_typed_model(typed, tmp_path)
@@ -121,7 +121,9 @@ def test_the_simulation_agrees_with_the_export(
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_written_files_stand_alone(exported: ExportedModel, precision: PlanKind, tmp_path: Path) -> None:
+def test_written_files_stand_alone(
+    exported: ExportedModel, precision: BuildPrecision, tmp_path: Path
+) -> None:
     typed = typed_model_from_plan(exported.model, plan_for(exported, precision), "tensorrt-rtx")
     path = write_typed_model(typed, tmp_path)
     assert sorted(item.name for item in tmp_path.iterdir()) == sorted([path.name, "weights.safetensors"])

@@ -80,7 +80,7 @@ def held(*shape: int, value: float = 0.5, dtype: object = np.float32) -> dict[st
 CONTENTS: dict[str, tuple[bytes, str]] = {
     "another length": (
         save(held(ROWS - 1)),
-        f"has {ROWS - 1} numbers in the file of scales, expected {ROWS}",
+        f"has {ROWS - 1} scales in the file, expected {ROWS}",
     ),
     "another type": (save(held(ROWS, dtype=np.float64)), "expected a list of FP32 numbers"),
     "integers": (save(held(ROWS, value=1, dtype=np.int64)), "expected a list of FP32 numbers"),
@@ -132,11 +132,11 @@ def _replaced(old: str, new: str) -> Callable[[Path, Path], None]:
 FILE = "file: precision.scales.safetensors"
 FAULTS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "edited": (_edited_scales, "the file has another; copy both again"),
-    "missing": (_missing, "is no file beside the plan"),
-    "a folder": (_folder, "is no file beside the plan"),
-    "above": (_replaced(FILE, "file: ../precision.scales.safetensors"), "is no file beside the plan"),
-    "absolute": (_replaced(FILE, "file: /etc/passwd"), "is no file beside the plan"),
-    "itself": (_replaced(FILE, "file: .."), "is no file beside the plan"),
+    "missing": (_missing, "is not a file beside the plan"),
+    "a folder": (_folder, "is not a file beside the plan"),
+    "above": (_replaced(FILE, "file: ../precision.scales.safetensors"), "is not a file beside the plan"),
+    "absolute": (_replaced(FILE, "file: /etc/passwd"), "is not a file beside the plan"),
+    "itself": (_replaced(FILE, "file: .."), "is not a file beside the plan"),
     "zero byte": (_replaced(FILE, 'file: "a\\0b"'), "scales"),
     "no name": (_replaced(FILE, "file: 3"), "expected the texts file and sha256"),
     "text": (_replaced(FILE, "fiel: x"), "expected the texts file and sha256"),
