@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from r1trt.graph.functions import function_label
 from r1trt.graph.load import model_from_onnx_file
 from r1trt.inspect.summary import LAYER, Summary, Table
 
@@ -37,7 +38,7 @@ def graph_facts(model: ir.Model) -> dict[str, Any]:
         "nodes": len(model.graph),
         "layers": len(layers),
         "nodes a layer": _range_text(layers.values()),
-        "functions": ", ".join(sorted(function.name for function in model.functions.values())),
+        "functions": ", ".join(sorted(map(function_label, model.functions.values()))),
         "initializers": len(weights),
         "initializer bytes": sum(weight.nbytes for weight in weights),
         "external initializers": sum(isinstance(weight, ir.ExternalTensor) for weight in weights),

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import pytest
+from passes.layer_by_layer import run
 from tiny_checkpoints import write_r1_asa
 
+from r1trt.calibrate.ranges import AMAX
 from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.export.io import load_export
+from r1trt.export.io import ExportedModel, load_export
 from r1trt.ops.registry import operator_of_layer
 from r1trt.passes.add_probes import probes_for
+from r1trt.passes.pipeline import calibration_passes, run_passes
 from r1trt.precision.rules import plan_from_rules
 
 ATTENTION, MOE = "model.layers.0.self_attn", "model.layers.0.mlp.moe"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
     directory = tmp_path_factory.mktemp("asa")
     checkpoint = write_r1_asa(directory / "checkpoint")
     config = ExportConfig(checkpoint=checkpoint, output=directory / "export", max_seq_len=64)
-    return load_export(export_checkpoint(config)).model
+    return load_export(export_checkpoint(config))
+
+
+@pytest.fixture
+def model(exported: ExportedModel) -> ir.Model:
+    return exported.model
 
 
 def test_every_open_scale_of_a_plan_is_measured_once(model: ir.Model) -> None:
@@ -43,3 +52,19 @@ def test_only_the_scales_that_are_asked_for(model: ir.Model) -> None:
     [probe] = probes_for(model, {MOE: ("mid_scale",)})
     assert (probe.layers, probe.scale) == ((MOE,), "mid_scale")
     assert probes_for(model, {}) == []
+
+
+def test_a_mixture_is_measured_with_its_own_attributes(exported: ExportedModel) -> None:
+    scales = {f"model.layers.{layer}.mlp.moe": ("mid_scale",) for layer in (0, 1)}
+    probes = probes_for(exported.model, scales)
+    feeds = {"input_ids": np.arange(20)[None] + 2, "seq_len": np.array([20])}
+    edited = exported.model.clone()
+    (node,) = [node for node in edited.graph if node.name == "model.layers.1.mlp.moe"]
+    node.attributes["top_k"] = ir.AttrInt64("top_k", 8)
+    first, second = (
+        run(run_passes(model, calibration_passes(probes, AMAX)), exported.weight_base, feeds)
+        for model in (exported.model, edited)
+    )
+    names = [probe.name for probe in probes]
+    assert first[names[0]] == second[names[0]]
+    assert first[names[1]] < second[names[1]], "all eight experts see every token, two of eight do not"
