@@ -1,4 +1,4 @@
-"""What a repository tells the one who runs it: README, client programs, a container's recipe."""
+"""What a repository tells the one who runs it: README, client programs, a Dockerfile."""
 
 from __future__ import annotations
 

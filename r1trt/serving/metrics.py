@@ -86,7 +86,7 @@ class MetricSink(Protocol):
         ...
 
     def flush(self) -> None:
-        """Makes sure that everything is visible."""
+        """Makes everything visible."""
         ...
 
 

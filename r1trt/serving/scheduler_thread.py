@@ -11,7 +11,7 @@ from r1trt.serving.scheduler import Scheduler
 
 
 class SchedulerError(R1TrtError):
-    """The scheduler ended by a defect, and nothing is served any more."""
+    """A defect ended the scheduler; nothing is served any longer."""
 
 
 class SchedulerThread:

@@ -32,7 +32,7 @@ class ServerConfig:
     arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for ports that exclude each other."""
+        """Raises ConfigError for ports that are not distinct."""
         if len({self.http_port, self.grpc_port, self.metrics_port}) < 3:
             raise ConfigError(
                 "The ports have to differ.", found=f"{self.http_port}, {self.grpc_port}, {self.metrics_port}"

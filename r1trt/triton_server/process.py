@@ -111,7 +111,7 @@ class TritonServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def wait(self, poll: Callable[[], None] = lambda: None) -> None:

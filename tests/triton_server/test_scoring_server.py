@@ -28,6 +28,8 @@ from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.process import TritonServer
 
+pytestmark = pytest.mark.slow
+
 MODEL = "tiny"
 STAND_IN = Path(__file__).parent / "stand_in_backend" / "model.py"
 TOLERANCE = 1e-4

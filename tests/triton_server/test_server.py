@@ -31,6 +31,8 @@ from r1trt.triton_server.process import ServerError, is_ready
 from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
 from r1trt.triton_server.shared_memory import SHARED_MEMORY
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
 

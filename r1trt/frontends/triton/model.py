@@ -26,7 +26,7 @@ from r1trt.serving.session import serving_session
 
 
 class TritonPythonModel:
-    """Owns the engine, the KV cache and the scheduler; requests of any number are in flight at once."""
+    """Owns the engine, the KV cache and the scheduler; any number of requests may be in flight."""
 
     @staticmethod
     def auto_complete_config(config: Any) -> Any:
@@ -65,7 +65,7 @@ class TritonPythonModel:
                 sender.send(error_response(error), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def finalize(self) -> None:
-        """Ends what runs, with an error to its clients."""
+        """Ends the running requests with an error."""
         self._thread.close()
         self._session.close()
 
