@@ -94,7 +94,7 @@ class OperatorPlugin : public nvinfer1::IPluginV3,
   InputMap const& inputs() const { return map_; }
   Signature const& signature() const { return attributes_.signature(); }
 
-  // Multiprocessors to plan for: those of the GPU that the engine was built on, since the workspace was made
+  // Multiprocessors to count on: those of the GPU that the engine was built on, since the workspace was made
   // for it, and a GPU of the same architecture may have more. 0 if there is no GPU.
   int32_t numSms() const;
 

@@ -108,8 +108,7 @@ std::vector<OperatorPlugin::OutputDim> DynamicMoePlugin::outputShape(int32_t, Te
   return {{kX, 0}, {kX, 1}, {kX, 2}};
 }
 
-DynamicMoePlugin::Plan DynamicMoePlugin::planFromTensors(Tensors const& tensors) const {
-  ShapeMatcher shapes(signature(), tensors);
+void DynamicMoePlugin::matchShapes(ShapeMatcher& shapes) const {
   shapes.match(kX, {"B", "S", "D"});
   shapes.match(kSeqLen, {"B"});
   shapes.match(kWRouter, {"E", "D"});
@@ -133,9 +132,13 @@ DynamicMoePlugin::Plan DynamicMoePlugin::planFromTensors(Tensors const& tensors)
     shapes.require(symbol, shapes.value(symbol) > 0 && shapes.value(symbol) % 16 == 0,
                    "a multiple of 16 expected");
   }
+}
 
-  Plan plan;
-  kernels::DynamicMoeParams& params = plan.params;
+DynamicMoePlugin::LaunchSetup DynamicMoePlugin::setupFromTensors(Tensors const& tensors) const {
+  ShapeMatcher shapes(signature(), tensors);
+  matchShapes(shapes);
+  LaunchSetup setup;
+  kernels::DynamicMoeParams& params = setup.params;
   params.data_type = kernelType(tensors[kX].type);
   params.weight_type = kernelType(tensors[kWGateUp].type);
   params.batch = shapes.size("B");
@@ -146,39 +149,41 @@ DynamicMoePlugin::Plan DynamicMoePlugin::planFromTensors(Tensors const& tensors)
   params.shared_width = shapes.size("Fs");
   params.scoring = static_cast<kernels::Scoring>(attributes().integer("scoring"));
   params.topk_method = static_cast<kernels::TopkMethod>(attributes().integer("topk_method"));
-  params.top_k = topK;
+  params.top_k = attributes().integer("top_k");
   params.top_k_min = attributes().integer("top_k_min");
   params.adaptive_threshold = attributes().real("adaptive_threshold");
   params.norm_topk_prob = attributes().flag("norm_topk_prob");
   params.routed_scaling_factor = attributes().real("routed_scaling_factor");
-  params.n_group = groups;
+  params.n_group = attributes().integer("n_group");
   params.topk_group = attributes().integer("topk_group");
-  if (tensors[kGateUpScale].present && tensors[kDownScale].present) {
-    requireOneElement("x_scale", tensors[kXScale]);
-    requireOneElement("mid_scale", tensors[kMidScale]);
-    WeightScales const gateUp =
-        scalesFromTensor("gate_up_scale", tensors[kGateUpScale], tensors[kWGateUp], tensors[kSharedGateUp]);
-    WeightScales const down =
-        scalesFromTensor("down_scale", tensors[kDownScale], tensors[kWDown], tensors[kSharedDown]);
-    if (gateUp.layout != down.layout)
-      throw PluginError("'gate_up_scale' and 'down_scale' have different layouts");
-    params.scale_layout = gateUp.layout;
-    plan.gateUpScales = gateUp.routedCount;
-    plan.downScales = down.routedCount;
-  }
-  return plan;
+  if (tensors[kGateUpScale].present && tensors[kDownScale].present) setScales(tensors, setup);
+  return setup;
+}
+
+void DynamicMoePlugin::setScales(Tensors const& tensors, LaunchSetup& setup) {
+  requireOneElement("x_scale", tensors[kXScale]);
+  requireOneElement("mid_scale", tensors[kMidScale]);
+  WeightScales const gateUp =
+      scalesFromTensor("gate_up_scale", tensors[kGateUpScale], tensors[kWGateUp], tensors[kSharedGateUp]);
+  WeightScales const down =
+      scalesFromTensor("down_scale", tensors[kDownScale], tensors[kWDown], tensors[kSharedDown]);
+  if (gateUp.layout != down.layout)
+    throw PluginError("'gate_up_scale' and 'down_scale' have different layouts");
+  setup.params.scale_layout = gateUp.layout;
+  setup.gateUpScales = gateUp.routedCount;
+  setup.downScales = down.routedCount;
 }
 
 void DynamicMoePlugin::checkShapes(Tensors const& tensors) const {
-  planFromTensors(tensors);
+  setupFromTensors(tensors);
 }
 
 size_t DynamicMoePlugin::workspaceSize(Tensors const& tensors) const {
-  return kernels::dynamicMoeWorkspaceSize(planFromTensors(tensors).params);
+  return kernels::dynamicMoeWorkspaceSize(setupFromTensors(tensors).params);
 }
 
 void DynamicMoePlugin::setShapes(Tensors const& tensors) {
-  plan_ = planFromTensors(tensors);
+  setup_ = setupFromTensors(tensors);
 }
 
 cudaError_t DynamicMoePlugin::launch(Pointers const& pointers, void* workspace, size_t workspaceSize,
@@ -188,7 +193,7 @@ cudaError_t DynamicMoePlugin::launch(Pointers const& pointers, void* workspace, 
   auto const behind = [](float const* scales, int64_t count) {
     return scales == nullptr ? nullptr : scales + count;
   };
-  kernels::DynamicMoeParams params = plan_.params;
+  kernels::DynamicMoeParams params = setup_.params;
   params.x = pointers.input(kX);
   params.seq_len = pointers.input<int64_t>(kSeqLen);
   params.w_router = pointers.input<float>(kWRouter);
@@ -196,8 +201,8 @@ cudaError_t DynamicMoePlugin::launch(Pointers const& pointers, void* workspace, 
   params.gate_up = {pointers.input(kWGateUp), gateUpScale};
   params.down = {pointers.input(kWDown), downScale};
   if (params.shared_width > 0) {
-    params.shared_gate_up = {pointers.input(kSharedGateUp), behind(gateUpScale, plan_.gateUpScales)};
-    params.shared_down = {pointers.input(kSharedDown), behind(downScale, plan_.downScales)};
+    params.shared_gate_up = {pointers.input(kSharedGateUp), behind(gateUpScale, setup_.gateUpScales)};
+    params.shared_down = {pointers.input(kSharedDown), behind(downScale, setup_.downScales)};
   }
   params.x_scale = pointers.input<float>(kXScale);
   params.mid_scale = pointers.input<float>(kMidScale);

@@ -45,16 +45,19 @@ class DynamicMoePlugin final : public OperatorPlugin {
 
  private:
   // Sizes and attributes of a launch, without pointers.
-  struct Plan {
+  struct LaunchSetup {
     kernels::DynamicMoeParams params;
     int64_t gateUpScales = 0;  // scales of the routed experts; the shared expert's stand behind them
     int64_t downScales = 0;
   };
 
   void requireRouting() const;
-  Plan planFromTensors(Tensors const& tensors) const;
+  // Throws PluginError if a size breaks the operator's contract.
+  void matchShapes(ShapeMatcher& shapes) const;
+  LaunchSetup setupFromTensors(Tensors const& tensors) const;
+  static void setScales(Tensors const& tensors, LaunchSetup& setup);
 
-  Plan plan_;
+  LaunchSetup setup_;
 };
 
 }  // namespace r1trt::plugins

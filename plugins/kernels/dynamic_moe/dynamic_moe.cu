@@ -184,7 +184,7 @@ cudaError_t runShared(Layer const& layer, int sm, cudaStream_t stream) {
 
 }  // namespace
 
-Layer planLayer(DynamicMoeParams const& params, int sm) {
+Layer layerFromParams(DynamicMoeParams const& params, int sm) {
   Layer layer{};
   layer.params = params;
   layer.tokens = static_cast<int64_t>(params.batch) * params.seq;
@@ -218,7 +218,7 @@ size_t dynamicMoeWorkspaceSize(DynamicMoeParams const& params) noexcept {
   p.x_scale = p.mid_scale = nullptr;
   size_t size = 0;
   for (int const sm : {80, moe::kFirstFp8Architecture}) {
-    moe::Layer layer = moe::planLayer(p, sm);
+    moe::Layer layer = moe::layerFromParams(p, sm);
     layer.separate = p.swiglu == SwiGlu::kSeparate || (p.swiglu == SwiGlu::kAuto && moe::cutlassBuilt());
     int64_t const partial = layer.rows < p.experts ? layer.rows : p.experts;
     layer.most_tiles = layer.rows / moe::kSmallTile + partial;
@@ -237,7 +237,7 @@ cudaError_t launchDynamicMoe(DynamicMoeParams const& params, cudaStream_t stream
   if (cudaError_t const error = moe::check(params, sm); error != cudaSuccess) return error;
   if (params.batch == 0 || params.seq == 0) return cudaSuccess;
   if (!moe::checkPointers(params)) return cudaErrorInvalidDevicePointer;
-  moe::Layer const layer = moe::planLayer(params, sm);
+  moe::Layer const layer = moe::layerFromParams(params, sm);
   if (params.workspace_size < layer.workspace.size) return cudaErrorMemoryAllocation;
 
   cudaError_t error = moe::launchRouter(layer, stream);

@@ -21,7 +21,7 @@ struct RouterShared {
   int32_t tile_offset[kMaxExperts + 1];
 };
 
-struct Problem {
+struct RouterProblem {
   DynamicMoeParams params;
   Routing routing;
   int64_t tokens;
@@ -133,12 +133,12 @@ __device__ __forceinline__ float candidateWeight(DynamicMoeParams const& p, int 
   return kept ? weight * p.routed_scaling_factor : -1.0F;
 }
 
-__device__ __forceinline__ bool isToken(Problem const& p, int64_t token) {
+__device__ __forceinline__ bool isToken(RouterProblem const& p, int64_t token) {
   if (token >= p.tokens) return false;
   return p.params.seq_len == nullptr || token % p.params.seq < p.params.seq_len[token / p.params.seq];
 }
 
-__device__ __forceinline__ void routeToken(Problem const& p, int64_t token, int in_block, int lane,
+__device__ __forceinline__ void routeToken(RouterProblem const& p, int64_t token, int in_block, int lane,
                                            float* score, float* selection, uint32_t* mask) {
   DynamicMoeParams const& params = p.params;
   int expert = -1;
@@ -171,7 +171,7 @@ __device__ __forceinline__ int exclusiveScan(int value, int32_t* scan) {
 }
 
 // Turns the blocks' counts into bases, and lays out rows and tiles.
-__device__ __forceinline__ void layOutRows(Problem const& p, RouterShared& shared, int blocks) {
+__device__ __forceinline__ void layOutRows(RouterProblem const& p, RouterShared& shared, int blocks) {
   int const experts = p.params.experts, e = static_cast<int>(threadIdx.x);
   int count = 0;
   if (e < experts) {
@@ -211,7 +211,7 @@ __device__ __forceinline__ void layOutRows(Problem const& p, RouterShared& share
   }
 }
 
-__global__ void __launch_bounds__(kThreads) routerKernel(Problem const p) {
+__global__ void __launch_bounds__(kThreads) routerKernel(RouterProblem const p) {
   R1TRT_SHARED(RouterShared, shared);
   int const lane = static_cast<int>(threadIdx.x) % kWarpSize,
             warp = static_cast<int>(threadIdx.x) / kWarpSize;
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(kThreads) routerKernel(Problem const p) {
 cudaError_t launchRouter(Layer const& layer, cudaStream_t stream) {
   if (cudaError_t const error = launchRouterLogits(layer, stream); error != cudaSuccess) return error;
   unsigned const blocks = static_cast<unsigned>(ceilDiv<int64_t>(layer.tokens, kTokensPerRouterBlock));
-  Problem const problem{layer.params, layer.workspace.routing, layer.tokens, layer.tile_rows};
+  RouterProblem const problem{layer.params, layer.workspace.routing, layer.tokens, layer.tile_rows};
   return launch({"moe_router", dim3(blocks), kThreads}, stream, routerKernel, problem);
 }
 

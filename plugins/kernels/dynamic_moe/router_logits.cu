@@ -34,7 +34,7 @@ __device__ __forceinline__ void loadPair(T const* source, bool valid, uint32_t (
   splitPair(toFloat(pair.value[0]), toFloat(pair.value[1]), parts);
 }
 
-struct Problem {
+struct LogitsProblem {
   void const* x;
   float const* w;
   float* logits;
@@ -45,7 +45,7 @@ struct Problem {
 
 // A warp's share of kMTiles * 16 tokens by kNTiles * 8 experts.
 template <class T, int kMTiles, int kNTiles>
-__device__ __forceinline__ void sumStretch(Problem const& p, int64_t token0, int expert0, int column0,
+__device__ __forceinline__ void sumStretch(LogitsProblem const& p, int64_t token0, int expert0, int column0,
                                            float (&sum)[kMTiles][kNTiles][4]) {
   int const lane = static_cast<int>(threadIdx.x) % kWarpSize, group = lane / 4, pair = lane % 4 * 2;
   auto const* x = static_cast<T const*>(p.x);
@@ -95,7 +95,7 @@ __device__ __forceinline__ void sumStretch(Problem const& p, int64_t token0, int
 }
 
 template <class T, int kMTiles, int kNTiles>
-__global__ void __launch_bounds__(kWarps* kWarpSize) routerLogitsKernel(Problem const p) {
+__global__ void __launch_bounds__(kWarps* kWarpSize) routerLogitsKernel(LogitsProblem const p) {
   constexpr int kTileTokens = kMTiles * 16, kTileExperts = kNTiles * 8, kTile = kTileTokens * kTileExperts;
   R1TRT_DYNAMIC_SHARED(memory);
   auto* const sums = reinterpret_cast<float*>(memory);  // [kWarps, kTileTokens, kTileExperts]
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) routerLogitsKernel(Problem 
 }
 
 template <class T, int kMTiles, int kNTiles>
-cudaError_t run(Problem const& p, cudaStream_t stream) {
+cudaError_t run(LogitsProblem const& p, cudaStream_t stream) {
   constexpr int kTileTokens = kMTiles * 16, kTileExperts = kNTiles * 8;
   dim3 const grid(static_cast<unsigned>(ceilDiv<int64_t>(p.tokens, kTileTokens)),
                   static_cast<unsigned>(ceilDiv(p.experts, kTileExperts)));
@@ -144,7 +144,7 @@ cudaError_t run(Problem const& p, cudaStream_t stream) {
 // NOTES: both tiles sum a logit in the same order, so a token's routing does not depend on how many others
 // there are.
 template <class T>
-cudaError_t runTyped(Problem const& p, cudaStream_t stream) {
+cudaError_t runTyped(LogitsProblem const& p, cudaStream_t stream) {
   constexpr int64_t kFewTokens = 256;
   return p.tokens <= kFewTokens ? run<T, 1, 1>(p, stream) : run<T, 4, 4>(p, stream);
 }
@@ -154,8 +154,8 @@ cudaError_t runTyped(Problem const& p, cudaStream_t stream) {
 cudaError_t launchRouterLogits(Layer const& layer, cudaStream_t stream) {
   DynamicMoeParams const& params = layer.params;
   Routing const& routing = layer.workspace.routing;
-  Problem const problem{params.x,     params.w_router, routing.logits, routing.ticket,
-                        layer.tokens, params.hidden,   params.experts};
+  LogitsProblem const problem{params.x,     params.w_router, routing.logits, routing.ticket,
+                              layer.tokens, params.hidden,   params.experts};
   return params.data_type == DataType::kBFloat16 ? runTyped<__nv_bfloat16>(problem, stream)
                                                  : runTyped<__half>(problem, stream);
 }

@@ -63,7 +63,7 @@ struct Layer {
   Workspace workspace;
 };
 
-Layer planLayer(DynamicMoeParams const& params, int sm);
+Layer layerFromParams(DynamicMoeParams const& params, int sm);
 
 cudaError_t launchRouter(Layer const& layer, cudaStream_t stream);
 // x, quantized if need be, to its experts' rows; and to `shared_in`.

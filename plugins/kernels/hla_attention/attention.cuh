@@ -4,261 +4,17 @@
 // gathered into their own part of the key tiles, so that the block branch reads nothing but what it needs.
 #pragma once
 
-#include "../common/mma.cuh"
 #include "../common/numeric.cuh"
 #include "rows.cuh"
+#include "softmax.cuh"
+#include "tile.cuh"
 
 namespace r1trt::kernels::hla {
-
-constexpr int kStages = 2;
-
-// kWarpsDown x 16 rows; kWarpsKeys share a tile's keys, kWarpsValues the columns of the output.
-template <class T_, int kQk_, int kV_, bool kLatent_, int kKeys_, int kWarpsDown_, int kWarpsKeys_,
-          int kWarpsValues_>
-struct Tile {
-  using T = T_;
-  static constexpr int kQk = kQk_, kV = kV_, kKeys = kKeys_;
-  static constexpr bool kLatent = kLatent_;
-  static constexpr int kWarpsDown = kWarpsDown_, kWarpsKeys = kWarpsKeys_, kWarpsValues = kWarpsValues_;
-  static constexpr int kRows = kWarpsDown * 16;
-  static constexpr int kThreads = kWarpsDown * kWarpsKeys * kWarpsValues * kWarpSize;
-  static constexpr int kKeyTiles = kKeys / kWarpsKeys / 8;   // of 8 keys, a warp's
-  static constexpr int kValueTiles = kV / kWarpsValues / 8;  // of 8 columns, a warp's
-  static constexpr int kQueryBytes = kRows * kQk * 2;
-  static constexpr int kKeyBytes = kKeys * kQk * 2;
-  static constexpr int kStageBytes = kKeyBytes + (kLatent ? 0 : kKeys * kV * 2);
-  static constexpr int kMergeBytes = kWarpsKeys > 1 ? kWarpsKeys * kRows * (kV + 2) * 4 : 0;
-  static constexpr int kSharedBytes = kQueryBytes + kStages * kStageBytes;
-  static_assert(kMergeBytes <= kStages * kStageBytes, "partial outputs are merged where the keys were");
-  static_assert(kKeyTiles % 2 == 0 && kValueTiles % 2 == 0, "ldmatrix loads two tiles at a time");
-};
-
-template <int kRows>
-struct BlockShared {
-  RowList list;
-  Row rows[kRows];
-};
-
-// Byte offset in rows of `kBytes`. NOTES: a chunk of 8 rows falls into 8 different groups of banks.
-template <int kBytes>
-__device__ __forceinline__ int swizzled(int row, int chunk) {
-  return row * kBytes + (chunk ^ (row & 7)) * 16;
-}
-
-template <class Tile>
-struct State {
-  float out[Tile::kValueTiles][4];
-  float largest[2], sum[2];  // of the rows lane / 4 and lane / 4 + 8; scores times log2(e)
-};
-
-// Copies kCount rows of kBytes; address(row) is null where zeros are wanted.
-template <int kCount, int kBytes, int kThreads, class Address>
-__device__ __forceinline__ void loadRows(char* target, void const* any, Address const& address) {
-  constexpr int kChunks = kBytes / 16;
-#pragma unroll 1  // addresses kept over the main loop would not fit the registers
-  for (int i = static_cast<int>(threadIdx.x); i < kCount * kChunks; i += kThreads) {
-    int const row = i / kChunks, chunk = i % kChunks;
-    auto const* const source = reinterpret_cast<char const*>(address(row));
-    bool const valid = source != nullptr;
-    copyAsync16(target + swizzled<kBytes>(row, chunk), valid ? source + chunk * 16 : any, valid);
-  }
-}
-
-template <class Tile>
-__device__ __forceinline__ void loadQueries(Attention const& a, BlockWork const& work, Row const* rows,
-                                            char* target) {
-  using T = typename Tile::T;
-  HlaAttentionParams const& p = a.params;
-  loadRows<Tile::kRows, Tile::kQk * 2, Tile::kThreads>(target, p.q, [&](int row) -> T const* {
-    if (rows[row].token < 0) return nullptr;
-    return static_cast<T const*>(p.q) +
-           ((work.b * p.seq + rows[row].token) * p.heads + rows[row].head) * Tile::kQk;
-  });
-}
-
-template <class Tile>
-__device__ __forceinline__ void loadKeys(Attention const& a, BlockWork const& work, KeyList const& keys,
-                                         int index0, char* stage) {
-  using T = typename Tile::T;
-  auto base = [&](Source const& source) {
-    return static_cast<T const*>(source.data) + work.b * source.batch + work.kv_head * source.head;
-  };
-  auto address = [&](T const* data, int64_t pitch, int row) -> T const* {
-    int const index = index0 + row;
-    return index < keys.size ? data + keyPosition(keys, index, a.params.block_size) * pitch : nullptr;
-  };
-  T const* const k = base(a.keys);
-  loadRows<Tile::kKeys, Tile::kQk * 2, Tile::kThreads>(
-      stage, k, [&](int row) { return address(k, a.keys.token, row); });
-  if constexpr (!Tile::kLatent) {
-    T const* const v = base(a.values);
-    loadRows<Tile::kKeys, Tile::kV * 2, Tile::kThreads>(
-        stage + Tile::kKeyBytes, v, [&](int row) { return address(v, a.values.token, row); });
-  }
-}
-
-// Which part of a tile a warp has.
-struct WarpPlace {
-  int lane, row0, key0, value0;
-  bool writes;  // the first of the warps that share the keys
-};
-
-template <class Tile>
-__device__ __forceinline__ WarpPlace warpPlace() {
-  int const warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  int const keys = warp / Tile::kWarpsDown % Tile::kWarpsKeys;
-  return {static_cast<int>(threadIdx.x) % kWarpSize, warp % Tile::kWarpsDown * 16,
-          keys * (Tile::kKeys / Tile::kWarpsKeys),
-          warp / (Tile::kWarpsDown * Tile::kWarpsKeys) * (Tile::kV / Tile::kWarpsValues), keys == 0};
-}
-
-template <class Tile>
-__device__ __forceinline__ void scoreKeys(char const* queries, char const* keys, WarpPlace const& place,
-                                          float (&score)[Tile::kKeyTiles][4]) {
-  constexpr int kBytes = Tile::kQk * 2, kSteps = Tile::kQk / 16;
-  // All of a long head would not fit the registers.
-  constexpr int kUnrolled = Tile::kQk > 256 ? 2 : Tile::kQk > 128 ? 4 : kSteps;
-  int const lane = place.lane;
-#pragma unroll kUnrolled
-  for (int step = 0; step < kSteps; ++step) {
-    uint32_t a[4];
-    ldmatrixX4(a, queries + swizzled<kBytes>(place.row0 + lane % 16, step * 2 + lane / 16));
-#pragma unroll
-    for (int n = 0; n < Tile::kKeyTiles; n += 2) {
-      int const row = place.key0 + n * 8 + lane % 8 + lane / 16 * 8;
-      uint32_t b[4];
-      ldmatrixX4(b, keys + swizzled<kBytes>(row, step * 2 + lane / 8 % 2));
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        uint32_t const pair[2] = {b[2 * j], b[2 * j + 1]};
-        Mma<typename Tile::T>::run(score[n + j], a, pair);
-      }
-    }
-  }
-}
-
-// Online softmax: turns scores into weights relative to the new largest score, and rescales what was summed.
-template <class Tile, bool kBlockBranch>
-__device__ __forceinline__ void updateSoftmax(float scale, Row const (&row)[2], KeyList const& keys,
-                                              int index0, int lane, float (&score)[Tile::kKeyTiles][4],
-                                              State<Tile>& state) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float largest = state.largest[r];
-#pragma unroll
-    for (int n = 0; n < Tile::kKeyTiles; ++n) {
-#pragma unroll
-      for (int i = 2 * r; i < 2 * r + 2; ++i) {
-        bool const visible = sees<kBlockBranch>(row[r], keys, index0 + n * 8 + lane % 4 * 2 + i % 2);
-        score[n][i] = visible ? score[n][i] * scale : -INFINITY;
-        largest = fmaxf(largest, score[n][i]);
-      }
-    }
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
-    float const offset = largest == -INFINITY ? 0.0F : largest;  // no key yet: weights of 0
-    float const decay = fastExp2(state.largest[r] - offset);
-    state.largest[r] = largest;
-    state.sum[r] *= decay;
-#pragma unroll
-    for (int n = 0; n < Tile::kValueTiles; ++n) {
-      state.out[n][2 * r] *= decay;
-      state.out[n][2 * r + 1] *= decay;
-    }
-#pragma unroll
-    for (int n = 0; n < Tile::kKeyTiles; ++n) {
-#pragma unroll
-      for (int i = 2 * r; i < 2 * r + 2; ++i) {
-        score[n][i] = fastExp2(score[n][i] - offset);
-        state.sum[r] += score[n][i];
-      }
-    }
-  }
-}
-
-template <class Tile>
-__device__ __forceinline__ void addValues(char const* values, WarpPlace const& place,
-                                          float const (&weight)[Tile::kKeyTiles][4], State<Tile>& state) {
-  using T = typename Tile::T;
-  constexpr int kBytes = (Tile::kLatent ? Tile::kQk : Tile::kV) * 2;
-  int const lane = place.lane;
-#pragma unroll
-  for (int step = 0; step < Tile::kKeyTiles / 2; ++step) {
-    float const(&low)[4] = weight[2 * step];
-    float const(&high)[4] = weight[2 * step + 1];
-    uint32_t const a[4] = {packPair<T>(low[0], low[1]), packPair<T>(low[2], low[3]),
-                           packPair<T>(high[0], high[1]), packPair<T>(high[2], high[3])};
-#pragma unroll
-    for (int n = 0; n < Tile::kValueTiles; n += 2) {
-      uint32_t b[4];
-      int const row = place.key0 + step * 16 + lane % 16;
-      ldmatrixX4Transposed(b, values + swizzled<kBytes>(row, place.value0 / 8 + n + lane / 16));
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        uint32_t const pair[2] = {b[2 * j], b[2 * j + 1]};
-        Mma<T>::run(state.out[n + j], a, pair);
-      }
-    }
-  }
-}
-
-// Adds up the warps that shared the keys, into the first of them, through the memory of the stages.
-template <class Tile>
-__device__ __forceinline__ void mergeKeys(char* memory, WarpPlace const& place, State<Tile>& state) {
-  constexpr int kPitch = Tile::kV + 2;
-  auto* const all = reinterpret_cast<float*>(memory);
-  int const part = place.key0 / (Tile::kKeys / Tile::kWarpsKeys);
-  auto row = [&](int which, int r) {
-    return all + (which * Tile::kRows + place.row0 + place.lane / 4 + r * 8) * kPitch;
-  };
-  __syncthreads();  // no warp reads keys any more
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float* const mine = row(part, r);
-#pragma unroll
-    for (int n = 0; n < Tile::kValueTiles; ++n) {
-      int const column = place.value0 + n * 8 + place.lane % 4 * 2;
-      mine[column] = state.out[n][2 * r];
-      mine[column + 1] = state.out[n][2 * r + 1];
-    }
-    if (place.lane % 4 == 0) {
-      mine[Tile::kV] = state.largest[r];
-      mine[Tile::kV + 1] = state.sum[r];
-    }
-  }
-  __syncthreads();
-  if (!place.writes) return;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float largest = -INFINITY;
-    for (int i = 0; i < Tile::kWarpsKeys; ++i) largest = fmaxf(largest, row(i, r)[Tile::kV]);
-    float const offset = largest == -INFINITY ? 0.0F : largest;
-    float sum = 0.0F, out[Tile::kValueTiles][2] = {};
-    for (int i = 0; i < Tile::kWarpsKeys; ++i) {
-      float const* const other = row(i, r);
-      float const share = fastExp2(other[Tile::kV] - offset);
-      sum += other[Tile::kV + 1] * share;
-#pragma unroll
-      for (int n = 0; n < Tile::kValueTiles; ++n) {
-        int const column = place.value0 + n * 8 + place.lane % 4 * 2;
-        out[n][0] += other[column] * share;
-        out[n][1] += other[column + 1] * share;
-      }
-    }
-    state.largest[r] = largest;
-    state.sum[r] = sum;
-#pragma unroll
-    for (int n = 0; n < Tile::kValueTiles; ++n) {
-      state.out[n][2 * r] = out[n][0];
-      state.out[n][2 * r + 1] = out[n][1];
-    }
-  }
-}
 
 // One branch of one tile of rows, over this split's part of the keys.
 template <class Tile, bool kBlockBranch>
 __device__ __forceinline__ void attend(Attention const& a, BlockWork const& work, Row const* rows, int count,
-                                       char* memory, State<Tile>& state) {
+                                       char* memory, SoftmaxState<Tile>& state) {
   WarpPlace const place = warpPlace<Tile>();
   Row const mine[2] = {rows[place.row0 + place.lane / 4], rows[place.row0 + place.lane / 4 + 8]};
   KeyList const keys = keysOf<Tile::kRows>(a, rows, count, kBlockBranch);
@@ -269,7 +25,7 @@ __device__ __forceinline__ void attend(Attention const& a, BlockWork const& work
   bool const needed =
       kBlockBranch ? mine[0].lam < 1.0F || mine[1].lam < 1.0F : mine[0].lam > 0.0F || mine[1].lam > 0.0F;
   bool const warp_needed = __any_sync(kAllLanes, needed ? 1 : 0) != 0;
-  state = State<Tile>{{}, {-INFINITY, -INFINITY}, {0.0F, 0.0F}};
+  state = SoftmaxState<Tile>{{}, {-INFINITY, -INFINITY}, {0.0F, 0.0F}};
 
   char* const queries = memory;
   char* const stages = memory + Tile::kQueryBytes;
@@ -304,7 +60,7 @@ __device__ __forceinline__ void attend(Attention const& a, BlockWork const& work
 // Writes a branch's part of y: weighted, and added to what the other branch left there.
 template <class Tile>
 __device__ __forceinline__ void storeOutput(Attention const& a, BlockWork const& work, Row const* rows,
-                                            State<Tile> const& state, bool block_branch, bool add) {
+                                            SoftmaxState<Tile> const& state, bool block_branch, bool add) {
   using T = typename Tile::T;
   HlaAttentionParams const& p = a.params;
   WarpPlace const place = warpPlace<Tile>();
@@ -333,7 +89,7 @@ __device__ __forceinline__ void storeOutput(Attention const& a, BlockWork const&
 // Writes a split's part of a branch.
 template <class Tile>
 __device__ __forceinline__ void storePartial(Attention const& a, BlockWork const& work, Row const* rows,
-                                             State<Tile> const& state, int branch) {
+                                             SoftmaxState<Tile> const& state, int branch) {
   HlaAttentionParams const& p = a.params;
   WarpPlace const place = warpPlace<Tile>();
   if (!place.writes) return;
@@ -397,7 +153,7 @@ __global__ void __launch_bounds__(Tile::kThreads) hlaAttentionKernel(Attention c
     loadQueries<Tile>(a, work, shared.rows, memory);
 
     bool const block_branch = row0 + count > shared.list.full_only, full_branch = row0 < with_full;
-    State<Tile> state;
+    SoftmaxState<Tile> state;
     if (block_branch) {
       attend<Tile, true>(a, work, shared.rows, count, memory, state);
       if (a.splits > 1) {

@@ -49,7 +49,7 @@ int splitsOf(HlaAttentionParams const& p, int64_t slots, int64_t blocks, int num
   return static_cast<int>(splits < 1 ? 1 : splits < kMaxSplits ? splits : kMaxSplits);
 }
 
-Attention plan(HlaAttentionParams const& p, int sm, int num_sms) {
+Attention attentionFromParams(HlaAttentionParams const& p, int sm, int num_sms) {
   Attention a{};
   a.params = p;
   a.group = p.heads / p.kv_heads;
@@ -156,7 +156,8 @@ cudaError_t launchHlaAttention(HlaAttentionParams const& params, cudaStream_t st
     if (cudaError_t const error = deviceLimits(limits); error != cudaSuccess) return error;
   }
   int const sm = params.sm != 0 ? params.sm : limits.sm;
-  hla::Attention attention = hla::plan(params, sm, params.num_sms != 0 ? params.num_sms : limits.num_sms);
+  hla::Attention attention =
+      hla::attentionFromParams(params, sm, params.num_sms != 0 ? params.num_sms : limits.num_sms);
   if (attention.splits > 1) {
     int64_t const rows = hla::partialRows(params, attention.splits);
     if (params.workspace_size < hla::workspaceSize(params, rows)) return cudaErrorMemoryAllocation;

@@ -12,7 +12,7 @@ extern "C" __attribute__((visibility("default"))) int r1trt_moe_stage(
   namespace moe = r1trt::kernels::moe;
   r1trt::kernels::DeviceLimits limits;
   if (cudaError_t const error = r1trt::kernels::deviceLimits(limits); error != cudaSuccess) return error;
-  moe::Layer const layer = moe::planLayer(*params, params->sm != 0 ? params->sm : limits.sm);
+  moe::Layer const layer = moe::layerFromParams(*params, params->sm != 0 ? params->sm : limits.sm);
   switch (stage) {
     case 0:
       return moe::launchRouterLogits(layer, stream);

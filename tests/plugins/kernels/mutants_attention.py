@@ -76,18 +76,18 @@ KEYS = [
 SOFTMAX = [
     Mutant(
         name="an output that is not rescaled",
-        change=changed("attention.cuh", "state.out[n][2 * r] *= decay;", ""),
+        change=changed("softmax.cuh", "state.out[n][2 * r] *= decay;", ""),
         cases=(FIRST, "seq=300,lam=none"),
     ),
     Mutant(
         name="a sum that is not rescaled",
-        change=changed("attention.cuh", "state.sum[r] *= decay;", ""),
+        change=changed("softmax.cuh", "state.sum[r] *= decay;", ""),
         cases=(FIRST, "seq=300,lam=none"),
     ),
     Mutant(
         name="the largest score of half the lanes",
         change=changed(
-            "attention.cuh",
+            "softmax.cuh",
             "__shfl_xor_sync(kAllLanes, largest, 2)",
             "__shfl_xor_sync(kAllLanes, largest, 1)",
         ),
@@ -96,7 +96,7 @@ SOFTMAX = [
     Mutant(
         name="a row without a key yet",
         change=changed(
-            "attention.cuh",
+            "softmax.cuh",
             "largest == -INFINITY ? 0.0F : largest;  // no key yet",
             "largest;  // no key yet",
         ),
@@ -109,7 +109,7 @@ SOFTMAX = [
     ),
     Mutant(
         name="sums of warps added as they are",
-        change=changed("attention.cuh", "sum += other[Tile::kV + 1] * share;", "sum += other[Tile::kV + 1];"),
+        change=changed("softmax.cuh", "sum += other[Tile::kV + 1] * share;", "sum += other[Tile::kV + 1];"),
         cases=(DECODE, LONG_DECODE),
     ),
     Mutant(
@@ -145,7 +145,7 @@ LANES = [
     Mutant(
         name="keys in another lane's place",
         change=changed(
-            "attention.cuh",
+            "softmax.cuh",
             "int const row = place.key0 + n * 8 + lane % 8 + lane / 16 * 8;",
             "int const row = place.key0 + n * 8 + lane % 16;",
         ),
@@ -153,12 +153,12 @@ LANES = [
     ),
     Mutant(
         name="values that are not transposed",
-        change=changed("attention.cuh", "ldmatrixX4Transposed(b, values", "ldmatrixX4(b, values"),
+        change=changed("softmax.cuh", "ldmatrixX4Transposed(b, values", "ldmatrixX4(b, values"),
         cases=("seq=31", FIRST),
     ),
     Mutant(
         name="the latent's values by their own pitch",
-        change=changed("attention.cuh", "(Tile::kLatent ? Tile::kQk : Tile::kV) * 2", "Tile::kV * 2", LATENT),
+        change=changed("softmax.cuh", "(Tile::kLatent ? Tile::kQk : Tile::kV) * 2", "Tile::kV * 2", LATENT),
         cases=("seq=5,heads=8,qk=576,v=512,lam=none,past=(60,)",),
     ),
 ]
@@ -215,7 +215,7 @@ BARRIERS = [
     ),
     race(
         "no barrier before warps are merged",
-        changed("attention.cuh", "__syncthreads();  // no warp reads keys any more", ""),
+        changed("softmax.cuh", "__syncthreads();  // no warp reads keys any more", ""),
         DECODE,
     ),
     race(

@@ -1,0 +1,170 @@
+// Scores of a tile's keys, online softmax over them, and the sum of their values, by mma.sync.
+#pragma once
+
+#include "../common/mma.cuh"
+#include "../common/numeric.cuh"
+#include "tile.cuh"
+
+namespace r1trt::kernels::hla {
+
+template <class Tile>
+struct SoftmaxState {
+  float out[Tile::kValueTiles][4];
+  float largest[2], sum[2];  // of the rows lane / 4 and lane / 4 + 8; scores times log2(e)
+};
+
+template <class Tile>
+__device__ __forceinline__ void scoreKeys(char const* queries, char const* keys, WarpPlace const& place,
+                                          float (&score)[Tile::kKeyTiles][4]) {
+  constexpr int kBytes = Tile::kQk * 2, kSteps = Tile::kQk / 16;
+  // All of a long head would not fit the registers.
+  constexpr int kUnrolled = Tile::kQk > 256 ? 2 : Tile::kQk > 128 ? 4 : kSteps;
+  int const lane = place.lane;
+#pragma unroll kUnrolled
+  for (int step = 0; step < kSteps; ++step) {
+    uint32_t a[4];
+    ldmatrixX4(a, queries + swizzled<kBytes>(place.row0 + lane % 16, step * 2 + lane / 16));
+#pragma unroll
+    for (int n = 0; n < Tile::kKeyTiles; n += 2) {
+      int const row = place.key0 + n * 8 + lane % 8 + lane / 16 * 8;
+      uint32_t b[4];
+      ldmatrixX4(b, keys + swizzled<kBytes>(row, step * 2 + lane / 8 % 2));
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        uint32_t const pair[2] = {b[2 * j], b[2 * j + 1]};
+        Mma<typename Tile::T>::run(score[n + j], a, pair);
+      }
+    }
+  }
+}
+
+// Online softmax: turns scores into weights relative to the new largest score, and rescales what was summed.
+template <class Tile, bool kBlockBranch>
+__device__ __forceinline__ void updateSoftmax(float scale, Row const (&row)[2], KeyList const& keys,
+                                              int index0, int lane, float (&score)[Tile::kKeyTiles][4],
+                                              SoftmaxState<Tile>& state) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float largest = state.largest[r];
+#pragma unroll
+    for (int n = 0; n < Tile::kKeyTiles; ++n) {
+#pragma unroll
+      for (int i = 2 * r; i < 2 * r + 2; ++i) {
+        bool const visible = sees<kBlockBranch>(row[r], keys, index0 + n * 8 + lane % 4 * 2 + i % 2);
+        score[n][i] = visible ? score[n][i] * scale : -INFINITY;
+        largest = fmaxf(largest, score[n][i]);
+      }
+    }
+    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+    float const offset = largest == -INFINITY ? 0.0F : largest;  // no key yet: weights of 0
+    float const decay = fastExp2(state.largest[r] - offset);
+    state.largest[r] = largest;
+    state.sum[r] *= decay;
+#pragma unroll
+    for (int n = 0; n < Tile::kValueTiles; ++n) {
+      state.out[n][2 * r] *= decay;
+      state.out[n][2 * r + 1] *= decay;
+    }
+#pragma unroll
+    for (int n = 0; n < Tile::kKeyTiles; ++n) {
+#pragma unroll
+      for (int i = 2 * r; i < 2 * r + 2; ++i) {
+        score[n][i] = fastExp2(score[n][i] - offset);
+        state.sum[r] += score[n][i];
+      }
+    }
+  }
+}
+
+template <class Tile>
+__device__ __forceinline__ void addValues(char const* values, WarpPlace const& place,
+                                          float const (&weight)[Tile::kKeyTiles][4],
+                                          SoftmaxState<Tile>& state) {
+  using T = typename Tile::T;
+  constexpr int kBytes = (Tile::kLatent ? Tile::kQk : Tile::kV) * 2;
+  int const lane = place.lane;
+#pragma unroll
+  for (int step = 0; step < Tile::kKeyTiles / 2; ++step) {
+    float const(&low)[4] = weight[2 * step];
+    float const(&high)[4] = weight[2 * step + 1];
+    uint32_t const a[4] = {packPair<T>(low[0], low[1]), packPair<T>(low[2], low[3]),
+                           packPair<T>(high[0], high[1]), packPair<T>(high[2], high[3])};
+#pragma unroll
+    for (int n = 0; n < Tile::kValueTiles; n += 2) {
+      uint32_t b[4];
+      int const row = place.key0 + step * 16 + lane % 16;
+      ldmatrixX4Transposed(b, values + swizzled<kBytes>(row, place.value0 / 8 + n + lane / 16));
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        uint32_t const pair[2] = {b[2 * j], b[2 * j + 1]};
+        Mma<T>::run(state.out[n + j], a, pair);
+      }
+    }
+  }
+}
+
+// Where a warp's part of row lane / 4 + r * 8 lies between warps: its output, largest score and sum.
+template <class Tile>
+__device__ __forceinline__ float* partialRow(char* memory, WarpPlace const& place, int part, int r) {
+  constexpr int kPitch = Tile::kV + 2;
+  return reinterpret_cast<float*>(memory) +
+         (part * Tile::kRows + place.row0 + place.lane / 4 + r * 8) * kPitch;
+}
+
+template <class Tile>
+__device__ __forceinline__ void storeForMerge(char* memory, WarpPlace const& place,
+                                              SoftmaxState<Tile> const& state) {
+  int const part = place.key0 / (Tile::kKeys / Tile::kWarpsKeys);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float* const mine = partialRow<Tile>(memory, place, part, r);
+#pragma unroll
+    for (int n = 0; n < Tile::kValueTiles; ++n) {
+      int const column = place.value0 + n * 8 + place.lane % 4 * 2;
+      mine[column] = state.out[n][2 * r];
+      mine[column + 1] = state.out[n][2 * r + 1];
+    }
+    if (place.lane % 4 == 0) {
+      mine[Tile::kV] = state.largest[r];
+      mine[Tile::kV + 1] = state.sum[r];
+    }
+  }
+}
+
+// Adds up the warps that shared the keys, into the first of them, through the memory of the stages.
+template <class Tile>
+__device__ __forceinline__ void mergeKeys(char* memory, WarpPlace const& place, SoftmaxState<Tile>& state) {
+  __syncthreads();  // no warp reads keys any more
+  storeForMerge<Tile>(memory, place, state);
+  __syncthreads();
+  if (!place.writes) return;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float largest = -INFINITY;
+    for (int i = 0; i < Tile::kWarpsKeys; ++i)
+      largest = fmaxf(largest, partialRow<Tile>(memory, place, i, r)[Tile::kV]);
+    float const offset = largest == -INFINITY ? 0.0F : largest;
+    float sum = 0.0F, out[Tile::kValueTiles][2] = {};
+    for (int i = 0; i < Tile::kWarpsKeys; ++i) {
+      float const* const other = partialRow<Tile>(memory, place, i, r);
+      float const share = fastExp2(other[Tile::kV] - offset);
+      sum += other[Tile::kV + 1] * share;
+#pragma unroll
+      for (int n = 0; n < Tile::kValueTiles; ++n) {
+        int const column = place.value0 + n * 8 + place.lane % 4 * 2;
+        out[n][0] += other[column] * share;
+        out[n][1] += other[column + 1] * share;
+      }
+    }
+    state.largest[r] = largest;
+    state.sum[r] = sum;
+#pragma unroll
+    for (int n = 0; n < Tile::kValueTiles; ++n) {
+      state.out[n][2 * r] = out[n][0];
+      state.out[n][2 * r + 1] = out[n][1];
+    }
+  }
+}
+
+}  // namespace r1trt::kernels::hla

@@ -1,0 +1,105 @@
+// A tile of rows and keys: its sizes, what of it a warp has, and how it gets into shared memory.
+#pragma once
+
+#include "../common/numeric.cuh"
+#include "rows.cuh"
+
+namespace r1trt::kernels::hla {
+
+constexpr int kStages = 2;
+
+// kWarpsDown x 16 rows; kWarpsKeys share a tile's keys, kWarpsValues the columns of the output.
+template <class T_, int kQk_, int kV_, bool kLatent_, int kKeys_, int kWarpsDown_, int kWarpsKeys_,
+          int kWarpsValues_>
+struct Tile {
+  using T = T_;
+  static constexpr int kQk = kQk_, kV = kV_, kKeys = kKeys_;
+  static constexpr bool kLatent = kLatent_;
+  static constexpr int kWarpsDown = kWarpsDown_, kWarpsKeys = kWarpsKeys_, kWarpsValues = kWarpsValues_;
+  static constexpr int kRows = kWarpsDown * 16;
+  static constexpr int kThreads = kWarpsDown * kWarpsKeys * kWarpsValues * kWarpSize;
+  static constexpr int kKeyTiles = kKeys / kWarpsKeys / 8;   // of 8 keys, a warp's
+  static constexpr int kValueTiles = kV / kWarpsValues / 8;  // of 8 columns, a warp's
+  static constexpr int kQueryBytes = kRows * kQk * 2;
+  static constexpr int kKeyBytes = kKeys * kQk * 2;
+  static constexpr int kStageBytes = kKeyBytes + (kLatent ? 0 : kKeys * kV * 2);
+  static constexpr int kMergeBytes = kWarpsKeys > 1 ? kWarpsKeys * kRows * (kV + 2) * 4 : 0;
+  static constexpr int kSharedBytes = kQueryBytes + kStages * kStageBytes;
+  static_assert(kMergeBytes <= kStages * kStageBytes, "partial outputs are merged where the keys were");
+  static_assert(kKeyTiles % 2 == 0 && kValueTiles % 2 == 0, "ldmatrix loads two tiles at a time");
+};
+
+template <int kRows>
+struct BlockShared {
+  RowList list;
+  Row rows[kRows];
+};
+
+// Byte offset in rows of `kBytes`. NOTES: a chunk of 8 rows falls into 8 different groups of banks.
+template <int kBytes>
+__device__ __forceinline__ int swizzled(int row, int chunk) {
+  return row * kBytes + (chunk ^ (row & 7)) * 16;
+}
+
+// Copies kCount rows of kBytes; address(row) is null where zeros are wanted.
+template <int kCount, int kBytes, int kThreads, class Address>
+__device__ __forceinline__ void loadRows(char* target, void const* any, Address const& address) {
+  constexpr int kChunks = kBytes / 16;
+#pragma unroll 1  // addresses kept over the main loop would not fit the registers
+  for (int i = static_cast<int>(threadIdx.x); i < kCount * kChunks; i += kThreads) {
+    int const row = i / kChunks, chunk = i % kChunks;
+    auto const* const source = reinterpret_cast<char const*>(address(row));
+    bool const valid = source != nullptr;
+    copyAsync16(target + swizzled<kBytes>(row, chunk), valid ? source + chunk * 16 : any, valid);
+  }
+}
+
+template <class Tile>
+__device__ __forceinline__ void loadQueries(Attention const& a, BlockWork const& work, Row const* rows,
+                                            char* target) {
+  using T = typename Tile::T;
+  HlaAttentionParams const& p = a.params;
+  loadRows<Tile::kRows, Tile::kQk * 2, Tile::kThreads>(target, p.q, [&](int row) -> T const* {
+    if (rows[row].token < 0) return nullptr;
+    return static_cast<T const*>(p.q) +
+           ((work.b * p.seq + rows[row].token) * p.heads + rows[row].head) * Tile::kQk;
+  });
+}
+
+template <class Tile>
+__device__ __forceinline__ void loadKeys(Attention const& a, BlockWork const& work, KeyList const& keys,
+                                         int index0, char* stage) {
+  using T = typename Tile::T;
+  auto base = [&](Source const& source) {
+    return static_cast<T const*>(source.data) + work.b * source.batch + work.kv_head * source.head;
+  };
+  auto address = [&](T const* data, int64_t pitch, int row) -> T const* {
+    int const index = index0 + row;
+    return index < keys.size ? data + keyPosition(keys, index, a.params.block_size) * pitch : nullptr;
+  };
+  T const* const k = base(a.keys);
+  loadRows<Tile::kKeys, Tile::kQk * 2, Tile::kThreads>(
+      stage, k, [&](int row) { return address(k, a.keys.token, row); });
+  if constexpr (!Tile::kLatent) {
+    T const* const v = base(a.values);
+    loadRows<Tile::kKeys, Tile::kV * 2, Tile::kThreads>(
+        stage + Tile::kKeyBytes, v, [&](int row) { return address(v, a.values.token, row); });
+  }
+}
+
+// Which part of a tile a warp has.
+struct WarpPlace {
+  int lane, row0, key0, value0;
+  bool writes;  // the first of the warps that share the keys
+};
+
+template <class Tile>
+__device__ __forceinline__ WarpPlace warpPlace() {
+  int const warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  int const keys = warp / Tile::kWarpsDown % Tile::kWarpsKeys;
+  return {static_cast<int>(threadIdx.x) % kWarpSize, warp % Tile::kWarpsDown * 16,
+          keys * (Tile::kKeys / Tile::kWarpsKeys),
+          warp / (Tile::kWarpsDown * Tile::kWarpsKeys) * (Tile::kV / Tile::kWarpsValues), keys == 0};
+}
+
+}  // namespace r1trt::kernels::hla
