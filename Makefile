@@ -7,7 +7,7 @@ KERNELS = $(shell git ls-files --cached --others --exclude-standard '*.cu' '*.cu
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --no-input --disable-pip-version-check
 
-.PHONY: setup fmt lint type test demo bench-export bench-serving gpu clean
+.PHONY: setup fmt lint type test plugins-all demo bench-export bench-serving gpu clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ type: setup
 
 test: lint type
 	$(BIN)/pytest -n 2
+
+# The tests compile the kernels for SM90a; this does it for every SM, and compares what they spill with docs/kernels.md.
+plugins-all: setup
+	$(BIN)/python scripts/kernel_resources.py --check
 
 demo: setup
 	$(BIN)/python scripts/demo.py
