@@ -94,3 +94,14 @@ def test_it_carries_the_plugins_sources(command: Path, outside: Path) -> None:
     library = results(command, "plugins", "build", "--arch", "hopper", "-o", "plugins", cwd=outside)
     assert library["sms"] == [90]
     assert (outside / "plugins" / "libr1trt_plugins.so").is_file()
+
+
+def test_it_carries_the_sources_of_their_checks(command: Path, outside: Path) -> None:
+    receipt = outside / "receipt.json"
+    found = results(
+        command, "plugins", "check", "--stage", "build", "--sm", 90, "--receipt", receipt, cwd=outside
+    )
+    assert found == {"receipt": str(receipt), "published": [], "failures": [], "unfinished": []}
+    build = json.loads(receipt.read_text())["stages"]["build"]
+    assert build["stages_left_out"] is None
+    assert all(Path(path).is_file() for path in build["files"].values())

@@ -43,7 +43,7 @@ def run_options(command: Command) -> Command:
                 "--receipt",
                 type=click.Path(dir_okay=False, path_type=Path),
                 metavar="FILE",
-                help="What is written after each step and gone on with; default: one in the cache.",
+                help="Written after each step, continued by the next run; default: one in the cache.",
             ),
             output_option("none; the page is printed alone"),
             click.option("--quick", is_flag=True, help="Few cases and rows."),

@@ -12,7 +12,7 @@ from r1trt.plugin_checks.context import Context, Result
 from r1trt.plugin_checks.device_kernels import DeviceKernels
 
 TOLERANCE = (
-    "`error` is the largest |kernel - FP64| over what is allowed for that number: the roundings of the data "
+    "`error` is the largest |kernel - FP64| over what is allowed for that element: the roundings of the data "
     "types and of FP32 accumulation, worked out by the reference. 1 is the limit"
 )
 

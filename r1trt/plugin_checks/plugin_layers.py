@@ -29,7 +29,7 @@ from r1trt.plugin_checks.harness.layers import (
 from r1trt.plugin_checks.memory import Memory
 
 Arrays = dict[str, np.ndarray]
-# Largest error as a share of the largest number: a few units in the last place of the activation type.
+# Largest error as a share of the largest element: a few units in the last place of the activation type.
 TOLERANCE: Mapping[int, float] = {FLOAT: 1e-6, HALF: 4e-3, BF16: 2e-2}
 
 
@@ -42,7 +42,7 @@ class PluginCase:
         layer: Tensors and attributes.
         draw: Random tensors that belong together.
         expected: The outputs in FP64; those past the last are not compared.
-        tolerance: Of the largest error, as a share of the largest number.
+        tolerance: Of the largest error, as a share of the largest element.
     """
 
     name: str

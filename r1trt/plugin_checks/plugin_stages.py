@@ -18,9 +18,7 @@ from r1trt.plugin_checks.memory import Memory
 from r1trt.plugin_checks.plugin_layers import Arrays, PluginCase, PluginRun, plugin_cases
 
 REPLAYS = 3
-TOLERANCE = (
-    "`errors`: the largest |output - FP64| as a share of the largest number, over `tolerance`; 1 is the limit"
-)
+TOLERANCE = "`errors`: the largest |output - FP64| over the largest element, over `tolerance`; 1 is the limit"
 
 One = Callable[[PluginLibraryUnderTest, Memory, PluginCase, np.random.Generator], Result]
 

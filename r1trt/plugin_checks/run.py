@@ -37,7 +37,7 @@ class RunConfig:
         stages: Names of `STAGES`; `build` comes first in any case.
         time_budget: Seconds after which no further check starts.
         seed: Of all random numbers; None takes the receipt's, or draws one.
-        receipt: What is written and gone on with; None takes one a mode in the cache.
+        receipt: What is written, and continued by the next run; None takes one a mode in the cache.
         output: Folder for a copy of the receipt and its page; None writes none.
         quick: Few cases and rows.
         again: Whether finished stages run once more.

@@ -84,7 +84,7 @@ struct DynamicMoeParams {
   // kBlock128 needs F and Fs to be multiples of 128, so that no block holds rows of both gate and up.
 
   // Static scales of the activations that enter gate_up and down, of routed and shared experts alike; device
-  // pointers to one number. Null: quantized as they come, one scale for 128 consecutive numbers of a token.
+  // pointers to one element. Null: quantized as they come, one scale for 128 consecutive elements of a token.
   // Not read by kWeightOnly.
   float const* x_scale = nullptr;
   float const* mid_scale = nullptr;

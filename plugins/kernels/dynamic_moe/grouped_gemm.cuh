@@ -2,7 +2,7 @@
 // filled by cp.async. Which expert a tile belongs to is read from device memory, so the host never waits for
 // the routing.
 //
-// Tile: kRows x kColumns numbers of the output. A gated tile computes gate and up side by side: its weights
+// Tile: kRows x kColumns elements of the output. A gated tile computes gate and up side by side: its weights
 // are kColumns rows of the gate and the same of the up projection.
 #pragma once
 
@@ -43,7 +43,7 @@ struct Tile {
   static constexpr int kDepth = Operands::kDepth;
   static constexpr int kStageBytes =
       kDepth * (kRows * static_cast<int>(sizeof(A)) + kWeightRows * static_cast<int>(sizeof(B)));
-  static constexpr int kOutPitch = kColumns + 4;  // FP32 numbers of a row on the way out
+  static constexpr int kOutPitch = kColumns + 4;  // FP32 elements of a row on the way out
   static constexpr int kPipelineBytes = kStages * kStageBytes;
   static constexpr int kOutBytes = kRows * kOutPitch * 4;
   static constexpr int kSharedBytes = kPipelineBytes > kOutBytes ? kPipelineBytes : kOutBytes;
@@ -117,7 +117,7 @@ __device__ __forceinline__ void loadStage(GroupedGemm const& g, TileWork const& 
   });
 }
 
-// Two neighbouring E4M3 numbers as T.
+// Two neighbouring E4M3 elements as T.
 template <class T>
 __device__ __forceinline__ uint32_t widenPair(uint32_t bytes) {
   __half2_raw const raw = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(bytes), __NV_E4M3);
@@ -270,7 +270,7 @@ __device__ __forceinline__ void stageOutput(
   }
 }
 
-// From shared to global memory, 16 numbers a thread; quantized on the way where the next GEMM takes E4M3.
+// From shared to global memory, 16 elements a thread; quantized on the way where the next GEMM takes E4M3.
 template <class T, class Tile, int kRows>
 __device__ __forceinline__ void storeOutput(GroupedGemm const& g, TileWork const& work, float const* out) {
   constexpr int kChunk = kQuantizedChunk, kChunks = kColumns / kChunk;

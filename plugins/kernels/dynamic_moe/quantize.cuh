@@ -1,5 +1,5 @@
 // What the steps between the products share: SwiGLU's activation, and E4M3 with one scale for 128 neighbours,
-// 8 consecutive lanes of 16 numbers each.
+// 8 consecutive lanes of 16 elements each.
 #pragma once
 
 #include "../common/numeric.cuh"

@@ -7,7 +7,7 @@ namespace r1trt::kernels::moe {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kChunk = kQuantizedChunk;  // numbers of one thread
+constexpr int kChunk = kQuantizedChunk;  // elements of one thread
 
 struct SwiGluProblem {
   void const* gate_up;    // [R, 2F]

@@ -79,7 +79,7 @@ __device__ __forceinline__ void rotatePair(T& first, T& second, float cosine, fl
   second = fromFloat<T>(b * cosine + a * sine);
 }
 
-// kVec numbers of each half, or kVec neighbours where pairs are interleaved.
+// kVec elements of each half, or kVec neighbours where pairs are interleaved.
 template <class T, int kVec, bool kInterleaved>
 __device__ __forceinline__ void rotate(Head<T> const& head, int item, int half, Tables const& tables) {
   int const offset = item * kVec;

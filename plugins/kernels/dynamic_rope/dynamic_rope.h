@@ -17,7 +17,7 @@ struct DynamicRopeParams {
   int32_t heads = 0;       // H
   int32_t kv_heads = 0;    // Hkv; 0 together with a null k rotates queries alone
   int32_t head_dim = 0;    // d
-  int32_t rotary_dim = 0;  // r: even, at most d; the other d - r numbers are copied
+  int32_t rotary_dim = 0;  // r: even, at most d; the other d - r elements are copied
 
   bool interleaved = false;           // pairs (2i, 2i + 1) instead of (i, i + r/2)
   float attention_factor = 1.0F;      // multiplies cos and sin

@@ -1,4 +1,4 @@
-// Heads of 192 numbers, values of 128.
+// Heads of 192 elements, values of 128.
 #include "attention.cuh"
 
 namespace r1trt::kernels::hla {

@@ -1,4 +1,4 @@
-// Heads of 64 numbers, values of 64.
+// Heads of 64 elements, values of 64.
 #include "attention.cuh"
 
 namespace r1trt::kernels::hla {

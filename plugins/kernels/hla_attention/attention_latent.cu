@@ -1,4 +1,4 @@
-// One latent head of 576 numbers, whose first 512 are the value. NOTES: the output of 16 rows alone would
+// One latent head of 576 elements, whose first 512 are the value. NOTES: the output of 16 rows alone would
 // fill a warp's registers, so warps share its columns.
 #include "attention.cuh"
 

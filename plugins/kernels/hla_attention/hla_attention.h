@@ -34,7 +34,7 @@ struct HlaAttentionParams {
 
   void const* q = nullptr;            // [B, S, H, dqk]
   void const* k = nullptr;            // [B, S, Hkv, dqk]; may be null when the cache already holds these rows
-  void const* v = nullptr;            // [B, S, Hkv, dv]; null in the latent form: a key's first dv numbers
+  void const* v = nullptr;            // [B, S, Hkv, dv]; null in the latent form: a key's first dv elements
   float const* lam = nullptr;         // [B, S, H]; null: 1 everywhere
   int64_t const* past_len = nullptr;  // [B]; null: 0 everywhere
   int64_t const* seq_len = nullptr;   // [B], at most S; null: S everywhere

@@ -14,7 +14,7 @@ LAM_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Peaks:
-    """What a GPU can do; rates in numbers per second.
+    """What a GPU can do; rates per second.
 
     Attributes:
         bf16: Operations, dense, with BF16 operands.

@@ -55,7 +55,7 @@ class AttentionCase(Case):
 
     @property
     def latent(self) -> bool:
-        """Values are the keys' first numbers."""
+        """Values are the keys' first elements."""
         return self.qk == 576
 
     @property
@@ -201,7 +201,7 @@ def _attend(scores: np.ndarray, mask: np.ndarray, values: np.ndarray) -> tuple[n
 
 
 def reference(case: AttentionCase, p: Problem) -> tuple[Outputs, np.ndarray]:
-    """The outputs in FP64, padding 0; and the error allowed for each number of y [B, S, H, dv]."""
+    """The outputs in FP64, padding 0; and the error allowed for each element of y [B, S, H, dv]."""
     keys = written(case, p, p.key_cache, p.k)
     values = (
         keys[..., : case.v] if p.v is None or p.value_cache is None else written(case, p, p.value_cache, p.v)

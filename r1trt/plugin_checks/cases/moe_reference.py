@@ -21,7 +21,7 @@ MOST_CLOSE_DECISIONS = 0.05  # of the tokens
 # Deviations of a sum of roundings that the tolerance allows; and what FP32 adds to them.
 DEVIATIONS = 4
 OF_FP32 = 1e-4
-# One number of an E4M3 middle may be rounded to the other neighbour in FP32 than in FP64.
+# One element of an E4M3 middle may be rounded to the other neighbour in FP32 than in FP64.
 OTHER_NEIGHBOUR = 2 * ROUNDING[FLOAT8_E4M3]
 
 
@@ -93,7 +93,7 @@ def route(case: MoeCase, p: Problem, x: np.ndarray) -> tuple[list[int], list[flo
 def _expert(
     case: MoeCase, p: Problem, x: np.ndarray, gate_up: np.ndarray, down: np.ndarray, *, shared: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What an expert makes of x [n, D], and the error allowed for each number of it."""
+    """What an expert makes of x [n, D], and the error allowed for each element of it."""
     width, unit = down.shape[1], ROUNDING[case.data_type]
     if case.quantized:
         x = quantized(x, p.x_scale if case.static else None)
@@ -135,7 +135,7 @@ def is_token(case: MoeCase, p: Problem) -> np.ndarray:
 
 
 def reference(case: MoeCase, p: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Y [T, D] in FP64, the error allowed for each of its numbers, and which tokens are too close to call."""
+    """Y [T, D] in FP64, the error allowed for each element, and which tokens are too close to call."""
     x = p.x.astype(np.float64).reshape(-1, case.hidden)
     takers, close = _takers(case, p, x)
     y, tolerance = np.zeros_like(x), np.zeros_like(x)

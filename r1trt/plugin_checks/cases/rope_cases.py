@@ -21,7 +21,7 @@ from r1trt.plugin_checks.cases.library import KernelLibrary
 from r1trt.plugin_checks.cases.params import RopeParams
 
 SENTINEL = 7.0  # what the cache holds where nobody should write
-# FP32's sines, the angle's reduction and the sum of two products: of the largest number of all.
+# FP32's sines, the angle's reduction and the sum of two products: of the largest element of all.
 OF_LARGEST = 1e-6
 
 Outputs = dict[str, np.ndarray]
@@ -60,7 +60,7 @@ class RopeCase(Case):
 
     @property
     def cost(self) -> int:
-        """Numbers to rotate."""
+        """Elements to rotate."""
         return self.batch * self.seq * (self.heads + self.kv_heads) * self.head_dim
 
 
