@@ -15,7 +15,7 @@ from r1trt.plugin_checks.bench import (
     peers,
     roofline,
     rope_rows,
-    time_stage,
+    row_times,
     timing,
 )
 from r1trt.plugin_checks.bench.aims import (
@@ -160,9 +160,9 @@ def test_a_summary_is_of_all_rounds() -> None:
 def test_outputs_are_compared_by_their_norms() -> None:
     ours = torch.tensor([3.0, 4.0])
     assert timing.disagreement(ours, torch.tensor([[3.0, 4.5]])) == pytest.approx(0.1)
-    assert time_stage._wrong({"A": 0.05}) == ""
-    assert "A" in time_stage._wrong({"A": 0.2})
-    assert "A" in time_stage._wrong({"A": None})
+    assert row_times.difference_fault({"A": 0.05}) == ""
+    assert "A" in row_times.difference_fault({"A": 0.2})
+    assert "A" in row_times.difference_fault({"A": None})
 
 
 def test_rows_have_names_of_their_own_and_work() -> None:
@@ -227,7 +227,7 @@ def entry_of(row: Any, times: dict[str, float], **more: Any) -> dict[str, Any]:
         "times": {name: {"us": us} for name, us in times.items()},
         **more,
     }
-    time_stage.finish(entry, row, LIMITS)
+    row_times.finish(entry, row, LIMITS)
     return entry
 
 

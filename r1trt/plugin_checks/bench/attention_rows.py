@@ -16,6 +16,7 @@ from r1trt.plugin_checks.bench import roofline
 from r1trt.plugin_checks.bench.aims import OURS, RATIO, SHARE_OF_DATA_SHEET, Aim, Work
 from r1trt.plugin_checks.bench.attention_peers import block_branch, flash3, flash_with_lse, flex, merged, sdpa
 from r1trt.plugin_checks.bench.launching import compiled, launch
+from r1trt.plugin_checks.bench.row_times import Row
 from r1trt.plugin_checks.bench.timing import Call, Contender
 from r1trt.plugin_checks.cases.arrays import BFLOAT16
 from r1trt.plugin_checks.cases.attention_cases import ALL_TO_FIRST
@@ -228,7 +229,7 @@ def _prefill(tokens: int, limit: float) -> PrefillRow:
     return PrefillRow(tokens=tokens, aims=(Aim(measure=RATIO, limit=limit, peer=FULL_PEERS[:1]),))
 
 
-ROWS = [
+ROWS: list[Row] = [
     _prefill(2048, 3),
     _prefill(8192, 8),
     DecodeRow(batch=1, keys=2048),

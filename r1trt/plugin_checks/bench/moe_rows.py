@@ -6,7 +6,6 @@ Legend: T tokens, D hidden size, E experts, K experts a token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -23,6 +22,7 @@ from r1trt.plugin_checks.bench.launching import (
 )
 from r1trt.plugin_checks.bench.moe_layer_row import LayerRow
 from r1trt.plugin_checks.bench.moe_shapes import DEEPSEEK_V3, MIXTRAL, Shape, draw
+from r1trt.plugin_checks.bench.row_times import Row
 from r1trt.plugin_checks.bench.timing import Call, Contender
 from r1trt.plugin_checks.device_kernels import DeviceKernels
 
@@ -151,7 +151,7 @@ class MoveRow:
         ]  # fmt: skip
 
 
-ROWS: list[Any] = [
+ROWS: list[Row] = [
     *(RouterRow(tokens=tokens) for tokens in (1, 64)),
     MoveRow(tokens=4096),
     LayerRow(tokens=1024, shape=MIXTRAL, fp8=False),

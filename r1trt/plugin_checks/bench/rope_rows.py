@@ -15,6 +15,7 @@ from r1trt.plugin_checks.bench import roofline
 from r1trt.plugin_checks.bench.aims import OURS, RATIO, SHARE_OF_COPY, Aim, Work
 from r1trt.plugin_checks.bench.launching import compiled, launch
 from r1trt.plugin_checks.bench.peers import package
+from r1trt.plugin_checks.bench.row_times import Row
 from r1trt.plugin_checks.bench.timing import Call, Contender
 from r1trt.plugin_checks.cases.arrays import BFLOAT16
 from r1trt.plugin_checks.cases.params import RopeParams
@@ -121,7 +122,7 @@ def _plain_peers(q: Tensor, k: Tensor, position: Tensor, inv_freq: Tensor) -> li
     return [Contender(name="FlashInfer", make=flashinfer), Contender(name="Liger", make=liger, same=False)]
 
 
-ROWS = [
+ROWS: list[Row] = [
     RopeRow(tokens=8192),
     RopeRow(tokens=8192, temperature=True),
     RopeRow(tokens=1, hot=True),

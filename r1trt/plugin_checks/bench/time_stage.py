@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain, zip_longest
 from typing import Any
 
-from r1trt.plugin_checks.bench.aims import OURS, judged, ratios
-from r1trt.plugin_checks.bench.roofline import data_sheet, floor_us
+from r1trt.plugin_checks.bench.row_times import (
+    Row,
+    ceilings,
+    describe,
+    difference_fault,
+    disagreements,
+    prepared_contenders,
+    row_entry,
+)
 from r1trt.plugin_checks.build import Built
 from r1trt.plugin_checks.context import Context, Result
 from r1trt.plugin_checks.device_kernels import DeviceKernels
 
 ROW_S = 45  # a row takes about so long while its peers compile
-LARGEST_DISAGREEMENT = 0.1  # of the norm; a token that is routed otherwise is some hundredths
-COPY_BYTES = 1 << 31
-SQUARE = 8192
 QUICK_ROWS = 3
 HOST_REASON = "kernels on the CPU: their times say nothing"
 
@@ -71,9 +74,9 @@ def called_once(library: DeviceKernels, context: Context) -> Result:
     rows = []
     for row in small_rows():
         entry: dict[str, Any] = {"name": row.name, "work": asdict(row.work), "left_out": {}}
-        prepared, same = _prepared(row, library, entry["left_out"], "cpu")
-        entry["disagreement"] = _disagreements(prepared, same)
-        if wrong := _wrong(entry["disagreement"]):
+        prepared, same = prepared_contenders(row, library, entry["left_out"], "cpu")
+        entry["disagreement"] = disagreements(prepared, same)
+        if wrong := difference_fault(entry["disagreement"]):
             entry["why"] = wrong
         rows.append(entry)
         context.log(f"{'FAILED' if wrong else 'agree':>7}  {row.name}: {entry['disagreement']}")
@@ -81,7 +84,7 @@ def called_once(library: DeviceKernels, context: Context) -> Result:
     return {"finished": True, "skipped": HOST_REASON, "rows": [], "called_once": rows, "failures": failures}
 
 
-def small_rows() -> list[Any]:
+def small_rows() -> list[Row]:
     """A row of each kind, small enough for kernels on the CPU."""
     from r1trt.plugin_checks.bench.attention_rows import DecodeRow, PrefillRow
     from r1trt.plugin_checks.bench.moe_layer_row import LayerRow
@@ -106,11 +109,11 @@ def small_rows() -> list[Any]:
     ]
 
 
-def _rows(*, quick: bool) -> list[Any]:
+def _rows(*, quick: bool) -> list[Row]:
     """Rows of all kinds in turn, the ones that matter most first."""
     from r1trt.plugin_checks.bench import attention_rows, moe_rows, rope_rows
 
-    kinds: list[list[Any]] = [attention_rows.ROWS, moe_rows.ROWS, rope_rows.ROWS]
+    kinds = [attention_rows.ROWS, moe_rows.ROWS, rope_rows.ROWS]
     if quick:
         kinds = [rows[:QUICK_ROWS] for rows in kinds]
     return [row for row in chain.from_iterable(zip_longest(*kinds)) if row is not None]
@@ -124,151 +127,3 @@ def _gpu_answers() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def ceilings(name: str) -> dict[str, Any]:
-    """What the data sheet says, and what a copy and large products reach here."""
-    import torch
-
-    from r1trt.plugin_checks.bench.timing import Prepared, timed
-
-    sheet = data_sheet(name)
-    source = torch.randint(0, 256, (COPY_BYTES,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    a, b = (torch.randn(SQUARE, SQUARE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    units = [tensor.to(torch.float8_e4m3fn) for tensor in (a, b)]
-    one = torch.ones((), device="cuda")
-    calls = {
-        "copy": lambda: target.copy_(source),
-        "bf16": lambda: a @ b,
-        "fp8": lambda: torch._scaled_mm(units[0], units[1].t(), one, one, out_dtype=torch.bfloat16),
-    }
-    found: dict[str, Any] = {"data_sheet": asdict(sheet) if sheet else None, "left_out": {}}
-    for key, call in calls.items():
-        try:
-            us = timed([Prepared(key, call, hot=False)], hot=False)[key]["us"]
-        except RuntimeError as error:
-            found["left_out"][key] = str(error).splitlines()[0]
-            continue
-        found[key] = (2 * COPY_BYTES if key == "copy" else 2 * SQUARE**3) / us * 1e6
-    return found
-
-
-def row_entry(row: Any, library: DeviceKernels, limits: dict[str, Any]) -> dict[str, Any]:
-    """Prepares a row's contenders, times them, and judges."""
-    from r1trt.plugin_checks.bench.timing import timed
-
-    entry: dict[str, Any] = {"name": row.name, "work": asdict(row.work), "left_out": {}}
-    try:
-        prepared, same = _prepared(row, library, entry["left_out"], "cuda")
-        entry["times"] = timed(prepared, hot=row.hot) if prepared else {}
-        entry["disagreement"] = _disagreements(prepared, same)
-    except Exception as error:  # a row that cannot be run must not end the others
-        entry |= {"why": f"{type(error).__name__}: {error}", "times": {}}
-    finally:
-        prepared = []
-        gc.collect()
-        _empty_cache()
-    finish(entry, row, limits)
-    return entry
-
-
-@dataclass(frozen=True)
-class _Called:
-    """A contender that was called once."""
-
-    name: str
-    output: Any
-
-
-def _prepared(
-    row: Any, library: DeviceKernels, left_out: dict[str, str], device: str
-) -> tuple[list[Any], set[str]]:
-    from r1trt.plugin_checks.bench.timing import Prepared
-
-    prepared: list[Any] = []
-    same = set()
-    for contender in row.contenders(library, device):
-        try:
-            call = contender.make()
-            if device == "cpu":
-                prepared.append(_Called(contender.name, call()))
-            else:
-                prepared.append(Prepared(contender.name, call, hot=row.hot))
-        except Exception as error:  # whatever a stranger's operator raises
-            left_out[contender.name] = f"{type(error).__name__}: {str(error)[:600]}"
-            continue
-        if contender.same:
-            same.add(contender.name)
-    return prepared, same
-
-
-def _disagreements(prepared: list[Any], same: set[str]) -> dict[str, float | None]:
-    """How far the outputs of those that compute the same are from ours; None for what is not a number."""
-    from r1trt.plugin_checks.bench.timing import disagreement
-
-    ours = next((item.output for item in prepared if item.name == OURS), None)
-    if ours is None or OURS not in same:
-        return {}
-    found = {item.name: disagreement(ours, item.output) for item in prepared if item.name in same - {OURS}}
-    found[f"{OURS}, again"] = disagreement(ours, ours.clone())  # not a number where an output is not
-    return {name: value if value == value else None for name, value in found.items()}
-
-
-def _empty_cache() -> None:
-    import torch
-
-    try:
-        torch.cuda.empty_cache()
-    except RuntimeError:
-        return  # a lost context; `run` finds it out
-
-
-def finish(entry: dict[str, Any], row: Any, limits: dict[str, Any]) -> None:
-    """Adds ratios, floors, and what came of the aims; and why the row failed, if it did."""
-    times = {name: item["us"] for name, item in entry["times"].items()}
-    if hasattr(row, "derived"):
-        for name, (us, how) in row.derived(times).items():
-            times[name] = us
-            entry["times"][name] = {"us": round(us, 3), "derived": how}
-    entry["ratios"] = {name: round(value, 3) for name, value in ratios(times).items()}
-    entry["floor_us"] = floors(row.work, limits)
-    if OURS in times:
-        entry["floor_over_ours"] = {name: us / times[OURS] for name, us in entry["floor_us"].items()}
-    sheet = limits["data_sheet"]
-    peaks = {"data_sheet": sheet["bandwidth"] if sheet else None, "copy": limits.get("copy")}
-    entry["aims"] = [judged(aim, times, row.work, peaks) for aim in row.aims]
-    if "why" in entry:
-        return
-    if wrong := _wrong(entry.get("disagreement", {})):
-        entry["why"] = wrong
-    elif OURS not in times:
-        entry["why"] = f"{OURS} did not run: {entry['left_out']}"
-
-
-def _wrong(disagreements: dict[str, float | None]) -> str:
-    """What is wrong with outputs; nothing if they agree."""
-    far = {
-        name: value for name, value in disagreements.items() if value is None or value > LARGEST_DISAGREEMENT
-    }
-    return f"outputs differ: {far}" if far else ""
-
-
-def floors(work: Any, limits: dict[str, Any]) -> dict[str, float]:
-    """Microseconds by the data sheet's rates and by those measured here, where they are known."""
-    found = {}
-    kind = "fp8" if work.fp8 else "bf16"
-    if limits["data_sheet"]:
-        sheet = limits["data_sheet"]
-        found["data_sheet"] = round(floor_us(work.operations, work.size, sheet[kind], sheet["bandwidth"]), 3)
-    if "copy" in limits and kind in limits:
-        found["measured"] = round(floor_us(work.operations, work.size, limits[kind], limits["copy"]), 3)
-    return found
-
-
-def describe(entry: dict[str, Any]) -> str:
-    """One line for the terminal."""
-    if "why" in entry:
-        return f"FAILED  {entry['name']}: {entry['why']}"
-    ratios_text = ", ".join(f"{name} {value:.2f}x" for name, value in entry["ratios"].items())
-    return f"{entry['times'][OURS]['us']:9.2f} us  {entry['name']}: {ratios_text or 'no peer'}"
