@@ -17,7 +17,7 @@ from r1trt.plugin_checks.host_build import (
     host_kernel_library,
     host_plugin_library,
 )
-from r1trt.plugin_tools import PluginBuildConfig, build_plugins, toolchain_from_machine
+from r1trt.plugin_tools import PluginBuildConfig, build_plugins, find_library, toolchain_from_machine
 from r1trt.plugin_tools.compilers import Compilers
 from r1trt.plugin_tools.library import objects_directory
 from r1trt.plugin_tools.objects import Compilation, ObjectCache
@@ -77,9 +77,15 @@ def build_for_host(objects: ObjectCache) -> Built:
 
 
 def build_for_gpu(context: Context, objects: ObjectCache) -> tuple[Built, Result]:
-    """Libraries for one compute capability; nothing is run, so there need not be a GPU."""
-    config = PluginBuildConfig(arch=arch_of(context.sm), jobs=os.cpu_count() or 2)
-    plugins = build_plugins(config, context.log)
+    """Libraries for one compute capability; nothing is run, so there need not be a GPU.
+
+    The plugin library is the one that `r1trt build` would take, if there is one with code for this GPU.
+    """
+    plugins = find_library(context.sm)
+    if plugins is None:
+        config = PluginBuildConfig(arch=arch_of(context.sm), jobs=os.cpu_count() or 2)
+        plugins = build_plugins(config, context.log)
+    context.log(f"plugins: {plugins.path}")
     kernels, left_out = kernel_library(context, objects)
     built = Built(plugins=plugins.path, harness=harness_library(objects), kernels=kernels)
     return built, {"plugins": plugins.as_manifest(), "nvcc": plugins.nvcc, "stages_left_out": left_out}
