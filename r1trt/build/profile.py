@@ -15,8 +15,6 @@ import onnx_ir as ir
 
 from r1trt.errors import BuildError, ConfigError
 
-Dims = tuple[int, ...]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BuildLimits:
@@ -49,9 +47,9 @@ class BuildLimits:
 class InputRange:
     """Shapes of one input: smallest, tuned for, largest."""
 
-    min: Dims
-    opt: Dims
-    max: Dims
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
 
     def __post_init__(self) -> None:
         # The builder takes an inverted range without a word and then says that there is no profile.
@@ -102,7 +100,7 @@ def _profile(name: str, inputs: Sequence[ir.Value], points: Sequence[tuple[int, 
     return OptimizationProfile(name=name, inputs=ranges)
 
 
-def _dims_at(value: ir.Value, batch: int, tokens: int) -> Dims:
+def _dims_at(value: ir.Value, batch: int, tokens: int) -> tuple[int, ...]:
     sizes = {"B": batch, "S": tokens}
     dims = []
     for size in value.shape if value.shape is not None else [None]:

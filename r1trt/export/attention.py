@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from r1trt.config import GqaConfig
 from r1trt.export.forward import FLOAT, Attended, Forward, linear, reshape, rms_norm, sizes
-from r1trt.export.graph import dims
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.lambda_gate import LAMBDA_GATE
@@ -27,7 +26,7 @@ def gqa_attention(forward: Forward, index: int, config: GqaConfig, x: ir.Value) 
     lam = _lambda_gate(forward, f"{prefix}.lam_gate", x, config.num_heads) if config.hla.gate else None
     attended = _attend(forward, index, config, {"q": q, "k": k, "v": v}, lam)
     width = config.q_width
-    merged = reshape(emit, f"{prefix}.merge_heads", attended.y, [0, 0, width], dims("B", "S", width))
+    merged = reshape(emit, f"{prefix}.merge_heads", attended.y, [0, 0, width], ("B", "S", width))
     y = linear(emit, f"{prefix}.o_proj", merged, bias=config.o_bias)
     return Attended(y=y, caches=attended.caches)
 
@@ -38,7 +37,7 @@ def _heads(
     """q, k or v as heads [B,S,heads,d]."""
     heads, size = config.num_heads if which == "q" else config.num_kv_heads, config.head_dim
     y = linear(forward.emit, f"{prefix}.{which}_proj", x, bias=config.qkv_bias)
-    shape = dims("B", "S", heads, size)
+    shape = ("B", "S", heads, size)
     y = reshape(forward.emit, f"{prefix}.{which}_heads", y, [0, 0, heads, size], shape)
     return rms_norm(forward, f"{prefix}.{which}_norm", y) if norm else y
 
@@ -56,7 +55,7 @@ def _rope(
 def _attend(
     forward: Forward, index: int, config: GqaConfig, qkv: Mapping[str, ir.Value], lam: ir.Value | None
 ) -> Attended:
-    cache = dims("B", config.num_kv_heads, forward.capacity, config.head_dim)
+    cache = ("B", config.num_kv_heads, forward.capacity, config.head_dim)
     caches = {
         f"{kind}_cache": forward.emit.input(f"{kind}_cache.{index}", FLOAT, cache)
         for kind in ("key", "value")
@@ -75,5 +74,5 @@ def _attend(
 
 def _lambda_gate(forward: Forward, name: str, x: ir.Value, num_heads: int) -> ir.Value:
     weights = {"w": forward.emit.weight(f"{name}.weight"), "b": forward.emit.weight(f"{name}.bias")}
-    outputs = [(FLOAT, dims("B", "S", num_heads))]
+    outputs = [(FLOAT, ("B", "S", num_heads))]
     return forward.emit.operator(LAMBDA_GATE, name, {"x": x, **weights}, outputs)[0]

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from r1trt.config import DenseConfig, GqaConfig, LayerConfig, ModelConfig, MoeConfig
 from r1trt.export.attention import gqa_attention
 from r1trt.export.forward import INT64, Attended, Forward, forward_from_config, residual, rms_norm
-from r1trt.export.graph import GraphEmitter, dims
+from r1trt.export.graph import GraphEmitter
 from r1trt.export.head import embedding, head, last_token
 from r1trt.export.mlp import dense_mlp
 from r1trt.export.moe import moe_mlp
@@ -28,7 +28,7 @@ def emit_decoder(
         capacity: Rows of the KV cache, in tokens.
         last_token_logits: Compute the logits of each sequence's last real token only, [B,V].
     """
-    input_ids = emit.input("input_ids", INT64, dims("B", "S"))
+    input_ids = emit.input("input_ids", INT64, ("B", "S"))
     forward = forward_from_config(emit, model, capacity)
     x = embedding(forward, input_ids)
     caches: dict[str, ir.Value] = {}

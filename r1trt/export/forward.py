@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from r1trt.config import ModelConfig
-from r1trt.export.graph import Dims, GraphEmitter, dims
+from r1trt.export.graph import GraphEmitter
+from r1trt.ops.cost import Dims
 from r1trt.ops.linear import LINEAR, LINEAR_BIAS
 from r1trt.ops.residual_add import RESIDUAL_ADD
 from r1trt.ops.rms_norm import RMS_NORM
@@ -62,8 +63,8 @@ def forward_from_config(emit: GraphEmitter, model: ModelConfig, capacity: int) -
         emit=emit,
         model=model,
         capacity=capacity,
-        seq_len=emit.input("seq_len", INT64, dims("B")),
-        past_len=emit.input("past_len", INT64, dims("B")),
+        seq_len=emit.input("seq_len", INT64, ("B",)),
+        past_len=emit.input("past_len", INT64, ("B",)),
         inv_freq=emit.constant("rope.inv_freq", np.asarray(inv_freq, np.float32)),
         attention_factor=attention_factor,
     )
@@ -72,7 +73,7 @@ def forward_from_config(emit: GraphEmitter, model: ModelConfig, capacity: int) -
 def linear(emit: GraphEmitter, name: str, x: ir.Value, *, bias: bool = False, weight: str = "") -> ir.Value:
     """Emit `x W^T`, with a bias where there is one; `weight` names another layer's W."""
     matrix = emit.weight(weight or f"{name}.weight")
-    shape = dims(*sizes(x)[:-1], sizes(matrix)[0])
+    shape = (*sizes(x)[:-1], sizes(matrix)[0])
     inputs, outputs = {"x": x, "w": matrix}, [(FLOAT, shape)]
     if bias:
         inputs["b"] = emit.weight(f"{name}.bias")

@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 
 from r1trt.checkpoint import TensorRef
 from r1trt.data_types import OF_SAFETENSORS
+from r1trt.ops.cost import Dims
 from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, OPSET, Operator
 
-Dims = tuple[int | str, ...]
 Attributes = Mapping[str, int | float]
-
-
-def dims(*sizes: int | str) -> Dims:
-    """Sizes of a value's axes: numbers, and names of dynamic axes."""
-    return sizes
 
 
 class GraphEmitter:
@@ -72,10 +67,9 @@ class GraphEmitter:
         attributes: Attributes | None = None,
         *,
         domain: str = "",
-        output_names: Sequence[str] | None = None,
     ) -> tuple[ir.Value, ...]:
         """Append one node; `outputs` are (dtype, shape) of each output, named after the node."""
-        names = output_names or [name if i == 0 else f"{name}.{i}" for i in range(len(outputs))]
+        names = [name if i == 0 else f"{name}.{i}" for i in range(len(outputs))]
         values = [
             ir.Value(name=f"{label}/out", type=ir.TensorType(dtype), shape=ir.Shape(shape))
             for label, (dtype, shape) in zip(names, outputs, strict=True)

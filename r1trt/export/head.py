@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 
 from r1trt.export.forward import FLOAT, INT64, Forward, linear, rms_norm
-from r1trt.export.graph import dims
 from r1trt.ops.embedding import EMBEDDING
 
 TABLE = "model.embed_tokens"
@@ -17,7 +16,7 @@ TABLE = "model.embed_tokens"
 
 def embedding(forward: Forward, input_ids: ir.Value) -> ir.Value:
     """Emit the embedding of token ids [B,S]; gives [B,S,D]."""
-    shape = dims("B", "S", forward.model.hidden_size)
+    shape = ("B", "S", forward.model.hidden_size)
     inputs = {"ids": input_ids, "w": forward.emit.weight(f"{TABLE}.weight")}
     return forward.emit.operator(EMBEDDING, TABLE, inputs, [(FLOAT, shape)])[0]
 
@@ -33,8 +32,8 @@ def last_token(forward: Forward, x: ir.Value) -> ir.Value:
     emit = forward.emit
     zero, one = (emit.constant(f"int64.{n}", np.array(n, np.int64)) for n in (0, 1))
     axis = emit.constant("axes.1", np.array([1], np.int64))
-    (previous,) = emit.node("Sub", "last_token.previous", [forward.seq_len, one], [(INT64, dims("B"))])
-    (index,) = emit.node("Max", "last_token.index", [previous, zero], [(INT64, dims("B"))])
-    (column,) = emit.node("Unsqueeze", "last_token.column", [index, axis], [(INT64, dims("B", 1))])
-    row = [(FLOAT, dims("B", forward.model.hidden_size))]
+    (previous,) = emit.node("Sub", "last_token.previous", [forward.seq_len, one], [(INT64, ("B",))])
+    (index,) = emit.node("Max", "last_token.index", [previous, zero], [(INT64, ("B",))])
+    (column,) = emit.node("Unsqueeze", "last_token.column", [index, axis], [(INT64, ("B", 1))])
+    row = [(FLOAT, ("B", forward.model.hidden_size))]
     return emit.node("GatherND", "last_token.row", [x, column], row, {"batch_dims": 1})[0]

@@ -7,18 +7,16 @@ import onnx_ir as ir
 
 from r1trt.config import MoeConfig
 from r1trt.export.forward import FLOAT, Forward, sizes
-from r1trt.export.graph import Dims, GraphEmitter, dims
+from r1trt.export.graph import GraphEmitter
+from r1trt.ops.cost import Dims
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 
 
 def _concat(emit: GraphEmitter, name: str, parts: list[ir.Value]) -> ir.Value:
     """Join weights along their rows. A graph node, so that a sharded checkpoint's experts are not copied."""
-    shapes = [tuple(part.shape or ()) for part in parts]
-    rows = sum(int(shape[0]) for shape in shapes if isinstance(shape[0], int))
-    dtype = parts[0].dtype
+    dtype, rows = parts[0].dtype, sum(int(sizes(part)[0]) for part in parts)
     assert dtype is not None
-    joined = dims(rows, *(int(size) for size in shapes[0][1:] if isinstance(size, int)))
-    return emit.node("Concat", name, parts, [(dtype, joined)], {"axis": 0})[0]
+    return emit.node("Concat", name, parts, [(dtype, (rows, *sizes(parts[0])[1:]))], {"axis": 0})[0]
 
 
 def _stacked(emit: GraphEmitter, name: str, parts: list[ir.Value], shape: Dims) -> ir.Value:
@@ -30,20 +28,20 @@ def _stacked(emit: GraphEmitter, name: str, parts: list[ir.Value], shape: Dims) 
 
 def _router_weight(emit: GraphEmitter, name: str) -> ir.Value:
     weight = emit.weight(f"{name}.weight")
-    if weight.dtype == FLOAT:
-        return weight
-    shape = dims(*(int(size) for size in weight.shape or () if isinstance(size, int)))
-    return emit.node("Cast", f"{name}.cast", [weight], [(FLOAT, shape)], {"to": int(FLOAT)})[0]
+    return _in_fp32(emit, weight, f"{name}.cast")
 
 
 def _router_bias(emit: GraphEmitter, moe: MoeConfig, name: str) -> ir.Value | None:
     if moe.scoring != "sigmoid":
         return None
     bias = emit.weight(f"{name}.e_score_correction_bias")
-    if bias.dtype == FLOAT:
-        return bias
-    shape = dims(moe.num_experts)
-    return emit.node("Cast", f"{name}.bias_cast", [bias], [(FLOAT, shape)], {"to": int(FLOAT)})[0]
+    return _in_fp32(emit, bias, f"{name}.bias_cast")
+
+
+def _in_fp32(emit: GraphEmitter, weight: ir.Value, name: str) -> ir.Value:
+    if weight.dtype == FLOAT:
+        return weight
+    return emit.node("Cast", name, [weight], [(FLOAT, sizes(weight))], {"to": int(FLOAT)})[0]
 
 
 def _experts(emit: GraphEmitter, moe: MoeConfig, prefix: str, hidden: int) -> tuple[ir.Value, ir.Value]:
@@ -57,8 +55,8 @@ def _experts(emit: GraphEmitter, moe: MoeConfig, prefix: str, hidden: int) -> tu
     experts, width = moe.num_experts, moe.expert_width
     gate_up = each("gate_proj", "up_proj")
     return (
-        _stacked(emit, f"{prefix}.experts.gate_up", gate_up, dims(experts, 2 * width, hidden)),
-        _stacked(emit, f"{prefix}.experts.down", each("down_proj"), dims(experts, hidden, width)),
+        _stacked(emit, f"{prefix}.experts.gate_up", gate_up, (experts, 2 * width, hidden)),
+        _stacked(emit, f"{prefix}.experts.down", each("down_proj"), (experts, hidden, width)),
     )
 
 

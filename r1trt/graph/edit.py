@@ -18,7 +18,6 @@ from r1trt.errors import PlanError
 FLOAT = ir.DataType.FLOAT
 # What stands behind a layer and gives its users FLOAT; `cancel_casts` takes it out where they want less.
 CAST_OUTPUT = "CastOutput"
-Dims = Sequence[int | str | ir.SymbolicDim | None]
 
 
 def data_type(name: str | None) -> ir.DataType:
@@ -59,7 +58,7 @@ class Emitter:
         what: str,
         inputs: Sequence[ir.Value | None],
         dtype: ir.DataType,
-        dims: Dims,
+        dims: Sequence[int | str | ir.SymbolicDim | None],
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
         """Insert one node with one output."""

@@ -9,6 +9,7 @@ import torch
 from tiny_checkpoints import IM_END
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from r1trt.arch import BuildPrecision
 from r1trt.artifacts.manifest import read_manifest
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
@@ -19,12 +20,12 @@ from r1trt.runtime.generate import GenerateConfig, generate
 PROMPT, NEW_TOKENS = "Every function writes", 20
 
 
-def build(checkpoint: Path, directory: Path, arch: str, precision: str) -> Path:
+def build(checkpoint: Path, directory: Path, arch: str, precision: BuildPrecision) -> Path:
     """Exports a checkpoint with a cache of 64 tokens, and builds it."""
     export = export_checkpoint(
         ExportConfig(checkpoint=checkpoint, output=directory / "export", max_seq_len=64)
     )
-    config = BuildConfig(model=export, arch=arch, precision=precision, output=directory / "engine")  # type: ignore[arg-type]  # the parameter's values
+    config = BuildConfig(model=export, arch=arch, precision=precision, output=directory / "engine")
     return build_engine(config)
 
 
