@@ -19,8 +19,11 @@ from lowerings.layer_mixtures import (
     six_layers,
 )
 
+from r1trt.errors import ExportError
 from r1trt.export.io import ExportedModel
 from r1trt.lowerings.bodies import LoweringBackend, set_bodies
+from r1trt.lowerings.builder import operator_function
+from r1trt.lowerings.tensorrt_rtx.rope import rope_body
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
@@ -149,3 +152,17 @@ def test_overloads_survive_a_file(exported: ExportedModel, tmp_path: Path) -> No
     read = ir.load(tmp_path / "model.onnx")
     assert overloads(read, HLA_ATTENTION.name) == overloads(model, HLA_ATTENTION.name)
     assert set(read.functions) == set(model.functions)
+
+
+def test_types_without_a_body_are_refused_or_left_to_the_next_backend(exported: ExportedModel) -> None:
+    model = exported.model.clone()
+    (node,) = [node for node in model.graph if node.name == "model.layers.1.self_attn.rope"]
+    rows = DYNAMIC_ROPE.input(node, "q")
+    assert rows is not None
+    rows.type = ir.TensorType(ir.DataType.BFLOAT16)
+    with pytest.raises(ExportError, match="No body of R1DynamicRoPE computes in the types"):
+        set_bodies(model, "onnxruntime")
+    set_bodies(model, "onnxruntime", "tensorrt-rtx")
+    assert overloads(model, DYNAMIC_ROPE.name) == ["", "2", "", "", "", ""]
+    own = operator_function(DYNAMIC_ROPE, rope_body(DYNAMIC_ROPE.spec_from_node(node)), "2")
+    assert ir.to_proto(model.functions[own.identifier()]) == ir.to_proto(own)
