@@ -55,21 +55,21 @@ def _rope(
 def _attend(
     forward: Forward, index: int, config: GqaConfig, qkv: Mapping[str, ir.Value], lam: ir.Value | None
 ) -> Attended:
-    cache = ("B", config.num_kv_heads, forward.capacity, config.head_dim)
+    shape = ("B", config.num_kv_heads, forward.capacity, config.head_dim)
     caches = {
-        f"{kind}_cache": forward.emit.input(f"{kind}_cache.{index}", FLOAT, cache)
-        for kind in ("key", "value")
+        cache.input: forward.emit.input(f"{cache.input}.{index}", FLOAT, shape)
+        for cache in HLA_ATTENTION.caches
     }
     spec = HLA_ATTENTION.spec_from_config(config, forward.capacity)
-    y, key_out, value_out = forward.emit.operator(
+    y, *updated = forward.emit.operator(
         HLA_ATTENTION,
         f"model.layers.{index}.self_attn.attention",
         {**qkv, **caches, "lam": lam, "past_len": forward.past_len, "seq_len": forward.seq_len},
-        [(FLOAT, sizes(qkv["q"])), (FLOAT, cache), (FLOAT, cache)],
+        [(FLOAT, sizes(qkv["q"])), *((FLOAT, shape) for _ in caches)],
         spec.attributes(),
     )
-    outputs = {f"key_cache_out.{index}": key_out, f"value_cache_out.{index}": value_out}
-    return Attended(y=y, caches=outputs)
+    names = [f"{cache.output}.{index}" for cache in HLA_ATTENTION.caches]
+    return Attended(y=y, caches=dict(zip(names, updated, strict=True)))
 
 
 def _lambda_gate(forward: Forward, name: str, x: ir.Value, num_heads: int) -> ir.Value:

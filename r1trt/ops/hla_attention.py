@@ -106,7 +106,7 @@ class HlaAttention(Operator[AttentionSpec]):
             capacity=capacity,
             scale=float(self.attribute(node, "scale")) or head_dim**-0.5,
             block_size=int(self.attribute(node, "block_size")),
-            inter_block=INTER_BLOCKS[int(self.attribute(node, "inter_block"))],
+            inter_block=self.choice(node, "inter_block", INTER_BLOCKS),
             lam_skip=float(self.attribute(node, "lam_skip")),
             has_lam=self.input(node, "lam") is not None,
             activation=self.dtype(node, "q"),

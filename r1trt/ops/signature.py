@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, TypeVar
 
 import onnx_ir as ir
 
@@ -11,6 +11,8 @@ from r1trt.errors import ExportError, PlanError
 from r1trt.graph.domain import DOMAIN
 from r1trt.graph.edit import Emitter
 from r1trt.graph.functions import AttributeValue
+
+Choice = TypeVar("Choice")
 
 
 class Signature:
@@ -88,11 +90,35 @@ class Signature:
         return value.dtype
 
     def attribute(self, node: ir.Node, name: str) -> AttributeValue:
-        """An attribute's value, or its default."""
+        """An attribute's value, or its default. Raises ExportError where it has another type."""
         attribute, default = node.attributes.get(name), self.attributes[name]
         if attribute is None:
             return default
-        return attribute.as_float() if isinstance(default, float) else attribute.as_int()
+        try:
+            return attribute.as_float() if isinstance(default, float) else attribute.as_int()
+        except TypeError as error:
+            raise self._refused(node, name, attribute.type, type(default).__name__) from error
+
+    def choice(self, node: ir.Node, name: str, choices: Sequence[Choice]) -> Choice:
+        """What an attribute's number stands for.
+
+        Raises:
+            ExportError: It stands for nothing.
+        """
+        number = int(self.attribute(node, name))
+        if not 0 <= number < len(choices):
+            known = ", ".join(f"{index} {choice}" for index, choice in enumerate(choices))
+            raise self._refused(node, name, number, known)
+        return choices[number]
+
+    def _refused(self, node: ir.Node, name: str, found: object, expected: str) -> ExportError:
+        return ExportError(
+            f"{self.name} does not know this '{name}'.",
+            where=f"node '{node.name}'",
+            found=found,
+            expected=expected,
+            fix="correct the node's attribute, or export the graph again",
+        )
 
     def sizes(self, node: ir.Node, name: str, *axes: int) -> tuple[int, ...]:
         """Static sizes of an input at some axes.

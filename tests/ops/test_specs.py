@@ -100,3 +100,20 @@ def approximately(spec: Any) -> Any:
         name: pytest.approx(value, rel=1e-6) for name, value in vars(spec).items() if type(value) is float
     }
     return replace(spec, **numbers)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "name", "value"),
+    [
+        (DYNAMIC_MOE, MOE, "scoring", 2),
+        (DYNAMIC_MOE, MOE, "topk_method", -1),
+        (HLA_ATTENTION, ATTENTION, "inter_block", 7),
+        (DYNAMIC_MOE, MOE, "top_k", 2.0),
+        (HLA_ATTENTION, ATTENTION, "lam_skip", 1),
+    ],
+)
+def test_an_attribute_that_stands_for_nothing_is_refused(
+    operator: Operator[Any], inputs: Inputs, name: str, value: int | float
+) -> None:
+    with pytest.raises(ExportError, match=f"does not know this '{name}'"):
+        operator.spec_from_node(node_of(operator, inputs, {name: value}))
