@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def assert_tensors_are_those_of_transformers(raw: dict[str, Any]) -> None:
     if raw.get("tie_word_embeddings"):
         del state["lm_head.weight"]
     assert expected_tensors(read(raw)) == state
+
+
+def parameters(raw: dict[str, Any]) -> int:
+    """Number of parameters that the table of tensors adds up to."""
+    return sum(math.prod(shape) for shape in expected_tensors(read(raw)).values())
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from families.family_checks import (
     assert_refused,
     assert_tensors_are_those_of_transformers,
     only_layer,
+    parameters,
     raw_config,
     read,
 )
@@ -28,7 +29,7 @@ from transformers import MistralConfig
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.errors import ConfigError
-from r1trt.export.export import ExportConfig, export_checkpoint
+from r1trt.export.export import DEFAULT_CAPACITY, ExportConfig, export_checkpoint
 
 ARCHITECTURE = "MistralForCausalLM"
 MISTRAL = raw_config(ARCHITECTURE, "mistral")
@@ -84,6 +85,33 @@ def test_damage_is_refused() -> None:
 @pytest.mark.parametrize("keys", [{}, {"head_dim": 6}, {"tie_word_embeddings": True}])
 def test_tensors(keys: dict[str, Any]) -> None:
     assert_tensors_are_those_of_transformers({**MISTRAL, **keys})
+
+
+def test_mistral_7b() -> None:
+    """Its first release's config.json, and the number of parameters that it is published with."""
+    raw = {
+        "architectures": ["MistralForCausalLM"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "model_type": "mistral",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "vocab_size": 32000,
+    }
+    assert parameters(raw) == 7_241_732_096
+    assert read(raw).window == DEFAULT_CAPACITY
 
 
 @pytest.mark.parametrize("name", CASES)

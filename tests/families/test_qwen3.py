@@ -12,6 +12,7 @@ from families.family_checks import (
     assert_refused,
     assert_tensors_are_those_of_transformers,
     only_layer,
+    parameters,
     raw_config,
     read,
 )
@@ -77,6 +78,38 @@ def test_damage_is_refused() -> None:
 @pytest.mark.parametrize("keys", [{}, {"attention_bias": True}, {"tie_word_embeddings": True}])
 def test_tensors(keys: dict[str, Any]) -> None:
     assert_tensors_are_those_of_transformers({**QWEN3, **keys})
+
+
+def test_qwen3_0_6b() -> None:
+    """Its own config.json, and the number of parameters that it is published with."""
+    raw = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 1024,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 28,
+        "model_type": "qwen3",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    }
+    assert parameters(raw) == 596_049_920
 
 
 @pytest.mark.parametrize("name", CASES)
