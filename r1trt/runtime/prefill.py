@@ -31,14 +31,6 @@ def prefill(session: Session, prompts: Sequence[Sequence[int]], chunk: int | Non
     return last_BV
 
 
-def prefill_chunks(
-    session: Session, prompts: Sequence[Sequence[int]], chunk: int | None = None
-) -> Iterator[tuple[int, Int64Array, Float32Array]]:
-    """Like `prefill_outputs`, but yields only each call's logits."""
-    for start, seq_len_B, outputs in prefill_outputs(session, prompts, chunk):
-        yield start, seq_len_B, outputs[LOGITS]
-
-
 def prefill_outputs(
     session: Session, prompts: Sequence[Sequence[int]], chunk: int | None = None
 ) -> Iterator[tuple[int, Int64Array, Outputs]]:

@@ -9,7 +9,7 @@ from runtime import small_graph
 
 from r1trt.graph.outputs import graph_with_outputs
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
-from r1trt.runtime.prefill import prefill, prefill_chunks
+from r1trt.runtime.prefill import prefill, prefill_outputs
 from r1trt.runtime.session import SessionError, SessionLimits
 from r1trt.runtime.session_checks import check_call
 
@@ -41,9 +41,9 @@ def test_chunked_prefill_equals_the_reference(tmp_path: Path, chunk: int | None)
     session = session_of(tmp_path)
     prompts = random_prompts(13, 7, 16)
     parts: list[list[np.ndarray]] = [[] for _ in prompts]
-    for _, seq_len_B, logits_BSV in prefill_chunks(session, prompts, chunk):
+    for _, seq_len_B, outputs in prefill_outputs(session, prompts, chunk):
         for row, count in enumerate(seq_len_B):
-            parts[row].append(logits_BSV[row, :count].copy())
+            parts[row].append(outputs["logits"][row, :count].copy())
     for row, prompt in enumerate(prompts):
         assert_close(np.concatenate(parts[row]), small_graph.reference_logits(prompt), (chunk, row))
 
