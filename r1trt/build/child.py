@@ -83,7 +83,7 @@ def build_in_child(
         BuildError: The parser or builder refused the graph, or the child died.
     """
     with tempfile.TemporaryDirectory(prefix="r1trt-build-") as scratch:
-        layers = Path(scratch, "layers.json")
+        layers = Path(scratch, "network.json")
         path = Path(scratch, "request.json")
         path.write_text(json.dumps(_request_json(request, layers)), encoding="utf-8")
         with Path(scratch, "output.txt").open("w+", encoding="utf-8", errors="replace") as output:

@@ -47,6 +47,10 @@ def build_engine(config: BuildConfig, progress: Progress = ignore) -> Path:
     artifact = read_artifact(source)
     if isinstance(artifact, BuildArtifact):
         return finish_build(artifact, config, progress)
+    return _build_export(source, config, progress)
+
+
+def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path:
     given_plan = None if config.plan is None else load_plan(config.plan)
     target = target_from_config(config, None if given_plan is None else given_plan.precision)
     export = load_export(source)

@@ -48,10 +48,10 @@ def write_build(
         export: What is built.
         target: What it is built for.
         limits: What the engine accepts.
-        plan: Its precision plan.
+        plan: Its plan.
         graphs: The graphs that the plan was written into.
-        plugins: The plugin library to put beside the engine.
-        progress: Called with ("weights", bytes written, bytes in all).
+        plugins: The library to put beside the engine.
+        progress: Called with ("weights", bytes written, in all).
 
     Returns:
         The build; complete for ONNX Runtime, which runs the graph itself.
@@ -61,24 +61,27 @@ def write_build(
         CheckpointError: A weight cannot be read.
     """
     build = BuildDirectory(path=directory)
-    plan_files = save_plan(plan, build.precision_plan)
     export.artifact.copy_companions_to(directory)
-    on_cpu = target.backend == "onnxruntime"
-    graph = build.cpu_engine if on_cpu else build.typed_graph
+    graph = build.cpu_engine if target.backend == "onnxruntime" else build.typed_graph
     require_free_space(directory, weight_bytes(graphs.engine) * (1 + len(target.sms)))
-    write_typed_model(graphs.engine, directory, name=graph.name, progress=progress)
-    if graphs.simulated is not None:
-        share_weights(graphs.engine, graphs.simulated)
-        ir.save(graphs.simulated, build.simulated_graph)
+    _write_graphs(graphs, graph, build, progress)
     save_profiles(profiles_from_graph(graphs.engine.graph, limits), build.profiles)
+    plan_files = save_plan(plan, build.precision_plan)
     manifest = _manifest(build, export, target, limits, plan, plan_files)
-    if on_cpu:
+    if target.backend == "onnxruntime":
         engine = EngineEntry(**vars(file_entry(graph)), sm=None)
         manifest = replace(manifest, status="complete", engines=(engine,))
     if plugins is not None:
         manifest = plugins.put_beside_engine(directory, manifest)
     manifest.write(directory)
     return BuildArtifact(path=directory, manifest=manifest)
+
+
+def _write_graphs(graphs: BuildGraphs, path: Path, build: BuildDirectory, progress: Progress) -> None:
+    write_typed_model(graphs.engine, path.parent, name=path.name, progress=progress)
+    if graphs.simulated is not None:
+        share_weights(graphs.engine, graphs.simulated)
+        ir.save(graphs.simulated, build.simulated_graph)
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -22,7 +22,7 @@ def _check(spec: AttentionSpec) -> None:
         raise ExportError(
             "TensorRT-RTX's Attention needs equal head sizes of keys and values.",
             found=f"head_dim {spec.head_dim}, v_head_dim {spec.v_head_dim}",
-            fix="build for a backend that has the R1HLAAttention plugin",
+            fix="build for a backend that has the operator's plugin",
         )
     if spec.has_lam and spec.capacity is not None and spec.capacity % spec.block_size:
         raise ExportError(
