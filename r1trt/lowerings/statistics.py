@@ -1,6 +1,6 @@
-"""What calibration measures of a value, as model-local functions: a few numbers, whatever the batch.
+"""What calibration measures of a value, as model-local functions: a few values, whatever the batch.
 
-A statistic reduces inside the graph, so calibration holds no activations. Legend: N numbers of a statistic;
+A statistic reduces inside the graph, so calibration holds no activations. Legend: N values of a statistic;
 T tokens, E experts, D hidden size, F expert width as in R1DynamicMoE.
 """
 

@@ -1,1 +1,1 @@
-"""Graph passes: one a file, each leaves a valid graph; `pipeline` lists the order that types an export."""
+"""Graph passes: one a file, each leaves a valid graph; `pipeline` has the list of every backend."""

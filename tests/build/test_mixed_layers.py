@@ -74,6 +74,12 @@ FEEDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def mixed_values(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[Backend, dict[str, Any]]:
+    """What the mixed plan's layers compute, by backend."""
+    return {name: executed(case, case.mixed, name, tmp_path_factory.mktemp(name)) for name in BACKENDS}
+
+
 def executed(case: Case, plan: PrecisionPlan, backend: Backend, directory: Path) -> dict[str, Any]:
     """Every layer's inputs and results in the backend's arithmetic."""
     passes = passes_for(backend, plan, capacity=CAPACITY, sms=[89])
@@ -101,13 +107,18 @@ def types_of(layer: LayerPrecision) -> tuple[str | None, ...]:
     return layer.op, layer.input, layer.weight, layer.output
 
 
-@pytest.mark.parametrize("rotation", [0, 3])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layers_of_other_types_are_right_too(case: Case, backend: Backend, tmp_path: Path) -> None:
+    plan = mixed_plan(case.fp8, rotation=3)
+    errors = errors_under(case, plan, executed(case, plan, backend, tmp_path))
+    assert not [error for error in errors if not error.in_band]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_layer_has_the_error_of_its_types(
-    case: Case, backend: Backend, rotation: int, tmp_path: Path
+    case: Case, mixed_values: dict[Backend, dict[str, Any]], backend: Backend
 ) -> None:
-    plan = mixed_plan(case.fp8, rotation)
-    errors = errors_under(case, plan, executed(case, plan, backend, tmp_path))
+    errors = errors_under(case, case.mixed, mixed_values[backend])
     assert not [error for error in errors if not error.in_band]
     taken_for_another = [
         claimed
@@ -160,18 +171,21 @@ def build(case: Case, tmp_path: Path, arch: str) -> BuildArtifact:
 
 
 @pytest.mark.slow
-def test_tensorrt_rtx_builds_the_mixture_and_obeys(case: Case, tmp_path: Path) -> None:
+def test_tensorrt_rtx_builds_the_mixture_and_obeys(
+    case: Case, mixed_values: dict[Backend, dict[str, Any]], tmp_path: Path
+) -> None:
     built = build(case, tmp_path, "ada")
     check = built.manifest.network_check
     assert check["disobeyed"] == 0 and check["obeyed"] + check["unverified"] == len(case.mixed.layers)
     (engine,) = built.engines.items()
     assert engine[0] == 89 and engine[1].stat().st_size > 0
     found = run(ir.load(built.simulated_graph), built.path, FEEDS, ["logits"])
-    expected = executed(case, case.mixed, "tensorrt-rtx", tmp_path)
-    np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
+    np.testing.assert_allclose(found["logits"], mixed_values["tensorrt-rtx"]["logits"], atol=1e-5)
 
 
-def test_the_cpu_runs_its_own_bodies_where_it_can(case: Case, tmp_path: Path) -> None:
+def test_the_cpu_runs_its_own_bodies_where_it_can(
+    case: Case, mixed_values: dict[Backend, dict[str, Any]], tmp_path: Path
+) -> None:
     built = build(case, tmp_path, "cpu")
     engine = ir.load(built.cpu_engine)
     calls = {str(node.name): node for node in engine.graph if operator_of(node) is not None}
@@ -183,5 +197,4 @@ def test_the_cpu_runs_its_own_bodies_where_it_can(case: Case, tmp_path: Path) ->
     assert set(calls) == wide and len({node.op_type for node in calls.values()}) == len(OPERATORS)
     assert all(computes("onnxruntime", node) for node in calls.values())
     found = run(engine, built.path, FEEDS, ["logits"])
-    expected = executed(case, case.mixed, "onnxruntime", tmp_path)
-    np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
+    np.testing.assert_allclose(found["logits"], mixed_values["onnxruntime"]["logits"], atol=1e-5)

@@ -31,6 +31,7 @@ from r1trt.ops.registry import OPERATORS
 from r1trt.passes.check_onnx import CheckOnnxPass
 from r1trt.passes.inline_bodies import InlineBodiesPass
 from r1trt.passes.pipeline import run_passes
+from r1trt.passes.set_bodies import DropBodiesPass
 
 BACKENDS: tuple[LoweringBackend, ...] = ("onnxruntime", "tensorrt-rtx")
 # FP32 against FP64; one layer with another layer's attribute changes the logits by percents.
@@ -166,3 +167,8 @@ def test_types_without_a_body_are_refused_or_left_to_the_next_backend(exported: 
     assert overloads(model, DYNAMIC_ROPE.name) == ["", "2", "", "", "", ""]
     own = operator_function(DYNAMIC_ROPE, rope_body(DYNAMIC_ROPE.spec_from_node(node)), "2")
     assert ir.to_proto(model.functions[own.identifier()]) == ir.to_proto(own)
+
+
+def test_plugins_take_no_overloads(exported: ExportedModel) -> None:
+    model = run_passes(edited(exported, "onnxruntime"), [DropBodiesPass()])
+    assert not model.functions and not any(node.overload for node in model.graph)
