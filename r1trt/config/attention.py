@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -94,6 +95,16 @@ class GqaConfig:
     def kv_width(self) -> int:
         """Elements of all key heads, and of all value heads."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def rope_dim(self) -> int:
+        """Elements of a head that RoPE can rotate."""
+        return self.head_dim
+
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """Sizes by their symbols in tables of tensors."""
+        return {"d": self.head_dim, "H": self.num_heads, "Q": self.q_width, "KV": self.kv_width}
 
     @property
     def is_continuous(self) -> bool:

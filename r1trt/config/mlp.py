@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -33,6 +34,11 @@ class DenseConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError for a width out of range."""
         require_size("intermediate_size", self.width, MAX_WIDTH)
+
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """Sizes by their symbols in tables of tensors."""
+        return {"F": self.width}
 
     @property
     def is_continuous(self) -> bool:
@@ -115,6 +121,11 @@ class MoeConfig:
             found=f"{self.topk_group} groups of {group_size}, top_k {self.top_k}",
             expected="topk_group * num_experts / n_group >= top_k",
         )
+
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """Sizes by their symbols in tables of tensors."""
+        return {"E": self.num_experts, "M": self.expert_width, "Ms": self.shared_width}
 
     @property
     def is_continuous(self) -> bool:

@@ -71,10 +71,10 @@ class ModelConfig:
         require_size("number of experts in all layers", experts, MAX_EXPERTS_OF_ALL_LAYERS, minimum=0)
         for attention in {layer.attention for layer in self.layers}:
             require(
-                self.rope.rotary_dim <= attention.head_dim,
+                self.rope.rotary_dim <= attention.rope_dim,
                 "RoPE rotates more elements than a head has",
                 found=f"rotary dimension {self.rope.rotary_dim}",
-                expected=f"at most head_dim = {attention.head_dim}",
+                expected=f"at most {attention.rope_dim} elements",
             )
         for token in self.eos_token_ids:
             require_size("eos_token_id", token, self.vocab_size - 1, minimum=0)

@@ -51,7 +51,7 @@ class Family:
             tie_word_embeddings=keys.boolean("tie_word_embeddings", False),
             max_position_embeddings=keys.integer("max_position_embeddings"),
             eos_token_ids=_eos_token_ids(keys),
-            rope=self.rope(keys, layers[0].attention.head_dim),
+            rope=self.rope(keys, layers[0].attention.rope_dim),
             layers=layers,
         )
 

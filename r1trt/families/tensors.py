@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from r1trt.config import LayerConfig, ModelConfig, MoeConfig
+from r1trt.config import LayerConfig, ModelConfig
 
 WEIGHT_DTYPES = ("F32", "BF16", "F16")
 """Types of weights that an export accepts, as safetensors names them."""
@@ -101,11 +101,11 @@ def tensors_from_table(table: Iterable[Tensor], config: ModelConfig) -> dict[str
         if isinstance(row, ModelTensor) and row.when(config):
             shapes[row.name] = tuple(sizes[symbol] for symbol in row.shape)
     for index, layer in enumerate(config.layers):
-        of_layer = {**sizes, **_sizes(layer)}
+        of_layer = {**sizes, **layer.attention.symbols, **layer.mlp.symbols}
         for row in rows:
             if isinstance(row, LayerTensor) and row.when(layer):
                 shape = tuple(of_layer[symbol] for symbol in row.shape)
-                shapes.update(dict.fromkeys(_names(row, index, layer), shape))
+                shapes.update(dict.fromkeys(_names(row, index, of_layer), shape))
     return shapes
 
 
@@ -120,23 +120,10 @@ def is_in_table(table: Iterable[Tensor], config: ModelConfig, name: str) -> bool
     return False
 
 
-def _sizes(layer: LayerConfig) -> Mapping[str, int]:
-    attention, mlp = layer.attention, layer.mlp
-    sizes = {
-        "d": attention.head_dim,
-        "H": attention.num_heads,
-        "Q": attention.q_width,
-        "KV": attention.kv_width,
-    }
-    if isinstance(mlp, MoeConfig):
-        return {**sizes, "E": mlp.num_experts, "M": mlp.expert_width, "Ms": mlp.shared_width}
-    return {**sizes, "F": mlp.width}
-
-
-def _names(row: LayerTensor, index: int, layer: LayerConfig) -> Iterator[str]:
+def _names(row: LayerTensor, index: int, sizes: Mapping[str, int]) -> Iterator[str]:
     pattern = LAYER.format(layer=index) + row.name
     if "{expert}" not in row.name:
         yield pattern
-    elif isinstance(layer.mlp, MoeConfig):
-        for expert in range(layer.mlp.num_experts):
-            yield pattern.format(expert=expert)
+        return
+    for expert in range(sizes["E"]):
+        yield pattern.format(expert=expert)
