@@ -1,0 +1,67 @@
+"""Commands on manifests that were changed in one place: an error, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from hostile_documents import mutants
+from tiny_checkpoints import write_llama
+
+from r1trt.build.config import BuildConfig
+from r1trt.build.pipeline import build_engine
+from r1trt.cli import main
+from r1trt.errors import UnavailableError
+from r1trt.export.export import ExportConfig, export_checkpoint
+from r1trt.package.repository import TritonConfig, repository_from_engine
+
+SEED, MUTANTS = 8, 40
+COMMANDS = {
+    "export": (["inspect"], ["generate", "--prompt", "hi", "--max-new-tokens", "1"]),
+    "build": (
+        ["inspect"],
+        ["generate", "--prompt", "hi", "--max-new-tokens", "1"],
+        ["triton", "-o", "OUTPUT"],
+    ),
+    "unfinished": (["inspect"], ["build"], ["triton", "-o", "OUTPUT"]),
+    "repository": (["inspect"], ["generate", "--prompt", "hi"], ["triton", "-o", "OUTPUT"]),
+}
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One directory of each kind, of a small Llama."""
+    directory = tmp_path_factory.mktemp("artifacts")
+    checkpoint = write_llama(directory / "checkpoint", tokenizer=True)
+    export = export_checkpoint(
+        ExportConfig(checkpoint=checkpoint, output=directory / "export", max_seq_len=64)
+    )
+    build = build_engine(BuildConfig(model=export, arch="cpu", output=directory / "build"))
+    with pytest.raises(UnavailableError):
+        output = directory / "unfinished"
+        build_engine(BuildConfig(model=export, arch="hopper", precision="bf16", output=output))
+    repository_from_engine(TritonConfig(engines=(build,), output=directory / "repository"))
+    return directory
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_no_command_ends_in_a_traceback(
+    artifacts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    document = json.loads((artifacts / kind / "manifest.json").read_text())
+    directory = shutil.copytree(artifacts / kind, tmp_path / kind)
+    refused = 0
+    for mutant in random.Random(SEED).sample(mutants(document), MUTANTS):
+        (directory / "manifest.json").write_text(json.dumps(mutant))
+        for command, *options in COMMANDS[kind]:
+            output = str(tmp_path / "output")
+            arguments = [output if option == "OUTPUT" else option for option in options]
+            code = main([command, str(directory), *arguments])
+            printed = capsys.readouterr()
+            (printed.out + printed.err).encode("utf-8")
+            assert code in (0, 1, 3), printed.err
+            refused += "manifest.json" in printed.err
+    assert refused > MUTANTS / 4
