@@ -72,7 +72,7 @@ def rope_frequencies(
         raise ConfigError(f"RoPE of kind {config.kind!r} cannot be computed.", found=error) from error
     if not (np.isfinite(inv_freq).all() and np.isfinite(np.float32(attention_factor))):
         raise ConfigError(
-            f"RoPE of kind {config.kind!r} gives frequencies that are no numbers.",
+            f"RoPE of kind {config.kind!r} gives frequencies that are not finite.",
             found=f"theta {config.theta}, parameters {dict(config.parameters)}",
             expected="finite FP32 frequencies",
             fix="correct rope_theta and the RoPE parameters in config.json",

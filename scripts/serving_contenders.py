@@ -12,7 +12,7 @@ from pathlib import Path
 
 from load_generator import Outcome, Request, closed_load, triton_sender
 
-from r1trt.artifacts.manifest import read_manifest
+from r1trt.artifacts import BuildArtifact
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint
@@ -49,7 +49,7 @@ class Contender:
 def make_engine(checkpoint: Path, directory: Path, rows: int) -> Path:
     """Exports and builds a CPU engine, unless `directory` has it."""
     engine = directory / f"cpu-fp32-{rows}-rows"
-    if engine.is_dir() and read_manifest(engine, "engine")["source"]["checkpoint"] == str(checkpoint):
+    if engine.is_dir() and BuildArtifact.read(engine).manifest.source.checkpoint == str(checkpoint):
         return engine
     export = ExportConfig(
         checkpoint=checkpoint, output=directory / "export", max_seq_len=CAPACITY, last_token_logits=True

@@ -40,7 +40,7 @@ from load_generator import (
 from machine import machine
 from processes import OthersShare, processes_below, resident_bytes
 
-from r1trt.artifacts.manifest import read_manifest
+from r1trt.artifacts import BuildArtifact
 from r1trt.package.limits import GenerationLimits
 from r1trt.triton_server.serve import ServeConfig, served_model
 
@@ -156,8 +156,8 @@ def counters(address: str) -> dict[str, float]:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], list[Outcome], list[MemorySamples]]:
     """Serves, soaks, and returns the report, the outcomes and the samples."""
-    manifest = read_manifest(options.engine, "engine")
-    rows = options.rows or manifest["max_batch_size"]
+    manifest = BuildArtifact.read(options.engine).manifest
+    rows = options.rows or manifest.max_batch_size
     config = ServeConfig(
         engine=options.engine,
         model_name="soak",
@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], list[Outcome], lis
     requests = requests_of_mix(options.mix, 512, options.max_tokens, options.seed)
     with served_model(config) as model:
         others = OthersShare()
-        warm_up = long_requests(rows, manifest["capacity"])
+        warm_up = long_requests(rows, manifest.capacity or 0)
         burst, outcomes, by_pid = asyncio.run(soak(model, requests, warm_up, options))
         others_share = others.share()
         metrics = counters(model.metrics)
@@ -181,7 +181,11 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], list[Outcome], lis
         "machine": machine(),
         "others_share_of_processors": others_share,
         "load_average_after": round(os.getloadavg()[0], 2),
-        "engine": {key: manifest[key] for key in ("precision", "capacity", "versions")},
+        "engine": {
+            "precision": manifest.precision,
+            "capacity": manifest.capacity,
+            "versions": dict(manifest.versions),
+        },
         **{
             key: getattr(options, key) for key in ("rate", "duration", "mix", "max_tokens", "threads", "seed")
         },
