@@ -304,6 +304,21 @@ def test_an_edited_plan_is_not_written_over(llama_export: Path, tmp_path: Path) 
     assert "kl_max: 0.0001" in plan.read_text()
 
 
+def test_scales_by_row_travel_with_the_plan(llama_export: Path, tmp_path: Path) -> None:
+    config = BuildConfig(model=llama_export, arch="cpu", precision="fp8", output=tmp_path / "build")
+    plan = load_plan(build_engine(config) / "precision.yaml")
+    name = "model.layers.0.mlp.down_proj"
+    by_row = replace(plan.layers[name], weight_scale=(0.5,) * 64, weight_axis=0)
+    files = save_plan(replace(plan, layers={**plan.layers, name: by_row}), tmp_path / "rows.yaml")
+    assert [path.name for path in files] == ["rows.yaml", "rows.scales.safetensors"]
+    output = build_engine(replace(config, plan=files[0], output=tmp_path / "rows"))
+    assert load_plan(output / "precision.yaml") == load_plan(files[0])
+    listed = {entry["file"] for entry in read_manifest(output)["files"]}
+    assert {"precision.yaml", "precision.scales.safetensors"} <= listed
+    again = replace(config, plan=output / "precision.yaml", output=output)
+    assert load_plan(build_engine(again) / "precision.yaml") == load_plan(files[0])
+
+
 def test_a_build_does_not_replace_its_export(llama_export: Path) -> None:
     with pytest.raises(R1TrtError, match="another kind"):
         build_engine(BuildConfig(model=llama_export, arch="cpu", output=llama_export))
