@@ -9,9 +9,10 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from r1trt.plugin_tools.compilers import Compilers
 
@@ -175,9 +176,13 @@ class ObjectCache:
             yield
 
     def _forget_unused(self) -> None:
+        oldest = time.time() - UNUSED_AFTER_S
         for path in self.folder.iterdir():
-            if path.suffix != ".lock" and path.stat().st_mtime < time.time() - UNUSED_AFTER_S:
-                path.unlink(missing_ok=True)
+            # What is gone by now has been renamed or removed by another process.
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                if S_ISREG(status.st_mode) and path.suffix != ".lock" and status.st_mtime < oldest:
+                    path.unlink()
 
 
 def included_files(source: Path, folders: Sequence[Path]) -> list[Path]:

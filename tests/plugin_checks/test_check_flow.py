@@ -19,6 +19,8 @@ from r1trt.plugin_checks import build, check
 from r1trt.plugin_checks.context import HOST, Budget, Context
 from r1trt.plugin_checks.receipt import STAGES
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments: str, rc: int) -> str:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "R1TRT_CACHE": str(CACHE.parent)}

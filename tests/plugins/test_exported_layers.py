@@ -32,6 +32,8 @@ from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_checks.cases.arrays import BFLOAT16, DTYPES, FLOAT16, DataType
 from r1trt.runtime.session import Session, SessionLimits
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (37, 23)
 # Kernels have heads of 64 numbers and widths of a multiple of 16.
 SIZES: dict[str, Any] = {"hidden_size": 64, "head_dim": 64, "moe_intermediate_size": 48, "dtype": "bfloat16"}

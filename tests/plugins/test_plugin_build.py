@@ -73,6 +73,7 @@ def tool(*command: str) -> str:
 # ------------------------------------------------------------------ the real library
 
 
+@pytest.mark.slow
 def test_hopper_from_pypis_compilers(tmp_path: Path, cache: Path) -> None:
     """As in an environment without CUDA: compilers from PyPI, the project's own TensorRT headers."""
     nvcc = pypi_nvcc()
@@ -106,6 +107,7 @@ def require_sound(path: Path) -> None:
     assert sorted(item["creator"] for item in findings(child) if "creator" in item) == sorted(OPERATORS)
 
 
+@pytest.mark.slow
 def test_cmake_builds_the_same(tmp_path: Path) -> None:
     """With NVIDIA's headers of TensorRT 10, and for one architecture."""
     headers = official_headers()

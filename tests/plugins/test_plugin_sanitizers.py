@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from harness.compile import SANITIZER_VARIABLE
 
 from r1trt.plugin_tools.toolchain import toolchain_from_machine
+
+pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parent
 MODULES = ("test_plugin_creators.py", "test_plugin_methods.py", "test_plugin_enqueue.py")

@@ -17,6 +17,7 @@ from r1trt.plugin_tools.sources import Headers, headers_from_machine
 REPOSITORY = Path(__file__).resolve().parents[3]
 PLUGINS = REPOSITORY / "plugins"
 CACHE = REPOSITORY / "build" / "objects"
+DOWNLOADS = REPOSITORY / "build" / "plugin-tests"
 SANITIZER_VARIABLE = "R1TRT_TEST_SANITIZER"
 
 

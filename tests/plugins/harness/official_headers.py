@@ -9,7 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from harness.compile import CACHE
+from harness.compile import DOWNLOADS
 
 REQUIREMENT = "kernel-lens==2.0.1"
 WHEEL = "kernel_lens-2.0.1-py3-none-any.whl"
@@ -20,25 +20,25 @@ VERSION = (10, 14)
 
 def official_headers() -> Path:
     """The folder of the headers of TensorRT 10.14; downloaded once, and only accepted with the known hash."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "headers.lock").open("w") as lock:
+    DOWNLOADS.mkdir(parents=True, exist_ok=True)
+    with (DOWNLOADS / "headers.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        wheel = CACHE / WHEEL
+        wheel = DOWNLOADS / WHEEL
         if not wheel.exists():
             _download()
         found = hashlib.sha256(wheel.read_bytes()).hexdigest()
         assert found == WHEEL_SHA256, f"{wheel}: sha256 {found}, {WHEEL_SHA256} expected"
-        target = CACHE / f"headers-{WHEEL_SHA256[:16]}"
+        target = DOWNLOADS / f"headers-{WHEEL_SHA256[:16]}"
         if not target.exists():
             _extract(wheel, target)
     return target / FOLDER
 
 
 def _download() -> None:
-    requirements = CACHE / "headers.txt"
+    requirements = DOWNLOADS / "headers.txt"
     requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--require-hashes", "-r", str(requirements), "-d", str(CACHE)]
+    command += ["--require-hashes", "-r", str(requirements), "-d", str(DOWNLOADS)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 

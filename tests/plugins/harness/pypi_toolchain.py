@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.compile import CACHE
+from harness.compile import DOWNLOADS
 
 from r1trt.plugin_tools.toolchain import PYPI_PACKAGES
 
@@ -17,9 +17,9 @@ from r1trt.plugin_tools.toolchain import PYPI_PACKAGES
 def pypi_nvcc() -> Path:
     """nvcc of the packages that r1trt names when there is no compiler."""
     name = hashlib.sha256("\0".join(PYPI_PACKAGES).encode()).hexdigest()[:16]
-    target = CACHE / f"toolchain-{name}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "toolchain.lock").open("w") as lock:
+    target = DOWNLOADS / f"toolchain-{name}"
+    DOWNLOADS.mkdir(parents=True, exist_ok=True)
+    with (DOWNLOADS / "toolchain.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             _install(target)

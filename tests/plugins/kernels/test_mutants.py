@@ -15,6 +15,8 @@ from kernels.build import build_library
 from kernels.mutant import Mutant, Schedules
 from kernels.run_cases import FAILED, run_cases
 
+pytestmark = pytest.mark.slow
+
 MUTANTS = {"rope": mutants_rope.MUTANTS, "attention": mutants_attention.MUTANTS, "moe": mutants_moe.MUTANTS}
 ALL = [(operator, mutant) for operator, mutants in MUTANTS.items() for mutant in mutants]
 TIMEOUT_S = 90

@@ -13,6 +13,8 @@ from kernels.run_cases import run_cases
 from r1trt.plugin_checks.cases.operators import OPERATORS
 
 # ThreadSanitizer sees a missing barrier in any order; copies that land at once are accesses like others.
+pytestmark = pytest.mark.slow
+
 SCHEDULES = {
     "asan": [(0, LATE), (-1, EAGER), (5, RANDOM)],
     "tsan": [(0, EAGER)],
