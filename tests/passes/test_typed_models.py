@@ -229,20 +229,31 @@ def test_writing_reports_its_progress(exported: ExportedModel, tmp_path: Path) -
     assert done == sorted(done) and len(done) > 5
 
 
-def test_expert_types_may_differ_by_layer(tmp_path: Path) -> None:
-    checkpoint = write_r1_asa(tmp_path / "checkpoint", tokenizer=True)
-    output = tmp_path / "export"
-    exported = load_export(
-        export_checkpoint(ExportConfig(checkpoint=checkpoint, output=output, max_seq_len=CAPACITY))
-    )
-    fp8, wide = plan_for(exported, "fp8"), plan_for(exported, "bf16")
-    key = "model.layers.1.mlp.moe"
-    mixed = replace(fp8, layers={**fp8.layers, key: wide.layers[key]})
-    typed = typed_model_from_plan(exported.model, mixed, "tensorrt-rtx")
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+    """Two layers of experts."""
+    directory = tmp_path_factory.mktemp("experts")
+    checkpoint = write_r1_asa(directory / "checkpoint", tokenizer=True)
+    config = ExportConfig(checkpoint=checkpoint, output=directory / "export", max_seq_len=CAPACITY)
+    return load_export(export_checkpoint(config))
+
+
+@pytest.mark.parametrize(
+    ("around", "inside", "layers"),
+    [("fp8", "bf16", [1]), ("bf16", "fp32", [1]), ("bf16", "fp32", [0, 1]), ("fp32", "bf16", [0, 1])],
+)
+def test_expert_types_may_differ_from_all_others(
+    experts: ExportedModel, around: BuildPrecision, inside: BuildPrecision, layers: list[int], tmp_path: Path
+) -> None:
+    plan, other = plan_for(experts, around), plan_for(experts, inside)
+    keys = [f"model.layers.{layer}.mlp.moe" for layer in layers]
+    mixed = replace(plan, layers={**plan.layers, **{key: other.layers[key] for key in keys}})
+    typed = typed_model_from_plan(experts.model, mixed, "tensorrt-rtx")
     write_typed_model(typed, tmp_path)
     ir.save(simulated_model_from_typed(typed), tmp_path / "simulated.onnx")
     got = logits_of(ort.InferenceSession(tmp_path / "simulated.onnx"))
-    assert 0 < relative_error(got, logits_of(exported_session(exported))) < TOLERANCES["fp8"]
+    tolerance = max(TOLERANCES[around], TOLERANCES[inside])
+    assert 0 < relative_error(got, logits_of(exported_session(experts))) < tolerance
 
 
 @pytest.fixture(autouse=True)
