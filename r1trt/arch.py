@@ -113,11 +113,6 @@ def architecture(name: str) -> Architecture:
     return found
 
 
-def architecture_of_sm(sm: int) -> Architecture | None:
-    """The architecture that a GPU of compute capability `sm` (89 for 8.9) belongs to."""
-    return next((item for item in _ALL if sm in item.sms), None)
-
-
 def require_precision(arch: Architecture, precision: BuildPrecision) -> None:
     """Refuse a precision that the architecture cannot compute in.
 

@@ -14,6 +14,7 @@ from r1trt.build.builder_api import backend_available
 from r1trt.build.config import BuildConfig
 from r1trt.build.engines import build_engines
 from r1trt.build.plugins import plugins_of_unfinished
+from r1trt.build.target import require_timing_cache_fits
 from r1trt.build.write import file_entry
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.errors import BuildError, ConfigError, UnavailableError
@@ -93,6 +94,7 @@ def _require_unfinished(source: BuildArtifact, config: BuildConfig) -> None:
             found=", ".join(names),
             fix="leave the options out, or build from the export",
         )
+    require_timing_cache_fits(config, source.manifest.backend)
     for name in _COMPARED:
         asked, decided = getattr(config, name), getattr(source.manifest, name)
         if asked not in (None, decided):

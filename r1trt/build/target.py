@@ -61,13 +61,22 @@ def target_from_config(config: BuildConfig, plan_precision: BuildPrecision | Non
         )
     require_precision(arch, precision)
     backend = _backend(config, arch)
+    require_timing_cache_fits(config, backend)
+    return BuildTarget(arch=arch, precision=precision, backend=backend, sms=_targets(backend, arch))
+
+
+def require_timing_cache_fits(config: BuildConfig, backend: Backend) -> None:
+    """Refuse to be given a timing cache for a builder that would ignore it.
+
+    Raises:
+        ConfigError: The builder times nothing.
+    """
     if config.timing_cache is not None and backend != "tensorrt":
         raise ConfigError(
             "--timing-cache is for the builder tensorrt: TensorRT-RTX and ONNX Runtime time nothing.",
             found=f"--backend {backend}",
             fix="leave it out, or build with --backend tensorrt",
         )
-    return BuildTarget(arch=arch, precision=precision, backend=backend, sms=_targets(backend, arch))
 
 
 def _backend(config: BuildConfig, arch: Architecture) -> Backend:

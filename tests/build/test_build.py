@@ -194,6 +194,8 @@ def test_an_unfinished_build_is_not_finished_as_something_else(
     directory = unfinished(r1_asa_export, tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="something else"):
         build_engine(BuildConfig(model=directory, arch="blackwell"))
+    with pytest.raises(ConfigError, match="--timing-cache is for the builder tensorrt"):
+        build_engine(BuildConfig(model=directory, timing_cache=tmp_path / "timings"))
     with (directory / "weights.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x55")
