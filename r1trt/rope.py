@@ -81,11 +81,15 @@ def rope_frequencies(
 
 
 def _parameter(request: _Request, name: str) -> Any:
-    value = request.parameters.get(name)
+    return _required(request.parameters, request.kind, name)
+
+
+def _required(parameters: Mapping[str, Any], kind: str, name: str) -> Any:
+    value = parameters.get(name)
     if value is None:
-        given = sorted(key for key, setting in request.parameters.items() if setting is not None)
+        given = sorted(key for key, setting in parameters.items() if setting is not None)
         raise ConfigError(
-            f"RoPE of kind {request.kind!r} needs the parameter {name!r}.",
+            f"RoPE of kind {kind!r} needs the parameter {name!r}.",
             found=", ".join(given) or "none",
             fix=f"add {name!r} to rope_parameters (rope_scaling in older checkpoints) in config.json",
         )
@@ -121,13 +125,13 @@ def _dynamic(request: _Request) -> Frequencies:
     return np.float32(1) / _wavelengths(theta, dim), 1.0
 
 
-def _scaling_factor(request: _Request) -> float:
+def _scaling_factor(parameters: Mapping[str, Any], kind: str) -> float:
     """The config's `factor`, or how much longer than trained the model says it can go."""
-    factor = request.parameters.get("factor")
+    factor = parameters.get("factor")
     if factor is not None:
         return float(factor)
-    trained = float(_parameter(request, "original_max_position_embeddings"))
-    return float(_parameter(request, "max_position_embeddings")) / trained
+    trained = float(_required(parameters, kind, "original_max_position_embeddings"))
+    return float(_required(parameters, kind, "max_position_embeddings")) / trained
 
 
 def _yarn_magnitude(factor: float, scale: float = 1.0) -> float:
@@ -141,6 +145,21 @@ def _yarn_attention_factor(parameters: Mapping[str, Any], factor: float) -> floa
     if scale and scale_all:
         return _yarn_magnitude(factor, scale) / _yarn_magnitude(factor, scale_all)
     return _yarn_magnitude(factor)
+
+
+def yarn_score_factor(config: RopeConfig) -> float:
+    """YaRN's factor of attention scores, beside that of the rotation: `mscale_all_dim`'s magnitude, squared.
+
+    1 for other kinds, and without `mscale_all_dim`.
+
+    Raises:
+        ConfigError: `factor` is absent, and so are the lengths that it follows from.
+    """
+    scale_all = config.parameters.get("mscale_all_dim")
+    if config.kind != "yarn" or not scale_all:
+        return 1.0
+    magnitude = _yarn_magnitude(_scaling_factor(config.parameters, config.kind), float(scale_all))
+    return magnitude * magnitude
 
 
 def _yarn_ramp(request: _Request) -> NDArray[np.float32]:
@@ -163,7 +182,8 @@ def _yarn_ramp(request: _Request) -> NDArray[np.float32]:
 
 
 def _yarn(request: _Request) -> Frequencies:
-    factor, wavelengths = _scaling_factor(request), _wavelengths(request.theta, request.dim)
+    factor = _scaling_factor(request.parameters, request.kind)
+    wavelengths = _wavelengths(request.theta, request.dim)
     kept, divided = np.float32(1) / wavelengths, np.float32(1) / (np.float32(factor) * wavelengths)
     share_kept = np.float32(1) - _yarn_ramp(request)
     inv_freq = divided * (np.float32(1) - share_kept) + kept * share_kept
@@ -185,7 +205,8 @@ def _llama3(request: _Request) -> Frequencies:
 
 
 def _longrope(request: _Request) -> Frequencies:
-    trained, factor = int(_parameter(request, "original_max_position_embeddings")), _scaling_factor(request)
+    trained = int(_parameter(request, "original_max_position_embeddings"))
+    factor = _scaling_factor(request.parameters, request.kind)
     attention_factor = request.parameters.get("attention_factor")
     if attention_factor is None:
         attention_factor = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(trained))

@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import yarn_apply_mscale
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from r1trt.config import RopeConfig
 from r1trt.errors import ConfigError
 from r1trt.families import model_config_from_dict
-from r1trt.rope import rope_frequencies
+from r1trt.rope import rope_frequencies, yarn_score_factor
 
 HEAD_DIM = 64
 MAX_POSITIONS = 8192
@@ -95,6 +96,23 @@ def test_frequencies_are_those_of_transformers(name: str, theta: float, max_seq_
 def test_partial_rotation_scales_exponents_with_the_rotary_dimension() -> None:
     inv_freq, _ = rope_frequencies(RopeConfig(kind="default", theta=100.0, rotary_dim=4), 16)
     np.testing.assert_allclose(inv_freq, [1.0, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("factor", [0.5, 1.0, 40.0])
+def test_the_factor_of_scores_is_that_of_transformers(name: str, factor: float) -> None:
+    rope = {**CASES[name], **({"factor": max(factor, 1.0)} if "factor" in CASES[name] else {})}
+    config = model_config_from_dict(transformers_config(rope, 1e4).to_dict(), where=Path("config.json"))
+    found = yarn_score_factor(config.rope)
+    assert found == pytest.approx(yarn_apply_mscale(rope, 1.0), rel=1e-12)
+    assert (found == 1) == (name != "yarn deepseek" or factor <= 1)
+
+
+def test_without_a_factor_it_follows_from_the_lengths() -> None:
+    parameters = {"factor": None, "original_max_position_embeddings": 64, "max_position_embeddings": 640}
+    lengths = {**parameters, "mscale_all_dim": 1.0}
+    config = RopeConfig(kind="yarn", theta=1e4, rotary_dim=64, parameters=lengths)
+    assert yarn_score_factor(config) == pytest.approx((0.1 * np.log(10) + 1) ** 2)
 
 
 def test_a_missing_context_length_is_named() -> None:

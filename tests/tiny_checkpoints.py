@@ -28,6 +28,15 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 64,
+}
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -65,6 +74,29 @@ def write_transformers(
 def write_qwen2(directory: Path, **options: Any) -> Path:
     """Writes a Qwen2, whose q, k and v projections have biases; `options` are those of any model."""
     return write_transformers(directory, "Qwen2ForCausalLM", **options)
+
+
+def write_deepseek(
+    directory: Path,
+    architecture: str = "DeepseekV3ForCausalLM",
+    *,
+    hub_spelling: bool = False,
+    **options: Any,
+) -> Path:
+    """Writes a DeepSeek-V3 or -V2 of two layers, the second with experts.
+
+    Args:
+        directory: Where to.
+        architecture: Class of `transformers`.
+        hub_spelling: config.json as published checkpoints have it, rather than as `transformers` 5 writes.
+        options: Those of any model; YaRN where `rope` is not given.
+    """
+    rope = {"rope_theta": 10000.0, **options.pop("rope", YARN)}
+    sizes = {**_deepseek_sizes(architecture), "rope_parameters": rope}
+    write_transformers(directory, architecture, **{**sizes, **options}, old_rope_spelling=hub_spelling)
+    if hub_spelling:
+        _spell_as_published(directory / "config.json")
+    return directory
 
 
 def write_r1_asa(
@@ -164,6 +196,27 @@ def _dense_sizes() -> dict[str, Any]:
     }
 
 
+def _deepseek_sizes(architecture: str) -> dict[str, Any]:
+    sizes: dict[str, Any] = {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 20,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "n_group": 4,
+        "topk_group": 2,
+    }
+    if architecture == "DeepseekV2ForCausalLM":
+        return {**sizes, "topk_method": "group_limited_greedy", "routed_scaling_factor": 1.5}
+    return sizes
+
+
 @torch.no_grad()
 def _randomize(module: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -173,6 +226,9 @@ def _randomize(module: nn.Module, seed: int) -> None:
             parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
         else:
             parameter.copy_(0.1 * noise + (1 if name.endswith("norm.weight") else 0))
+    for name, buffer in module.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
 
 
 def _write_transformers(
@@ -201,3 +257,17 @@ def _spell_rope_as_before_version_5(path: Path) -> None:
     config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     config["torch_dtype"] = config.pop("dtype")
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _spell_as_published(path: Path) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config["rope_scaling"] is not None:
+        config["rope_scaling"]["type"] = config["rope_scaling"].pop("rope_type")
+    for key in ("head_dim", "qk_head_dim", "rope_interleave"):
+        config.pop(key, None)
+    published = {"aux_loss_alpha": 0.001, "ep_size": 1, "moe_layer_freq": 1, "seq_aux": True}
+    if config["model_type"] == "deepseek_v3":
+        published |= {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
+    else:
+        published |= {"scoring_func": "softmax"}
+    path.write_text(json.dumps({**config, **published}, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Model configurations: frozen, validated on construction, independent of any file format."""
 
 from r1trt.config.attention import AttentionConfig, GqaConfig, HlaConfig, InterBlock
+from r1trt.config.mla import MlaConfig
 from r1trt.config.mlp import DenseConfig, MlpConfig, MoeConfig, Scoring, TopkMethod
 from r1trt.config.model import LayerConfig, ModelConfig
 from r1trt.config.rope import RopeConfig, RopeKind
@@ -12,6 +13,7 @@ __all__ = [
     "HlaConfig",
     "InterBlock",
     "LayerConfig",
+    "MlaConfig",
     "MlpConfig",
     "ModelConfig",
     "MoeConfig",

@@ -1,4 +1,4 @@
-"""Kinds of attention: grouped queries, with the hybrid-length mixture of R1-ASA as an option."""
+"""Attention with grouped queries, R1-ASA's hybrid-length mixture as an option; and the kinds there are."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from r1trt.config.checks import (
     require_number,
     require_size,
 )
+from r1trt.config.mla import MlaConfig
 
 InterBlock = Literal["first_to_first", "all_to_first"]
 
@@ -112,5 +113,5 @@ class GqaConfig:
         return not self.hla.gate
 
 
-AttentionConfig: TypeAlias = GqaConfig
-"""The attention of a layer; another kind joins here as a union."""
+AttentionConfig: TypeAlias = GqaConfig | MlaConfig
+"""The attention of a layer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from r1trt.config.attention import AttentionConfig
+from r1trt.config.attention import AttentionConfig, GqaConfig
 from r1trt.config.checks import (
     MAX_EXPERTS_OF_ALL_LAYERS,
     MAX_LAYERS,
@@ -47,6 +47,8 @@ class ModelConfig:
         eos_token_ids: Token ids that end a generation; may be empty.
         rope: Rotary position embedding of all layers.
         layers: The decoder layers, in the order of the forward pass.
+        num_nextn_layers: Layers that a checkpoint may hold behind them, which predict further tokens; they
+            are no part of the model here.
     """
 
     family: str
@@ -59,12 +61,14 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     rope: RopeConfig
     layers: tuple[LayerConfig, ...]
+    num_nextn_layers: int = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range or a contradiction between values."""
         require_size("vocab_size", self.vocab_size, MAX_VOCABULARY)
         require_size("hidden_size", self.hidden_size, MAX_WIDTH)
         require_size("num_hidden_layers", len(self.layers), MAX_LAYERS)
+        require_size("num_nextn_predict_layers", self.num_nextn_layers, MAX_LAYERS, minimum=0)
         require_size("max_position_embeddings", self.max_position_embeddings, MAX_POSITIONS)
         require_number("rms_norm_eps", self.rms_norm_eps, minimum=0, exclusive=True)
         experts = sum(layer.mlp.num_experts for layer in self.layers if isinstance(layer.mlp, MoeConfig))
@@ -92,5 +96,6 @@ class ModelConfig:
     @property
     def window(self) -> int | None:
         """The shortest sliding window of any layer, in tokens; None where all see every token."""
-        windows = (layer.attention.window for layer in self.layers)
+        attentions = (layer.attention for layer in self.layers)
+        windows = (attention.window for attention in attentions if isinstance(attention, GqaConfig))
         return min((window for window in windows if window is not None), default=None)

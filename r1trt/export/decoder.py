@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from r1trt.config import DenseConfig, GqaConfig, LayerConfig, ModelConfig, MoeConfig
+from r1trt.config import DenseConfig, GqaConfig, LayerConfig, MlaConfig, ModelConfig, MoeConfig
 from r1trt.export.attention import gqa_attention
 from r1trt.export.forward import INT64, Attended, Forward, forward_from_config, residual, rms_norm
 from r1trt.export.graph import GraphEmitter
 from r1trt.export.head import embedding, head, last_token
+from r1trt.export.mla import mla_attention
 from r1trt.export.mlp import dense_mlp
 from r1trt.export.moe import moe_mlp
 
@@ -55,6 +56,8 @@ def _attention(forward: Forward, index: int, layer: LayerConfig, x: ir.Value) ->
     match layer.attention:
         case GqaConfig() as config:
             return gqa_attention(forward, index, config, x)
+        case MlaConfig() as config:
+            return mla_attention(forward, index, config, x)
 
 
 def _mlp(forward: Forward, index: int, layer: LayerConfig, x: ir.Value) -> ir.Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from r1trt.config.length import require_positions, require_window
 from r1trt.errors import ConfigError
 from r1trt.export.model import check_model, onnx_from_checkpoint
 from r1trt.export.weights import WeightLayout, copied_weights, copy_weights, weights_in_place
+from r1trt.families.tensors import nextn_layer
 from r1trt.progress import Progress, ignore
 from r1trt.rope import LENGTH_DEPENDENT_KINDS
 
@@ -134,10 +136,22 @@ def _manifest(
 
 def _notes(checkpoint: Checkpoint, capacity: int) -> list[str]:
     """What a user has to know of this export: where it deviates from what the checkpoint says."""
-    kind = checkpoint.config.rope.kind
-    if kind not in LENGTH_DEPENDENT_KINDS:
-        return []
-    return [
-        f"RoPE of type '{kind}' follows the current length in transformers; here its frequencies are frozen "
-        f"at {capacity} tokens (--max-seq-len), so that cached keys stay valid."
+    kind, notes = checkpoint.config.rope.kind, []
+    if kind in LENGTH_DEPENDENT_KINDS:
+        notes.append(
+            f"RoPE of type '{kind}' follows the current length in transformers; here its frequencies are "
+            f"frozen at {capacity} tokens (--max-seq-len), so that cached keys stay valid."
+        )
+    notes += [
+        f"Layer {layer} of the checkpoint predicts a further token (num_nextn_predict_layers); its {count} "
+        "tensors are skipped."
+        for layer, count in sorted(_skipped_layers(checkpoint).items())
     ]
+    return notes
+
+
+def _skipped_layers(checkpoint: Checkpoint) -> Counter[int]:
+    """Tensors of each layer behind the last."""
+    names = (tensor.name for file in checkpoint.files for tensor in file.tensors)
+    found = (nextn_layer(checkpoint.config, name) for name in names)
+    return Counter(layer for layer in found if layer is not None)

@@ -81,10 +81,10 @@ def linear(emit: GraphEmitter, name: str, x: ir.Value, *, bias: bool = False, we
     return emit.operator(LINEAR, name, inputs, outputs)[0]
 
 
-def rms_norm(forward: Forward, name: str, x: ir.Value) -> ir.Value:
-    """Emit an RMSNorm over the last axis of `x`."""
+def rms_norm(forward: Forward, name: str, x: ir.Value, *, epsilon: float | None = None) -> ir.Value:
+    """Emit an RMSNorm over the last axis of `x`; its epsilon is the model's if none is given."""
     inputs = {"x": x, "w": forward.emit.weight(f"{name}.weight")}
-    attributes = {"epsilon": forward.model.rms_norm_eps}
+    attributes = {"epsilon": forward.model.rms_norm_eps if epsilon is None else epsilon}
     return forward.emit.operator(RMS_NORM, name, inputs, [(FLOAT, sizes(x))], attributes)[0]
 
 
@@ -95,8 +95,20 @@ def residual(emit: GraphEmitter, name: str, x: ir.Value, y: ir.Value) -> ir.Valu
 
 def reshape(emit: GraphEmitter, name: str, x: ir.Value, to: list[int], shape: Dims) -> ir.Value:
     """Emit a Reshape to `to`, as ONNX spells it (0 keeps an axis), whose result has the sizes `shape`."""
+    assert x.dtype is not None
     target = emit.constant("shape." + "_".join(map(str, to)), np.array(to, np.int64))
-    return emit.node("Reshape", name, [x, target], [(FLOAT, shape)])[0]
+    return emit.node("Reshape", name, [x, target], [(x.dtype, shape)])[0]
+
+
+def cut(emit: GraphEmitter, name: str, x: ir.Value, start: int, stop: int, *, axis: int = -1) -> ir.Value:
+    """Emit a Slice of `x` along one axis."""
+    assert x.dtype is not None
+    bounds = [
+        emit.constant(f"int64.{number}.list", np.array([number], np.int64)) for number in (start, stop, axis)
+    ]
+    shape = list(sizes(x))
+    shape[axis] = stop - start
+    return emit.node("Slice", name, [x, *bounds], [(x.dtype, tuple(shape))])[0]
 
 
 def sizes(value: ir.Value) -> Dims:

@@ -1,4 +1,4 @@
-"""The MoE half of an R1-ASA layer: expert weights stacked by reference, then one R1DynamicMoE node."""
+"""A mixture of experts: expert weights stacked by reference, then one R1DynamicMoE node."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import onnx_ir as ir
 from r1trt.config import MoeConfig
 from r1trt.export.forward import FLOAT, Forward, sizes
 from r1trt.export.graph import GraphEmitter
+from r1trt.families import family_of
 from r1trt.ops.cost import Dims
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 
@@ -60,21 +61,21 @@ def _experts(emit: GraphEmitter, moe: MoeConfig, prefix: str, hidden: int) -> tu
     )
 
 
-def _shared_expert(emit: GraphEmitter, moe: MoeConfig, prefix: str) -> dict[str, ir.Value | None]:
+def _shared_expert(emit: GraphEmitter, moe: MoeConfig, name: str) -> dict[str, ir.Value | None]:
     if not moe.shared_width:
         return {"shared_gate_up": None, "shared_down": None}
-    parts = [emit.weight(f"{prefix}.shared_expert.{part}_proj.weight") for part in ("gate", "up")]
-    down = emit.weight(f"{prefix}.shared_expert.down_proj.weight")
-    gate_up = _concat(emit, f"{prefix}.shared_expert.gate_up.concat", parts)
+    parts = [emit.weight(f"{name}.{part}_proj.weight") for part in ("gate", "up")]
+    down = emit.weight(f"{name}.down_proj.weight")
+    gate_up = _concat(emit, f"{name}.gate_up.concat", parts)
     return {"shared_gate_up": gate_up, "shared_down": down}
 
 
 def moe_mlp(forward: Forward, index: int, config: MoeConfig, x: ir.Value) -> ir.Value:
     """Emit the MoE of layer `index` for x [B,S,D]; every expert of the checkpoint is an input of the node."""
     emit, prefix = forward.emit, f"model.layers.{index}.mlp"
-    hidden = forward.model.hidden_size
-    w_router = _router_weight(emit, f"{prefix}.router")
-    router_bias = _router_bias(emit, config, f"{prefix}.router")
+    hidden, names = forward.model.hidden_size, family_of(forward.model).moe_names
+    w_router = _router_weight(emit, f"{prefix}.{names.router}")
+    router_bias = _router_bias(emit, config, f"{prefix}.{names.router}")
     w_gate_up, w_down = _experts(emit, config, prefix, hidden)
     inputs = {
         "x": x,
@@ -83,7 +84,7 @@ def moe_mlp(forward: Forward, index: int, config: MoeConfig, x: ir.Value) -> ir.
         "router_bias": router_bias,
         "w_gate_up": w_gate_up,
         "w_down": w_down,
-        **_shared_expert(emit, config, prefix),
+        **_shared_expert(emit, config, f"{prefix}.{names.shared}"),
     }
     spec = DYNAMIC_MOE.spec_from_config(config, hidden, w_gate_up.dtype or FLOAT)
     return emit.operator(DYNAMIC_MOE, f"{prefix}.moe", inputs, [(FLOAT, sizes(x))], spec.attributes())[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from r1trt.config import LayerConfig, ModelConfig, RopeConfig
 from r1trt.families.keys import Keys
 from r1trt.families.rope_keys import rope_config
-from r1trt.families.tensors import IGNORED_BUFFERS, TIED_HEAD, Tensor
+from r1trt.families.tensors import IGNORED_BUFFERS, R1_ASA_NAMES, TIED_HEAD, MoeNames, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class Family:
         tensors: What a checkpoint must hold.
         rope: Reads the rotation of heads of so many elements.
         ignored: What a checkpoint may hold besides, without being used.
+        moe_names: Names inside the MLP of a layer with experts.
         in_transformers: The library `transformers` knows the family, and is the reference of validation.
     """
 
@@ -31,6 +32,7 @@ class Family:
     tensors: tuple[Tensor, ...]
     rope: Callable[[Keys, int], RopeConfig] = rope_config
     ignored: tuple[Tensor, ...] = (*IGNORED_BUFFERS, TIED_HEAD)
+    moe_names: MoeNames = R1_ASA_NAMES
     in_transformers: bool = True
 
     def config_from_keys(self, keys: Keys) -> ModelConfig:
@@ -53,6 +55,7 @@ class Family:
             eos_token_ids=_eos_token_ids(keys),
             rope=self.rope(keys, layers[0].attention.rope_dim),
             layers=layers,
+            num_nextn_layers=keys.integer("num_nextn_predict_layers", 0),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from r1trt.config import (
     DenseConfig,
+    GqaConfig,
     HlaConfig,
     InterBlock,
     LayerConfig,
@@ -22,9 +23,9 @@ from r1trt.config.checks import MAX_EXPERTS, MAX_WIDTH, require_size
 from r1trt.families.family import Family
 from r1trt.families.keys import Keys
 from r1trt.families.layer_keys import gqa_config, head_dim_key, num_layers
-from r1trt.families.layer_tensors import DENSE_TENSORS, GQA_TENSORS
+from r1trt.families.layer_tensors import DENSE_TENSORS, GQA_TENSORS, moe_tensors
 from r1trt.families.rope_keys import agreed, rope_keys
-from r1trt.families.tensors import MODEL_TENSORS, TIED_HEAD, LayerTensor
+from r1trt.families.tensors import MODEL_TENSORS, R1_ASA_NAMES, TIED_HEAD, LayerTensor
 
 # The keys are this project's own, so that a misspelt one can be told from a foreign one.
 KEYS = frozenset(
@@ -133,34 +134,12 @@ def _temperature(keys: Keys, rope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_gate(layer: LayerConfig) -> bool:
-    return layer.attention.hla.gate
-
-
-def _is_moe(layer: LayerConfig) -> bool:
-    return isinstance(layer.mlp, MoeConfig)
-
-
-def _has_router_bias(layer: LayerConfig) -> bool:
-    return isinstance(layer.mlp, MoeConfig) and layer.mlp.scoring == "sigmoid"
-
-
-def _has_shared_expert(layer: LayerConfig) -> bool:
-    return isinstance(layer.mlp, MoeConfig) and layer.mlp.shared_width > 0
+    return isinstance(layer.attention, GqaConfig) and layer.attention.hla.gate
 
 
 _LAM_GATE = (
     LayerTensor("self_attn.lam_gate.weight", ("H", "D"), _has_gate),
     LayerTensor("self_attn.lam_gate.bias", ("H",), _has_gate),
-)
-_MOE = (
-    LayerTensor("mlp.router.weight", ("E", "D"), _is_moe),
-    LayerTensor("mlp.router.e_score_correction_bias", ("E",), _has_router_bias),
-    LayerTensor("mlp.experts.{expert}.gate_proj.weight", ("M", "D"), _is_moe),
-    LayerTensor("mlp.experts.{expert}.up_proj.weight", ("M", "D"), _is_moe),
-    LayerTensor("mlp.experts.{expert}.down_proj.weight", ("D", "M"), _is_moe),
-    LayerTensor("mlp.shared_expert.gate_proj.weight", ("Ms", "D"), _has_shared_expert),
-    LayerTensor("mlp.shared_expert.up_proj.weight", ("Ms", "D"), _has_shared_expert),
-    LayerTensor("mlp.shared_expert.down_proj.weight", ("D", "Ms"), _has_shared_expert),
 )
 
 FAMILY = Family(
@@ -168,7 +147,7 @@ FAMILY = Family(
     architecture="R1AsaForCausalLM",
     layers=_layers,
     rope=_rope,
-    tensors=(*MODEL_TENSORS, *GQA_TENSORS, *_LAM_GATE, *DENSE_TENSORS, *_MOE),
+    tensors=(*MODEL_TENSORS, *GQA_TENSORS, *_LAM_GATE, *DENSE_TENSORS, *moe_tensors(R1_ASA_NAMES)),
     ignored=(TIED_HEAD,),
     in_transformers=False,
 )

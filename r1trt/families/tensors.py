@@ -1,8 +1,9 @@
 """Tables of tensors: one row a weight, names and shapes as Hugging Face checkpoints have them.
 
 Symbols of the shapes: V vocabulary, D hidden size, d head size, H query heads, Q elements of all query heads,
-KV elements of all key/value heads, F width of a dense MLP, E experts, M width of one expert, Ms width of all
-shared experts together.
+KV elements of all key/value heads (MLA: of keys and values without their rotated part), O elements of all
+value heads, Rq and R elements of MLA's low ranks, L those of R and the rotated key, F width of a dense MLP, E
+experts, M width of one expert, Ms width of all shared experts together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ WEIGHT_DTYPES = ("F32", "BF16", "F16")
 
 LAYER = "model.layers.{layer}."
 _ANY_LAYER = r"model\.layers\.\d{1,6}\."
+_NUMBER_OF_EXPERT = re.compile(r"experts\.\d{1,6}\.")
+_NUMBERED = re.compile(r"model\.layers\.(\d{1,6})\.(.*)")
 
 
 def _always(owner: object) -> bool:
@@ -55,7 +58,34 @@ class LayerTensor:
     when: Callable[[LayerConfig], bool] = _always
 
 
-Tensor: TypeAlias = ModelTensor | LayerTensor
+@dataclass(frozen=True)
+class NextnTensor:
+    """One weight of the layers behind the last (`num_nextn_predict_layers`), of whatever shape.
+
+    Attributes:
+        name: The tensor's name after the layer's prefix; `{expert}` stands for any expert's index.
+    """
+
+    name: str
+
+
+Tensor: TypeAlias = ModelTensor | LayerTensor | NextnTensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoeNames:
+    """What a family calls the parts of an MLP with experts.
+
+    Attributes:
+        router: The router.
+        shared: The shared experts, which are one MLP.
+    """
+
+    router: str
+    shared: str
+
+
+R1_ASA_NAMES = MoeNames(router="router", shared="shared_expert")
 
 
 def _is_untied(model: ModelConfig) -> bool:
@@ -115,9 +145,27 @@ def is_in_table(table: Iterable[Tensor], config: ModelConfig, name: str) -> bool
         if isinstance(row, ModelTensor):
             if row.name == name and row.when(config):
                 return True
+        elif isinstance(row, NextnTensor):
+            if nextn_layer(config, name) is not None and row.name == _name_in_layer(name):
+                return True
         elif re.fullmatch(_ANY_LAYER + re.escape(row.name), name):
             return True
     return False
+
+
+def nextn_layer(config: ModelConfig, name: str) -> int | None:
+    """Index of a tensor's layer, if it is one of those behind the last of this configuration."""
+    found = _NUMBERED.fullmatch(name)
+    first = config.num_layers
+    if found is None or not first <= int(found[1]) < first + config.num_nextn_layers:
+        return None
+    return int(found[1])
+
+
+def _name_in_layer(name: str) -> str:
+    """A tensor's name after its layer's prefix, with `{expert}` for an expert's index."""
+    inside = _NUMBERED.sub(r"\2", name)
+    return _NUMBER_OF_EXPERT.sub("experts.{expert}.", inside)
 
 
 def _names(row: LayerTensor, index: int, sizes: Mapping[str, int]) -> Iterator[str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from r1trt.data_types import OF_ONNX
 from r1trt.errors import PlanError
@@ -14,7 +18,7 @@ Scale = float | tuple[float, ...]
 
 
 def weight_source_from_value(value: ir.Value) -> WeightSource:
-    """The checkpoint tensors behind a weight: an initializer, or a Cast, Reshape or row-wise Concat of some.
+    """The checkpoint tensors behind a weight: an initializer, or a view, Cast or row-wise Concat of some.
 
     Raises:
         PlanError: Something else stands in front of the weight.
@@ -30,11 +34,45 @@ def _parts(value: ir.Value) -> list[ir.TensorProtocol]:
         return _parts(node.inputs[0])
     if node is not None and node.op_type == "Concat" and node.attributes["axis"].as_int() == 0:
         return [part for item in node.inputs if item is not None for part in _parts(item)]
+    if node is not None and node.op_type == "Slice":
+        return _sliced(node)
     raise PlanError(
         "A weight is not a tensor of the checkpoint.",
         where=value.name,
         found="an input of the graph" if node is None else f"the result of {node.op_type} '{node.name}'",
-        expected="an initializer, or a Cast, Reshape or Concat along axis 0 of initializers",
+        expected="an initializer, or a Cast, Reshape, Slice or Concat along axis 0 of initializers",
+    )
+
+
+def _sliced(node: ir.Node) -> list[ir.TensorProtocol]:
+    """The runs of neighbouring elements that a Slice along one axis takes out of one tensor."""
+    value, *numbers = node.inputs
+    assert value is not None, "a Slice has an input"
+    start, stop, axis = (int(_numbers(number)[0]) for number in numbers[:3])
+    dims, (whole,) = static_dims(value), _parts(value)
+    inner = math.prod(dims[axis + 1 :])
+    firsts = [index * dims[axis] + start for index in range(math.prod(dims[:axis]))]
+    return [_run(whole, first * inner, (stop - start) * inner) for first in firsts]
+
+
+def _numbers(value: ir.Value | None) -> NDArray[Any]:
+    assert value is not None and value.const_value is not None, "exports cut at constants"
+    return value.const_value.numpy()
+
+
+def _run(tensor: ir.TensorProtocol, first: int, count: int) -> ir.TensorProtocol:
+    """`count` elements of a tensor from the element `first` on; a tensor in a file is not read."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return ir.Tensor(tensor.numpy().reshape(-1)[first : first + count], dtype=tensor.dtype)
+    size = tensor.dtype.itemsize
+    return ir.ExternalTensor(
+        tensor.location,
+        (tensor.offset or 0) + int(first * size),
+        int(count * size),
+        tensor.dtype,
+        shape=ir.Shape([count]),
+        name=str(tensor.name),
+        base_dir=tensor.base_dir,
     )
 
 

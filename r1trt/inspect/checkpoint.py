@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.checkpoint import TensorRef, checkpoint_from_dir, read_safetensors_header
-from r1trt.config import AttentionConfig, ModelConfig, MoeConfig
+from r1trt.config import AttentionConfig, GqaConfig, ModelConfig, MoeConfig
 from r1trt.inspect.summary import Summary, Table
 
 
@@ -48,8 +48,11 @@ def _model_facts(config: ModelConfig) -> dict[str, Any]:
 
 
 def _heads_text(attention: AttentionConfig) -> str:
-    heads, kv_heads, size = attention.num_heads, attention.num_kv_heads, attention.head_dim
-    return f"{heads} query, {kv_heads} key/value, {size} wide"
+    if isinstance(attention, GqaConfig):
+        heads, kv_heads, size = attention.num_heads, attention.num_kv_heads, attention.head_dim
+        return f"{heads} query, {kv_heads} key/value, {size} wide"
+    latent = f"{attention.kv_lora_rank} + {attention.qk_rope_head_dim}"
+    return f"{attention.num_heads} query, {attention.qk_head_dim} wide, over a latent of {latent} elements"
 
 
 def _weight_facts(tensors: Iterable[TensorRef]) -> dict[str, Any]:

@@ -8,10 +8,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r1trt.config import HlaConfig, ModelConfig
-from r1trt.errors import R1TrtError
+from r1trt.config import GqaConfig, HlaConfig, ModelConfig
+from r1trt.errors import ConfigError, R1TrtError
 from r1trt.model.norm import RmsNorm, widened
 from r1trt.model.rope import DynamicRope
+
+
+def gqa_of_layer(config: ModelConfig, layer: int) -> GqaConfig:
+    """The attention of a layer.
+
+    Raises:
+        ConfigError: It is of a kind that this module does not compute.
+    """
+    attention = config.layers[layer].attention
+    if not isinstance(attention, GqaConfig):
+        raise ConfigError(
+            "The PyTorch reference computes attention with grouped queries only.",
+            found=config.architecture,
+            fix="take the class of `transformers` for this architecture",
+        )
+    return attention
 
 
 class KvCache:
@@ -34,7 +50,7 @@ class KvCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        attentions = [layer.attention for layer in config.layers]
+        attentions = [gqa_of_layer(config, layer) for layer in range(config.num_layers)]
         shapes = [(batch_size, a.num_kv_heads, capacity, a.head_dim) for a in attentions]
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
@@ -119,7 +135,7 @@ class HybridLengthAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        attention, hidden = config.layers[layer].attention, config.hidden_size
+        attention, hidden = gqa_of_layer(config, layer), config.hidden_size
         self.hla, self.head_dim, self.layer = attention.hla, attention.head_dim, layer
         self.q_proj = nn.Linear(hidden, attention.q_width, bias=attention.qkv_bias)
         self.k_proj = nn.Linear(hidden, attention.kv_width, bias=attention.qkv_bias)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from r1trt.model.attention import LambdaGate
+from r1trt.model.attention import LambdaGate, gqa_of_layer
 from r1trt.model.decoder import R1AsaForCausalLM
 from r1trt.model.moe import Router, Routing
 
@@ -58,7 +58,8 @@ def recorded_decisions(model: R1AsaForCausalLM) -> Iterator[Decisions]:
     Args:
         model: The module whose routers and gates are watched.
     """
-    skips = {index: layer.attention.hla.lam_skip for index, layer in enumerate(model.config.layers)}
+    config = model.config
+    skips = {index: gqa_of_layer(config, index).hla.lam_skip for index in range(config.num_layers)}
     decisions = Decisions(lam_skip=skips)
 
     def remember_validity(module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from r1trt.config import GqaConfig, RopeConfig
+from r1trt.config import AttentionConfig, GqaConfig, RopeConfig
 from r1trt.graph.edit import Emitter, data_type, retype_outputs
 from r1trt.graph.network_view import LayerParts, ReadBack
 from r1trt.ops.cost import CallSize, Cost, cost_of
@@ -66,12 +66,14 @@ class DynamicRope(Operator[RopeSpec]):
     types = AllowedTypes(input=WIDE)
     plugin_types = PLUGIN_WIDE
 
-    def spec_from_config(self, config: GqaConfig, rope: RopeConfig, attention_factor: float) -> RopeSpec:
-        """The spec of an exported layer, whose activations are FLOAT."""
+    def spec_from_config(
+        self, config: AttentionConfig, rope: RopeConfig, attention_factor: float
+    ) -> RopeSpec:
+        """The spec of an exported layer, whose activations are FLOAT; latent attention rotates one key."""
         return RopeSpec(
             num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
+            num_kv_heads=config.num_kv_heads if isinstance(config, GqaConfig) else 1,
+            head_dim=config.rope_dim,
             rotary_dim=rope.rotary_dim,
             interleaved=rope.interleaved,
             attention_factor=attention_factor,

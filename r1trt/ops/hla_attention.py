@@ -1,5 +1,8 @@
 """R1HLAAttention: hybrid-length attention over a KV cache that it updates.
 
+In the latent form, `v` and `value_cache` are absent and there is one key head: a key's value is its first
+`v_head_dim` elements.
+
 Legend: B batch, S tokens of this call, C cache capacity, H query heads, Hkv key/value heads, d head size.
 """
 
@@ -11,7 +14,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from r1trt.config import GqaConfig, InterBlock
+from r1trt.config import AttentionConfig, GqaConfig, HlaConfig, InterBlock
 from r1trt.graph.edit import Emitter, data_type, retype_outputs
 from r1trt.graph.network_view import LayerParts, ReadBack
 from r1trt.ops.cost import CallSize, Cost, cost_of
@@ -20,6 +23,8 @@ from r1trt.ops.operator import AttributeValue, Cache, Operator
 from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
 
 INTER_BLOCKS: tuple[InterBlock, ...] = ("first_to_first", "all_to_first")
+PLUGIN_LATENT = (576, 512)
+"""Elements of a key and of its value that the plugin's latent kernel is made for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,7 @@ class AttentionSpec:
     inter_block: InterBlock
     lam_skip: float
     has_lam: bool
+    latent: bool
     activation: ir.DataType
 
     def attributes(self) -> dict[str, AttributeValue]:
@@ -75,19 +81,26 @@ class HlaAttention(Operator[AttentionSpec]):
     )
     plugin_types = PLUGIN_NARROW
 
-    def spec_from_config(self, config: GqaConfig, capacity: int | None) -> AttentionSpec:
+    def spec_from_config(self, config: AttentionConfig, capacity: int | None) -> AttentionSpec:
         """The spec of an exported layer, whose activations are FLOAT."""
+        if isinstance(config, GqaConfig):
+            hla, kv_heads, key, value = config.hla, config.num_kv_heads, config.head_dim, config.head_dim
+            scale = config.head_dim**-0.5
+        else:
+            hla, kv_heads, key, value = HlaConfig(), 1, config.latent_dim, config.kv_lora_rank
+            scale = config.scale
         return AttentionSpec(
             num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            v_head_dim=config.head_dim,
+            num_kv_heads=kv_heads,
+            head_dim=key,
+            v_head_dim=value,
             capacity=capacity,
-            scale=config.head_dim**-0.5,
-            block_size=config.hla.block_size,
-            inter_block=config.hla.inter_block,
-            lam_skip=config.hla.lam_skip,
-            has_lam=config.hla.gate,
+            scale=scale,
+            block_size=hla.block_size,
+            inter_block=hla.inter_block,
+            lam_skip=hla.lam_skip,
+            has_lam=hla.gate,
+            latent=not isinstance(config, GqaConfig),
             activation=ir.DataType.FLOAT,
         )
 
@@ -109,6 +122,7 @@ class HlaAttention(Operator[AttentionSpec]):
             inter_block=self.choice(node, "inter_block", INTER_BLOCKS),
             lam_skip=float(self.attribute(node, "lam_skip")),
             has_lam=self.input(node, "lam") is not None,
+            latent=self.input(node, "v") is None,
             activation=self.dtype(node, "q"),
         )
 
@@ -142,12 +156,23 @@ class HlaAttention(Operator[AttentionSpec]):
             asked["cache"], found["cache"] = layer.input, parts.outputs("KV_CACHE_UPDATE")
         return ReadBack(asked, found)
 
+    def plugin_problems(self, node: ir.Node) -> Iterator[str]:
+        """Latents of other sizes than its kernel's."""
+        spec = self.spec_from_node(node)
+        if spec.latent and (spec.head_dim, spec.v_head_dim) != PLUGIN_LATENT:
+            key, value = PLUGIN_LATENT
+            yield (
+                f"latent keys of {spec.head_dim} elements and values of {spec.v_head_dim}; its kernel is "
+                f"made for {key} and {value} (kv_lora_rank {value}, qk_rope_head_dim {key - value})"
+            )
+
     def cost(self, spec: AttentionSpec, layer: LayerPrecision, call: CallSize) -> Cost:
         """Both branches whole, though lam may skip one; masked keys count nowhere, and keys are read once."""
         pairs = full_pairs(call) + (block_pairs(spec, call) if spec.has_lam else 0)
         tokens, width = call.batch * call.tokens, spec.head_dim + spec.v_head_dim
-        keys = call.batch * (call.past + call.tokens) * spec.num_kv_heads * width
-        new = tokens * spec.num_kv_heads * width
+        stored = spec.head_dim if spec.latent else width
+        keys = call.batch * (call.past + call.tokens) * spec.num_kv_heads * stored
+        new = tokens * spec.num_kv_heads * stored
         queries, results = (tokens * spec.num_heads * size for size in (spec.head_dim, spec.v_head_dim))
         lam = tokens * spec.num_heads * spec.has_lam
         return cost_of(

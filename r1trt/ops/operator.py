@@ -124,6 +124,10 @@ class Operator(Signature, ABC, Generic[Spec]):
         """Why a layer does not fit its node: a wrong number of scales, absent inputs."""
         yield from ()
 
+    def plugin_problems(self, node: ir.Node) -> Iterator[str]:
+        """Sizes of a node that the operator's TensorRT plugin has no kernel for."""
+        yield from ()
+
     def missing_scales(self, layer: LayerPrecision) -> tuple[str, ...]:
         """Names of the scales that the types ask for and that are not known yet."""
         return self.missing_input_scales(layer) + self.missing_weight_scales(layer)

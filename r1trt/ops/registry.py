@@ -12,6 +12,7 @@ from r1trt.errors import PlanError
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.embedding import EMBEDDING
+from r1trt.ops.head_product import HEAD_LINEAR, HEAD_MATMUL
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.lambda_gate import LAMBDA_GATE
 from r1trt.ops.layer_function import LayerFunction
@@ -29,7 +30,16 @@ def _by_name(*operators: Operator[Any]) -> Mapping[str, Operator[Any]]:
 
 # The three operators that carry the architecture; TensorRT has them as plugins.
 OPERATORS = _by_name(DYNAMIC_ROPE, HLA_ATTENTION, DYNAMIC_MOE)
-_FUNCTIONS: tuple[LayerFunction[Any], ...] = (EMBEDDING, RMS_NORM, LINEAR, LINEAR_BIAS, SWIGLU, LAMBDA_GATE)
+_FUNCTIONS: tuple[LayerFunction[Any], ...] = (
+    EMBEDDING,
+    RMS_NORM,
+    LINEAR,
+    LINEAR_BIAS,
+    SWIGLU,
+    LAMBDA_GATE,
+    HEAD_MATMUL,
+    HEAD_LINEAR,
+)
 
 # The layers of a plan: every node of the exported graph of one of these types has exactly one entry.
 LAYER_OPERATORS = _by_name(*_FUNCTIONS, RESIDUAL_ADD, *OPERATORS.values())

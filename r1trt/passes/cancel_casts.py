@@ -6,7 +6,8 @@ import onnx_ir as ir
 
 from r1trt.graph.edit import FLOAT, dims_of, replace_value
 
-# They move elements of input 0 and compute nothing, so a widening cast commutes with them.
+# They move elements of input 0 and compute nothing, so a widening cast commutes with them; as with Concat,
+# where all of its inputs have one.
 _MOVES = frozenset(
     {"Reshape", "GatherND", "Gather", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"}
 )
@@ -20,7 +21,9 @@ class CancelCastsPass(ir.passes.InPlacePass):
         modified = False
         for node in list(model.graph):
             if node.op_type in _MOVES and node.domain == "":
-                modified |= _sink(model.graph, node)
+                modified |= _sink(model.graph, node, 1)
+            elif node.op_type == "Concat" and node.domain == "":
+                modified |= _sink(model.graph, node, len(node.inputs))
             elif node.op_type == "Cast":
                 modified |= _cancel(model.graph, node)
         return ir.passes.PassResult(model, modified)
@@ -35,9 +38,10 @@ def _widened(value: ir.Value | None) -> ir.Value | None:
     return source if source is not None and source.dtype == ir.DataType.BFLOAT16 else None
 
 
-def _sink(graph: ir.Graph, node: ir.Node) -> bool:
-    source = _widened(node.inputs[0])
-    if source is None or source.dtype is None:
+def _sink(graph: ir.Graph, node: ir.Node, count: int) -> bool:
+    """Move the widening casts in front of the first `count` inputs behind the node, if all have one."""
+    sources = [_widened(value) for value in node.inputs[:count]]
+    if not sources or None in sources:
         return False
     output = node.outputs[0]
     cast = ir.node("Cast", [output], {"to": int(FLOAT)}, name=f"{node.name}/CastOutput")
@@ -53,8 +57,9 @@ def _sink(graph: ir.Graph, node: ir.Node) -> bool:
     if output.is_graph_output():
         replace_value(output, result)
         cast.replace_input_with(0, output)
-    node.replace_input_with(0, source)
-    output.type = ir.TensorType(source.dtype)
+    for index, source in enumerate(sources):
+        node.replace_input_with(index, source)
+    output.type = ir.TensorType(ir.DataType.BFLOAT16)
     graph.insert_after(node, cast)
     return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from r1trt.artifacts import BuildArtifact, ExportArtifact, read_artifact
@@ -118,15 +118,12 @@ def _config_of(directory: ModelDirectory) -> ModelConfig:
 
 def _sizes(config: ModelConfig) -> dict[str, object]:
     """What two checkpoints of one model have in common, by the names that a message gives."""
-    attention = config.layers[0].attention
     return {
         "family": config.family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_layers": config.num_layers,
-        "num_heads": attention.num_heads,
-        "num_kv_heads": attention.num_kv_heads,
-        "head_dim": attention.head_dim,
+        **asdict(config.layers[0].attention),
     }
 
 

@@ -46,7 +46,12 @@ def assert_cpu_engine_generates(checkpoint: Path, directory: Path) -> None:
     assert generation.token_ids == want[0, ids.shape[1] :].tolist()
 
 
-def assert_fp8_engine_obeys_its_plan(checkpoint: Path, directory: Path, named: Sequence[str] = ()) -> None:
+def assert_fp8_engine_obeys_its_plan(
+    checkpoint: Path,
+    directory: Path,
+    named: Sequence[str] = (),
+    product: str = "model.layers.0.self_attn.q_proj",
+) -> None:
     """The engine for SM89 is there, its network is what the plan asks for, and the plan names `named`."""
     engine = build(checkpoint, directory, "ada", "fp8")
     manifest = read_manifest(engine, "engine")
@@ -54,6 +59,6 @@ def assert_fp8_engine_obeys_its_plan(checkpoint: Path, directory: Path, named: S
     assert manifest["network_check"]["disobeyed"] == 0
     assert manifest["network_check"]["unverified"] == 2  # the two attentions
     layers = load_plan(engine / "precision.yaml").layers
-    assert layers["model.layers.0.self_attn.q_proj"].weight == "fp8_e4m3"
+    assert layers[product].weight == "fp8_e4m3"
     for name in named:
         assert layers[name].output == "bf16", name

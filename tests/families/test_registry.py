@@ -13,7 +13,7 @@ from r1trt.families import families, family_of
 LLAMA = raw_config("LlamaForCausalLM", "llama")
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM"),
+    ({"architectures": ["PhiForCausalLM"]}, "PhiForCausalLM"),
     ({"architectures": None}, "does not name one architecture"),
     ({"architectures": []}, "does not name one architecture"),
     ({"architectures": ["LlamaForCausalLM", "Qwen2ForCausalLM"]}, "does not name one architecture"),

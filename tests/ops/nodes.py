@@ -50,6 +50,16 @@ SWIGLU: Inputs = {"gate": (FLOAT, ["B", "S", 48]), "up": (FLOAT, ["B", "S", 48])
 GATE: Inputs = {"x": (FLOAT, ["B", "S", 32]), "w": (FLOAT, [4, 32]), "b": (FLOAT, [4])}
 SUM: Inputs = {"x": (FLOAT, ["B", "S", 32]), "y": (FLOAT, ["B", "S", 32])}
 
+LATENT: Inputs = {
+    "q": (BF16, ["B", "S", 4, 40]),
+    "k": (BF16, ["B", "S", 1, 40]),
+    "key_cache": (BF16, ["B", 1, 64, 40]),
+    "past_len": (INT64, ["B"]),
+    "seq_len": (INT64, ["B"]),
+}
+HEAD_MATMUL: Inputs = {"x": (FLOAT, ["B", "S", 4, 16]), "w": (FLOAT, [4, 16, 32])}
+HEAD_LINEAR: Inputs = {"x": (FLOAT, ["B", "S", 4, 16]), "w": (FLOAT, [4, 32, 16])}
+
 
 def node_of(
     operator: Operator[Any], inputs: Inputs, attributes: Mapping[str, int | float] | None = None

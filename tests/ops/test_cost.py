@@ -9,7 +9,22 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
-from ops.nodes import ATTENTION, EMBEDDING, GATE, LINEAR, LINEAR_BIAS, MOE, NORM, ROPE, SUM, SWIGLU, node_of
+from ops.nodes import (
+    ATTENTION,
+    EMBEDDING,
+    GATE,
+    HEAD_LINEAR,
+    HEAD_MATMUL,
+    LATENT,
+    LINEAR,
+    LINEAR_BIAS,
+    MOE,
+    NORM,
+    ROPE,
+    SUM,
+    SWIGLU,
+    node_of,
+)
 from tiny_checkpoints import write_llama, write_qwen2, write_r1_asa
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,7 +35,7 @@ from r1trt.export.model import onnx_from_checkpoint
 from r1trt.model import load_checkpoint
 from r1trt.model.attention import block_mask, causal_mask, masked_attention
 from r1trt.model.moe import DynamicMoe
-from r1trt.ops import embedding, lambda_gate, linear, residual_add, rms_norm, swiglu
+from r1trt.ops import embedding, head_product, lambda_gate, linear, residual_add, rms_norm, swiglu
 from r1trt.ops.cost import CallSize, Cost
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
@@ -118,6 +133,23 @@ HAND: list[tuple[str, Operator[Any], Any, bool, Cost]] = [
             written_bytes={"bf16": 2 * T * 6 * 16},
         ),
     ),
+    *(
+        (
+            f"a product a head, {operator.name}",
+            operator,
+            inputs,
+            True,
+            Cost(
+                macs={"bf16": T * 4 * 16 * 32},
+                read_bytes={"bf16": 2 * (T * 4 * 16 + 4 * 16 * 32)},
+                written_bytes={"bf16": 2 * T * 4 * 32},
+            ),
+        )
+        for operator, inputs in (
+            (head_product.HEAD_MATMUL, HEAD_MATMUL),
+            (head_product.HEAD_LINEAR, HEAD_LINEAR),
+        )
+    ),
     (
         # Every token of 10 may take 2 of 8 experts, so all 8 are read.
         "FP8 experts",
@@ -151,6 +183,14 @@ def test_attention_by_hand() -> None:
     keys, new = 2 * 8 * 2 * 32, 2 * 5 * 2 * 32
     assert found.read_bytes == {"bf16": 2 * (T * 4 * 16 + keys), "fp32": 4 * T * 4, "int64": 8 * 4}
     assert found.written_bytes == {"bf16": 2 * (T * 4 * 16 + new)}
+
+
+def test_latent_attention_by_hand() -> None:
+    """A key of 40 elements, of which 32 are its value too, is stored and read once."""
+    found = cost(HLA_ATTENTION, LATENT, v_head_dim=32)
+    assert found.macs == {"bf16": 2 * 4 * 30 * (40 + 32)}
+    assert found.read_bytes == {"bf16": 2 * (T * 4 * 40 + 2 * 8 * 40), "int64": 8 * 4}
+    assert found.written_bytes == {"bf16": 2 * (T * 4 * 32 + T * 40)}
 
 
 @pytest.mark.parametrize("tokens", [1, 7])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ops.nodes import ATTENTION, BF16, FLOAT, MOE, ROPE, Inputs, node_of
+from ops.nodes import ATTENTION, BF16, FLOAT, LATENT, MOE, ROPE, Inputs, node_of
 from ops.nodes import FP8 as FP8_CODES
 from tiny_checkpoints import write_r1_asa
 
@@ -24,6 +24,7 @@ from r1trt.ops.registry import operator_of
 CASES: list[tuple[Operator[Any], Inputs, dict[str, int | float]]] = [
     (DYNAMIC_ROPE, ROPE, {"interleaved": 1, "attention_factor": 1.5, "temperature_alpha": 0.25}),
     (HLA_ATTENTION, ATTENTION, {"scale": 0.5, "block_size": 8, "inter_block": 1, "lam_skip": 0.25}),
+    (HLA_ATTENTION, LATENT, {"scale": 0.25, "v_head_dim": 32}),
     (DYNAMIC_MOE, MOE, {"scoring": 1, "topk_method": 2, "top_k": 3, "n_group": 4, "norm_topk_prob": 0}),
 ]
 

@@ -12,6 +12,9 @@ from ops.nodes import (
     ATTENTION,
     EMBEDDING,
     GATE,
+    HEAD_LINEAR,
+    HEAD_MATMUL,
+    LATENT,
     LINEAR,
     LINEAR_BIAS,
     MOE,
@@ -35,6 +38,8 @@ INPUTS: dict[str, Inputs] = {
     "R1LinearBias": LINEAR_BIAS,
     "R1SwiGLU": SWIGLU,
     "R1LambdaGate": GATE,
+    "R1HeadMatMul": HEAD_MATMUL,
+    "R1HeadLinear": HEAD_LINEAR,
     "Add": SUM,
     "R1DynamicRoPE": ROPE,
     "R1HLAAttention": ATTENTION,
@@ -48,6 +53,8 @@ ALLOWED = {
     "R1LinearBias": "88B 88F B8B B8F F8B F8F BBB BBF FFB FFF",
     "R1SwiGLU": "B-B B-F F-B F-F",
     "R1LambdaGate": "BFF FFF",
+    "R1HeadMatMul": "BBB BBF FFB FFF",
+    "R1HeadLinear": "BBB BBF FFB FFF",
     "Add": "B-B B-F F-B F-F",
     "R1DynamicRoPE": "B-B F-F",
     "R1HLAAttention": "B-B F-F",
@@ -170,6 +177,25 @@ def test_caches_are_found_by_name() -> None:
         ("key_cache", True),
         ("value_cache", True),
     ]
+
+
+def test_latent_attention_has_one_cache() -> None:
+    operator = OPERATORS["R1HLAAttention"]
+    node = node_of(operator, LATENT, {"v_head_dim": 32})
+    node.resize_outputs(2)
+    (found,) = operator.cache_values(node)
+    assert (found[1].name, found[2]) == ("key_cache", node.outputs[1])
+
+
+@pytest.mark.parametrize(("key", "value", "fits"), [(576, 512, True), (576, 448, False), (40, 32, False)])
+def test_latents_that_the_plugin_has_a_kernel_for(key: int, value: int, fits: bool) -> None:
+    operator, wide = OPERATORS["R1HLAAttention"], dict(LATENT)
+    for name in ("q", "k", "key_cache"):
+        dtype, dims = wide[name]
+        wide[name] = (dtype, [*dims[:-1], key])
+    problems = list(operator.plugin_problems(node_of(operator, wide, {"v_head_dim": value})))
+    assert not problems if fits else "made for 576 and 512" in problems[0]
+    assert not list(operator.plugin_problems(node_of(operator, ATTENTION)))
 
 
 def test_a_layer_of_no_operator() -> None:

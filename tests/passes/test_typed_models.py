@@ -19,7 +19,7 @@ from passes.typed import (
     typed_model_from_plan,
 )
 from safetensors import safe_open
-from tiny_checkpoints import write_llama, write_qwen2, write_r1_asa
+from tiny_checkpoints import write_deepseek, write_llama, write_qwen2, write_r1_asa
 
 from r1trt.arch import Backend, BuildPrecision
 from r1trt.build.write_typed import write_typed_model
@@ -43,6 +43,7 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "qwen2": lambda path: write_qwen2(path, tokenizer=True),
     "r1-asa": lambda path: write_r1_asa(path, tokenizer=True, **SHARED),
     "r1-asa-no-gate": lambda path: write_r1_asa(path, tokenizer=True, hla_gate=False),
+    "deepseek": lambda path: write_deepseek(path, tokenizer=True),
 }
 # Relative RMS error of logits: two layers of random weights, where rounding may change R1-ASA's routing.
 TOLERANCES: dict[BuildPrecision, float] = {"fp32": 1e-5, "bf16": 0.04, "fp8": 0.35}

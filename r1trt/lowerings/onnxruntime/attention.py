@@ -1,7 +1,7 @@
 """R1HLAAttention for ONNX Runtime: cached keys up to the longest sequence, and only the branches that count.
 
 Inside: q [B,H,S,d], keys [B,Hkv,L,d], values [B,Hkv,L,dv], L = the longest sequence after this call. G = H
-/ Hkv.
+/ Hkv. In the latent form values are the first dv elements of keys.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ def _full_attention(
     visible = op.LessOrEqual(key_index, op.Unsqueeze(position_BS, [1, 3]))
     out: ir.Value = op.Attention(q, keys, values, visible, scale=spec.scale)
     return out
+
+
+def _values_in(op: OpBuilder, spec: AttentionSpec, keys: ir.Value) -> ir.Value:
+    """The values of latent keys."""
+    values: ir.Value = op.Slice(keys, [0], [spec.v_head_dim], [3])
+    return values
 
 
 def _effective_lam(op: OpBuilder, spec: AttentionSpec, lam_BSH: ir.Value) -> ir.Value:
@@ -110,12 +116,19 @@ def attention_body(spec: AttentionSpec) -> Body:
     ) -> list[ir.Value]:
         token_S = arange(op, dim(op, q, 1))
         position_BS = op.Add(op.Unsqueeze(past_len, [1]), token_S)
-        q, keys, values = (op.Transpose(x, perm=[0, 2, 1, 3]) for x in (q, k, v))
         caches: list[ir.Value] = []
-        if spec.capacity is not None:
-            key_all, keys = cached(op, key_cache, keys, past_len)
-            value_all, values = cached(op, value_cache, values, past_len)
-            caches = [key_all, value_all]
+
+        def all_of(new: ir.Value, cache: ir.Value) -> ir.Value:
+            """Keys or values of the whole sequences, whose cache is updated where there is one."""
+            new = op.Transpose(new, perm=[0, 2, 1, 3])
+            if spec.capacity is None:
+                return new
+            updated, known = cached(op, cache, new, past_len)
+            caches.append(updated)
+            return known
+
+        q, keys = op.Transpose(q, perm=[0, 2, 1, 3]), all_of(k, key_cache)
+        values = _values_in(op, spec, keys) if spec.latent else all_of(v, value_cache)
         if spec.has_lam:
             real_BS = op.Less(op.Unsqueeze(token_S, [0]), op.Unsqueeze(seq_len, [1]))
             y = _mix(op, spec, q, keys, values, lam, past_len, position_BS, real_BS)

@@ -1,6 +1,7 @@
 """R1HLAAttention for TensorRT-RTX: the full branch always, the block branch over gathered blocks.
 
 Inside: q [B,H,S,d], keys and values [B,Hkv,L,d]; L is the capacity, or this call's tokens without a cache.
+In the latent form values are the first dv elements of keys, which no fused kernel takes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ HEADS_FIRST = [0, 2, 1, 3]
 
 
 def _check(spec: AttentionSpec) -> None:
-    if spec.v_head_dim != spec.head_dim:
+    if spec.v_head_dim != spec.head_dim and not spec.latent:
         raise ExportError(
             "TensorRT-RTX's Attention needs equal head sizes of keys and values.",
             found=f"head_dim {spec.head_dim}, v_head_dim {spec.v_head_dim}",
@@ -50,14 +51,20 @@ def _fused(
 def _primitive(
     op: OpBuilder, spec: AttentionSpec, q: ir.Value, keys: ir.Value, values: ir.Value, visible: ir.Value
 ) -> ir.Value:
-    """For FP32, which no fused kernel takes: a key head's G query heads become rows of one product."""
+    """For FP32 and latents, which no fused kernel takes: a key head's G query heads are rows of one product.
+
+    Scores and softmax are FP32 whatever the activations are.
+    """
     grouped = dims(op, 0, spec.num_kv_heads, spec.group, -1, spec.head_dim)
     rows = op.Reshape(op.Reshape(q, grouped), dims(op, 0, spec.num_kv_heads, -1, spec.head_dim))
-    scores = op.Mul(op.MatMul(rows, op.Transpose(keys, perm=[0, 1, 3, 2])), spec.scale)
+    scores = to_float(op, op.MatMul(rows, op.Transpose(keys, perm=[0, 1, 3, 2])))
+    scores = op.Mul(scores, spec.scale)
     scores = op.Reshape(scores, dims(op, 0, spec.num_kv_heads, spec.group, dim(op, q, 2), dim(op, keys, 2)))
     probability = op.Softmax(op.Where(op.Unsqueeze(visible, [1]), scores, float("-inf")), axis=-1)
+    probability = op.CastLike(probability, q)
     probability = op.Reshape(probability, dims(op, 0, spec.num_kv_heads, -1, dim(op, keys, 2)))
-    out: ir.Value = op.Reshape(op.MatMul(probability, values), dims(op, 0, spec.num_heads, -1, spec.head_dim))
+    weighted = op.MatMul(probability, values)
+    out: ir.Value = op.Reshape(weighted, dims(op, 0, spec.num_heads, -1, spec.v_head_dim))
     return out
 
 
@@ -80,13 +87,14 @@ def attention_body(spec: AttentionSpec) -> Body:
     Rows behind a sequence's real tokens hold garbage that causality hides and the next call overwrites.
 
     Args:
-        spec: Shapes, attributes and the activation type: FLOAT attends by primitives, others in one kernel.
+        spec: Shapes, attributes and the activation type: FLOAT and latents attend by primitives, others in
+            one kernel.
 
     Raises:
         ExportError: Keys and values differ in head size, or the block size does not divide the capacity.
     """
     _check(spec)
-    attend = _primitive if spec.activation == FLOAT else _fused
+    attend = _primitive if spec.activation == FLOAT or spec.latent else _fused
 
     def body(
         op: OpBuilder,
@@ -100,12 +108,18 @@ def attention_body(spec: AttentionSpec) -> Body:
         seq_len: ir.Value,
     ) -> list[ir.Value]:
         position_BS = op.Add(op.Unsqueeze(past_len, [1]), arange(op, dim(op, q, 1)))
-        q, keys, values = (op.Transpose(x, perm=HEADS_FIRST) for x in (q, k, v))
         caches: list[ir.Value] = []
-        if spec.capacity is not None:
-            keys = op.TensorScatter(key_cache, keys, past_len, axis=2)
-            values = op.TensorScatter(value_cache, values, past_len, axis=2)
-            caches = [keys, values]
+
+        def all_of(new: ir.Value, cache: ir.Value) -> ir.Value:
+            """The updated cache of keys or values, or the call's own where there is none."""
+            new = op.Transpose(new, perm=HEADS_FIRST)
+            if spec.capacity is not None:
+                new = op.TensorScatter(cache, new, past_len, axis=2)
+                caches.append(new)
+            return new
+
+        q, keys = op.Transpose(q, perm=HEADS_FIRST), all_of(k, key_cache)
+        values = op.Slice(keys, [0], [spec.v_head_dim], [3]) if spec.latent else all_of(v, value_cache)
         full = attend(op, spec, q, keys, values, _visible(op, spec, keys, position_BS))
         y = op.Transpose(full, perm=HEADS_FIRST)
         if spec.has_lam:
