@@ -287,6 +287,7 @@ def test_attention_refuses_unequal_head_sizes() -> None:
         inter_block="first_to_first",
         lam_skip=0.0,
         has_lam=False,
+        latent=False,
         activation=FLOAT,
     )
     with pytest.raises(ExportError, match="head sizes"):

@@ -43,7 +43,17 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "qwen2": lambda path: write_qwen2(path, tokenizer=True),
     "r1-asa": lambda path: write_r1_asa(path, tokenizer=True, **SHARED),
     "r1-asa-no-gate": lambda path: write_r1_asa(path, tokenizer=True, hla_gate=False),
-    "deepseek": lambda path: write_deepseek(path, tokenizer=True),
+    # Every expert is taken, so that rounding changes no routing; the plugin has this size of latents.
+    "deepseek": lambda path: write_deepseek(
+        path,
+        tokenizer=True,
+        kv_lora_rank=512,
+        qk_rope_head_dim=64,
+        first_k_dense_replace=0,
+        n_group=1,
+        topk_group=1,
+        num_experts_per_tok=8,
+    ),
 }
 # Relative RMS error of logits: two layers of random weights, where rounding may change R1-ASA's routing.
 TOLERANCES: dict[BuildPrecision, float] = {"fp32": 1e-5, "bf16": 0.04, "fp8": 0.35}
@@ -182,7 +192,8 @@ def test_experts_are_stored_once_and_stacked(exported: ExportedModel) -> None:
     names = set(typed.graph.initializers)
     assert "model.layers.0.mlp.experts.gate_up.weight.fp8_e4m3" in names
     assert not any("experts.0.gate_proj" in name for name in names)
-    assert not any(node.op_type == "Concat" for node in typed.graph)
+    joined = [value for node in typed.graph if node.op_type == "Concat" for value in node.inputs]
+    assert all(value is not None and value.const_value is None for value in joined)
 
 
 def test_without_a_cache(exported: ExportedModel) -> None:
@@ -202,8 +213,8 @@ def test_a_plan_fits_the_graph_without_a_cache(exported: ExportedModel) -> None:
 def test_another_capacity(exported: ExportedModel) -> None:
     longer = model_with_capacity(exported.model, 2 * CAPACITY)
     session = exported_session(exported, longer)
-    shapes = {item.name: item.shape for item in session.get_inputs()}
-    assert shapes["key_cache.0"][2] == 2 * CAPACITY
+    caches = [item.shape for item in session.get_inputs() if "_cache." in item.name]
+    assert caches and {shape[2] for shape in caches} == {2 * CAPACITY}
     np.testing.assert_allclose(logits_of(session), logits_of(exported_session(exported)), atol=1e-4)
 
 
