@@ -12,7 +12,7 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.graph.edit import Dims, Emitter, data_type, dims_of
+from r1trt.graph.edit import Emitter, data_type, dims_of
 from r1trt.graph.functions import to_float
 from r1trt.graph.network_view import LayerParts, ReadBack
 from r1trt.graph.weights import typed_weight
@@ -107,7 +107,7 @@ class HeadLinear(HeadMatMul):
 
 def _transposed(emit: Emitter, what: str, value: ir.Value, perm: list[int]) -> ir.Value:
     assert value.dtype is not None
-    dims: Dims = [dims_of(value)[axis] for axis in perm]
+    dims = [dims_of(value)[axis] for axis in perm]
     return emit.node("Transpose", what, [value], value.dtype, dims, {"perm": perm})
 
 
