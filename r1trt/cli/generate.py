@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from r1trt.cli.options import engine_argument, json_option
 from r1trt.cli.output import print_result
+from r1trt.runtime.thinking import THINKING_MODES
+
+if TYPE_CHECKING:
+    from r1trt.runtime.generation import GenerationStatistics
 
 EPILOG = """
 \b
@@ -38,18 +43,20 @@ Example:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="For sampling."
 )
+@click.option(
+    "--thinking",
+    type=click.Choice(THINKING_MODES),
+    default="show",
+    show_default=True,
+    help="What is between <think> and </think>: shown with the answer, hidden, or shown alone.",
+)
 @json_option
-def generate(
-    engine: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int, as_json: bool
-) -> None:
+def generate(engine: Path, as_json: bool, **options: Any) -> None:
     """Answer a prompt with ENGINE, a build directory; the text appears as it is generated."""
     from r1trt.runtime.generate import GenerateConfig
     from r1trt.runtime.generate import generate as generate_text
 
-    config = GenerateConfig(
-        engine=engine, prompt=prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-    )
-    generation = generate_text(config)
+    generation = generate_text(GenerateConfig(engine=engine, **options))
     pieces = []
     for piece in generation:
         pieces.append(piece)
@@ -61,10 +68,14 @@ def generate(
         print_result({"text": "".join(pieces), **statistics.to_dict()}, [], as_json=True)
         return
     click.echo()
-    speed = statistics.decode_tokens_per_second
-    click.echo(
-        f"r1trt: {statistics.prompt_tokens} prompt tokens, {statistics.new_tokens} new"
+    click.echo(f"r1trt: {_statistics_text(statistics)}", err=True)
+
+
+def _statistics_text(statistics: GenerationStatistics) -> str:
+    thinking, speed = statistics.thinking_tokens, statistics.decode_tokens_per_second
+    kinds = f": {thinking} thinking, {statistics.answer_tokens} answer" if thinking else ""
+    return (
+        f"{statistics.prompt_tokens} prompt tokens, {statistics.new_tokens} new{kinds}"
         f" ({statistics.finish_reason}), first after {statistics.time_to_first_token:.2f} s"
-        + (f", then {speed:.1f} tokens/s" if speed is not None else ""),
-        err=True,
+        + (f", then {speed:.1f} tokens/s" if speed is not None else "")
     )

@@ -12,6 +12,7 @@ from typing import Literal
 from r1trt.runtime.sampling import Sampler, SamplingConfig
 from r1trt.runtime.session import Float32Array
 from r1trt.runtime.stop_texts import StopTexts
+from r1trt.runtime.thinking import ThinkingMode, ThinkingView
 from r1trt.runtime.tokenizer import TextTokenizer
 
 FinishReason = Literal["eos", "stop", "length", "capacity"]
@@ -24,7 +25,7 @@ class Piece:
 
     Attributes:
         token: Its id.
-        text: Text that is certain by now, whole characters; may be empty.
+        text: Text to give out that is certain by now, whole characters; may be empty.
         finish_reason: Why it is the last token; None where it is not.
     """
 
@@ -41,6 +42,8 @@ class Continuation:
         sampling: How tokens are chosen.
         max_new_tokens: End after this many.
         stop: Texts that end it, none empty; they are not given out.
+        thinking: Whether the text given out has the model's thinking.
+        begins_thinking: The prompt opens the thinking.
     """
 
     def __init__(
@@ -50,12 +53,15 @@ class Continuation:
         sampling: SamplingConfig,
         max_new_tokens: int,
         stop: Sequence[str] = (),
+        thinking: ThinkingMode = "show",
+        begins_thinking: bool = False,
     ) -> None:
         self._vocab_size = tokenizer.vocab_size
         self._eos_ids = tokenizer.eos_ids
         self._stream = tokenizer.stream()
         self._sampler = Sampler(sampling)
         self._stop = StopTexts(stop)
+        self._view = ThinkingView(thinking, is_inside=begins_thinking)
         self._left = max_new_tokens
 
     def take(self, logits_V: Float32Array) -> Piece:
@@ -69,15 +75,25 @@ class Continuation:
         """
         token = self._sampler.sample(logits_V[: self._vocab_size])
         self._left -= 1
-        if token in self._eos_ids:
-            return Piece(token=token, text=self.held_back(), finish_reason="eos")
-        text = self._stop.push(self._stream.push(token))
-        if self._stop.found:
-            return Piece(token=token, text=text, finish_reason="stop")
-        if self._left <= 0:
-            return Piece(token=token, text=text + self.held_back(), finish_reason="length")
-        return Piece(token=token, text=text)
+        text = "" if token in self._eos_ids else self._stop.push(self._stream.push(token))
+        visible = self._view.take_token(text, is_whole=not self._stop.is_undecided)
+        reason = self._finish_reason(token)
+        if reason is not None:
+            visible += self.held_back()
+        return Piece(token=token, text=visible, finish_reason=reason)
 
     def held_back(self) -> str:
-        """Text that might have become a stop text, for a sequence that is ended from outside."""
-        return self._stop.finish()
+        """Text that might have become a stop text or a tag, for a sequence that is ended from outside."""
+        return self._view.finish(self._stop.finish())
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Tokens that went into thinking, tags included; complete at the end, and after `held_back`."""
+        return self._view.thinking_tokens
+
+    def _finish_reason(self, token: int) -> FinishReason | None:
+        if token in self._eos_ids:
+            return "eos"
+        if self._stop.found:
+            return "stop"
+        return "length" if self._left <= 0 else None

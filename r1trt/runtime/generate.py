@@ -13,6 +13,7 @@ from r1trt.runtime.continuation import Continuation
 from r1trt.runtime.generation import Generation
 from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.sampling import SamplingConfig
+from r1trt.runtime.thinking import ThinkingMode, check_thinking_mode
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 
 
@@ -31,6 +32,8 @@ class GenerateConfig:
         top_p: Sample from the most likely tokens that hold this much probability.
         seed: Seed of the random numbers.
         stop: Texts that end the generation; they are not given out.
+        thinking: "show" gives out the text as the model writes it, "hide" without what is between `<think>`
+            and `</think>`, "only" that alone.
         threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
     """
 
@@ -44,6 +47,7 @@ class GenerateConfig:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    thinking: ThinkingMode = "show"
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +60,7 @@ class GenerateConfig:
             raise ConfigError("max_new_tokens is too small.", found=self.max_new_tokens, expected="1 or more")
         if not all(self.stop):
             raise ConfigError("A stop text is empty.", found=self.stop)
+        check_thinking_mode(self.thinking)
         _ = self.sampling  # its own checks run on construction
 
     @property
@@ -85,7 +90,12 @@ def generate(config: GenerateConfig) -> Generation:
     session = session_from_engine(config.engine, threads=config.threads)
     load_seconds = time.perf_counter() - started
     continuation = Continuation(
-        tokenizer, sampling=config.sampling, max_new_tokens=config.max_new_tokens, stop=config.stop
+        tokenizer,
+        sampling=config.sampling,
+        max_new_tokens=config.max_new_tokens,
+        stop=config.stop,
+        thinking=config.thinking,
+        begins_thinking=tokenizer.opens_thinking(prompt_ids),
     )
     return Generation(session, prompt_ids, continuation, load_seconds=load_seconds)
 

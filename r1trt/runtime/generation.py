@@ -24,6 +24,8 @@ class GenerationStatistics:
     Attributes:
         prompt_tokens: Tokens of the prompt, template included.
         new_tokens: Tokens generated, the end-of-sequence token included.
+        thinking_tokens: Those of them between `<think>` and `</think>`, tags included.
+        answer_tokens: The others.
         load_seconds: Loading the model.
         time_to_first_token: Seconds from the prompt to the first token.
         prefill_tokens_per_second: Prompt tokens by that time.
@@ -33,6 +35,8 @@ class GenerationStatistics:
 
     prompt_tokens: int
     new_tokens: int
+    thinking_tokens: int
+    answer_tokens: int
     load_seconds: float
     time_to_first_token: float
     prefill_tokens_per_second: float
@@ -115,9 +119,12 @@ class Generation:
         to_first = first_token_at - started
         decoding = time.perf_counter() - first_token_at
         following = len(self.token_ids) - 1
+        thinking = self._continuation.thinking_tokens
         return GenerationStatistics(
             prompt_tokens=len(self._prompt_ids),
             new_tokens=len(self.token_ids),
+            thinking_tokens=thinking,
+            answer_tokens=len(self.token_ids) - thinking,
             load_seconds=self._load_seconds,
             time_to_first_token=to_first,
             prefill_tokens_per_second=len(self._prompt_ids) / to_first,

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def unfinished_length(text: str, wanted: Sequence[str]) -> int:
+    """Characters at the end of a text that may become one of the texts wanted: those must be held back."""
+    return max((n for whole in wanted for n in range(1, len(whole)) if text.endswith(whole[:n])), default=0)
+
+
 class StopTexts:
     """Passes text through until a stop text appears; holds back what may still become one.
 
@@ -17,6 +22,11 @@ class StopTexts:
         self._held = ""
         self.found = False
 
+    @property
+    def is_undecided(self) -> bool:
+        """Text is held back."""
+        return bool(self._held)
+
     def push(self, piece: str) -> str:
         """Takes text and returns what can be given out."""
         text = self._held + piece
@@ -24,11 +34,9 @@ class StopTexts:
         if starts:
             self.found, self._held = True, ""
             return text[: min(starts)]
-        keep = max(
-            (n for stop in self._texts for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
-        )
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        certain = len(text) - unfinished_length(text, self._texts)
+        self._held = text[certain:]
+        return text[:certain]
 
     def finish(self) -> str:
         """Returns what was held back."""

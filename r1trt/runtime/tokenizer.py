@@ -12,6 +12,7 @@ import tokenizers
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.runtime.chat_template import ChatTemplate, Message, chat_template_from_dir
+from r1trt.runtime.thinking import TAGS, opens_thinking
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -19,6 +20,9 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # The stream decodes this many of the last tokens again at every step: enough that leading-space rules and
 # byte fallback see their context, few enough that a long text costs no more per token than a short one.
 _CONTEXT_TOKENS = 8
+
+# Enough for a tag that is spelled letter by letter, and the white space behind it.
+_TAG_TOKENS = 16
 
 
 class TextTokenizer:
@@ -45,6 +49,8 @@ class TextTokenizer:
         self.eos_ids = eos_ids
         # Not the number of tokens: ids may have gaps. A model's vocabulary is often padded beyond.
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        added = tokenizer.get_added_tokens_decoder().items()
+        self._skipped = {index for index, token in added if token.special and token.content not in TAGS}
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Returns token ids; by default with what the tokenizer puts around a text, for instance BOS."""
@@ -69,8 +75,13 @@ class TextTokenizer:
         return self.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Returns the text of token ids."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        """Returns the text of token ids; tags of thinking are text, even where they are special tokens."""
+        shown = [token for token in ids if token not in self._skipped] if skip_special_tokens else list(ids)
+        return str(self._tokenizer.decode(shown, skip_special_tokens=False))
+
+    def opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether a prompt ends with the tag that opens the model's thinking."""
+        return opens_thinking(self.decode(prompt_ids[-_TAG_TOKENS:], skip_special_tokens=False))
 
     def stream(self) -> DecodeStream:
         """Starts to decode tokens one at a time."""

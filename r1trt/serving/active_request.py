@@ -34,6 +34,8 @@ class ActiveRequest:
             sampling=request.sampling,
             max_new_tokens=request.max_new_tokens,
             stop=request.stop,
+            thinking=request.thinking,
+            begins_thinking=tokenizer.opens_thinking(request.prompt_ids),
         )
 
     @property

@@ -58,6 +58,7 @@ def call_from_values(values: Mapping[str, Any], tokenizer: TextTokenizer, capaci
                 seed=values.get("seed", 0),
             ),
             stop=tuple(values.get("stop_words", ())),
+            thinking=values.get("thinking", "show"),
         )
     except ConfigError as error:
         raise _request_error(error) from error

@@ -60,6 +60,12 @@ REQUEST_FIELDS = (
         is_list=True,
         description="texts that end the generation; they are not given out",
     ),
+    Field(
+        name="thinking",
+        dtype="STRING",
+        description="what is between <think> and </think>: `show` it with the answer, `hide` it,"
+        " or send it `only`; default show",
+    ),
     Field(name="return_num_input_tokens", dtype="BOOL", description="default true"),
     Field(name="return_num_output_tokens", dtype="BOOL", description="default true"),
     Field(name="frequency_penalty", dtype="FP32", description="accepted for the front end; only 0"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from r1trt.errors import R1TrtError
 from r1trt.runtime.continuation import FinishReason
 from r1trt.runtime.sampling import SamplingConfig
+from r1trt.runtime.thinking import ThinkingMode, check_thinking_mode
 
 MAX_STOP_TEXTS = 16
 
@@ -33,15 +34,18 @@ class GenerationRequest:
         max_new_tokens: Stop after this many.
         sampling: How tokens are chosen; its seed alone decides the random numbers.
         stop: Texts that end the generation; they are not given out.
+        thinking: Whether the text given out has the model's thinking.
     """
 
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     stop: tuple[str, ...] = ()
+    thinking: ThinkingMode = "show"
 
     def __post_init__(self) -> None:
-        """Raises RequestError for a value out of range."""
+        """Raises RequestError, or ConfigError from the runtime's own checks, for a value out of range."""
+        check_thinking_mode(self.thinking)
         if not self.prompt_ids:
             raise RequestError("The prompt is empty.", expected="at least one token")
         if self.max_new_tokens < 1:

@@ -15,7 +15,7 @@ OPTIONS = {
         " --output -o --json"
     ),
     "validate": "engine --reference --prompts --max-tokens --json",
-    "generate": "engine --prompt --max-new-tokens --temperature --seed --json",
+    "generate": "engine --prompt --max-new-tokens --temperature --seed --thinking --json",
     "triton": (
         "engine --output -o --model-name --trt-version --plugin-library --rows --chunk-tokens --token-budget"
         " --max-queue --json"
@@ -54,6 +54,7 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
         (["build", "--arch", "ada", "--fp8", "--bf16"], "--fp8 and --bf16 exclude each other"),
         (["export"], "Missing argument"),
         (["generate", ".", "--prompt", "x", "--temperature", "-1"], "-1"),
+        (["generate", ".", "--prompt", "x", "--thinking", "loud"], "'loud' is not one of"),
         (["nonsense"], "No such command"),
     ],
 )

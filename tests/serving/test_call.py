@@ -42,12 +42,13 @@ def test_every_value_reaches_the_request(tokenizer: TextTokenizer) -> None:
     made = call(
         tokenizer, text_input=[b"a"], max_tokens=[3], stream=[True],
         temperature=[0.5], top_k=[4], top_p=[0.75], seed=[2**64 - 1],
-        stop_words=[b"x", b"\xc3\xa9"], return_num_input_tokens=[False],
+        stop_words=[b"x", b"\xc3\xa9"], return_num_input_tokens=[False], thinking=[b"hide"],
     )  # fmt: skip
     sampling = made.request.sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 4, 0.75)
     assert sampling.seed == 2**64 - 1
     assert made.request.max_new_tokens == 3 and made.request.stop == ("x", "é")
+    assert made.request.thinking == "hide"
     assert made.stream and not made.count_input and made.count_output
 
 
@@ -74,6 +75,7 @@ def test_chat_template_is_put_around_a_text_and_around_messages(tokenizer: TextT
         ({"text_input": b"a", "top_k": -1}, "top_k is out of range"),
         ({"text_input": b"a", "stop_words": [b""]}, "stop text is empty"),
         ({"text_input": b"a", "stop_words": [b"x"] * 17}, "Too many stop texts"),
+        ({"text_input": b"a", "thinking": b"loud"}, r"thinking has an unknown value(.|\n)*show, hide, only"),
         ({"text_input": b"a", "frequency_penalty": 0.5}, "frequency_penalty is not supported"),
         ({"messages": b"{"}, "messages is not JSON"),
         ({"messages": b"[" * 100_000}, "messages is not JSON"),
