@@ -66,6 +66,13 @@ class Architecture:
         if self.fp8 == bool(self.fp8_reason):
             raise ConfigError("an architecture either has FP8 or a reason why not", where=self.name)
 
+    @property
+    def backend(self) -> Backend:
+        """What builds for it where nothing else is asked for."""
+        if not self.sms:
+            return "onnxruntime"
+        return "tensorrt-rtx" if self.offline_sms else "tensorrt"
+
 
 _ALL = (
     Architecture(

@@ -21,6 +21,7 @@ from typing import Any
 from r1trt import __version__
 from r1trt.arch import ARCHITECTURES, Architecture
 from r1trt.cuda_driver import CudaDriver, cuda_driver
+from r1trt.estimate.machine import memory_of_machine
 from r1trt.plugin_tools.status import plugins_status
 
 PACKAGES = (
@@ -85,7 +86,7 @@ def diagnosis_of_machine() -> dict[str, Any]:
         "plugins": plugins_status(),
         "cuda": asdict(driver),
         "architectures": _architectures(libraries, driver),
-        "memory": _memory(),
+        "memory": asdict(memory_of_machine()),
         "disk": _disk(Path.cwd()),
     }
 
@@ -169,13 +170,6 @@ def _packages() -> list[dict[str, Any]]:
             version = None
         found.append({"name": name, "version": version, "extra": extra, "needed_for": needed_for})
     return found
-
-
-def _memory() -> dict[str, int]:
-    """Total and available memory in bytes, as the kernel counts it."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-    return {"total": 1024 * kilobytes["MemTotal"], "available": 1024 * kilobytes["MemAvailable"]}
 
 
 def _disk(directory: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ ORDER = (
     "runtime",
     "calibrate",
     "plugin_tools",
+    "estimate",
     "build",
     "evaluate",
     "validate",

@@ -18,6 +18,8 @@ from r1trt.build.target import require_timing_cache_fits
 from r1trt.build.write import file_entry
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.errors import BuildError, ConfigError, UnavailableError
+from r1trt.estimate.refusal import require_memory
+from r1trt.estimate.steps import finishing_step
 from r1trt.progress import Progress, ignore
 
 # What an unfinished build has decided already, save for what is compared.
@@ -50,6 +52,7 @@ def finish_build(source: BuildArtifact, config: BuildConfig, progress: Progress 
         raise builder_unavailable(source.path, source.manifest.backend, missing)
     _require_unchanged(source)
     manifest = _for_this_machine(source.manifest)
+    require_memory(finishing_step(source.weights.stat().st_size, len(manifest.sms)))
     plugins = plugins_of_unfinished(config, replace(source, manifest=manifest))
     output = config.output or source.path
     with atomic_directory(output, kind=BuildManifest.KIND) as directory:

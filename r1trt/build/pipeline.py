@@ -19,11 +19,15 @@ from r1trt.build.finish import builder_unavailable, finish_build
 from r1trt.build.graphs import graphs_from_plan
 from r1trt.build.plan import plan_for_target
 from r1trt.build.plugins import plugins_for_build
-from r1trt.build.target import limits_from_config, target_from_config
+from r1trt.build.target import BuildTarget, limits_from_config, target_from_config
 from r1trt.build.weight_scan import require_finite_weights
 from r1trt.build.write import write_build
 from r1trt.errors import ConfigError
-from r1trt.export.io import load_export
+from r1trt.estimate.planned import planned_model
+from r1trt.estimate.refusal import gigabytes, require_room
+from r1trt.estimate.source import sized_model_from_export
+from r1trt.estimate.steps import Step, build_step
+from r1trt.export.io import ExportedModel, load_export
 from r1trt.passes.dump import GraphDump
 from r1trt.precision.plan_file import load_plan
 from r1trt.progress import Progress, ignore
@@ -41,7 +45,9 @@ def build_engine(config: BuildConfig, progress: Progress = ignore) -> Path:
 
     Raises:
         R1TrtError: Bad input, a plan that does not fit, a builder that refuses, dies or disobeys.
-        UnavailableError: The engine needs what is not here; the directory holds everything else.
+        DiskFullError: There is not enough room for the result.
+        UnavailableError: The engine needs what is not here; the directory holds everything else. Or this
+            machine has too little memory, and nothing was written.
     """
     source = config.model or newest_export()
     artifact = read_artifact(source)
@@ -58,6 +64,9 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     missing = backend_available(target.backend)
     plugins = plugins_for_build(config, target.backend, target.sms, required=missing is None)
     output = config.output or source / f"{target.arch.name}-{target.precision}"
+    step = _step(export, target, builds=missing is None, calibrated=given_plan is not None)
+    require_room(step, output)
+    progress(f"estimated: {gigabytes(step.memory)} of memory, {gigabytes(step.disk)} of disk", 1, 1)
     require_finite_weights(export.model, progress)
     _require_plan_unedited(BuildDirectory(path=output), config)
 
@@ -82,6 +91,14 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     if missing is not None:
         raise builder_unavailable(output, target.backend, missing)
     return output
+
+
+def _step(export: ExportedModel, target: BuildTarget, *, builds: bool, calibrated: bool) -> Step:
+    """What the build takes of this machine, estimated before anything is read."""
+    model = sized_model_from_export(export.artifact)
+    planned = planned_model(model, target.arch.name, target.precision, export.artifact.manifest.capacity)
+    engines = len(target.sms) if builds else 0
+    return build_step(model, planned, target.backend, engines, calibrated=calibrated)
 
 
 def _require_plan_unedited(output: BuildDirectory, config: BuildConfig) -> None:

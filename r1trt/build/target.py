@@ -80,12 +80,11 @@ def require_timing_cache_fits(config: BuildConfig, backend: Backend) -> None:
 
 
 def _backend(config: BuildConfig, arch: Architecture) -> Backend:
-    natural: Backend = "tensorrt-rtx" if arch.offline_sms else "tensorrt"
-    if not arch.sms:
-        natural = "onnxruntime"
-    backend = natural if config.backend == "auto" else config.backend
+    backend = arch.backend if config.backend == "auto" else config.backend
     if (backend == "onnxruntime") != (not arch.sms):
-        raise ConfigError(f"--backend {backend} does not build for --arch {arch.name}.", expected=natural)
+        raise ConfigError(
+            f"--backend {backend} does not build for --arch {arch.name}.", expected=arch.backend
+        )
     if backend == "tensorrt-rtx" and not arch.offline_sms:
         raise ConfigError(
             f"TensorRT-RTX does not build for --arch {arch.name}.",

@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from r1trt.cli.estimate import DEFAULT_INPUT_LEN, estimate_lines
 from r1trt.cli.options import ENGINES, json_option, max_seq_len_option, output_option
 from r1trt.cli.output import print_result, progress_reporter, size_text
+
+if TYPE_CHECKING:
+    from r1trt.export.export import ExportConfig
 
 EPILOG = """
 \b
@@ -24,6 +29,7 @@ Examples:
 @output_option("engines/NAME, NAME being the checkpoint's")
 @max_seq_len_option("Capacity of the KV cache in tokens; default: what the checkpoint was trained for.")
 @click.option("--copy", is_flag=True, help="Copy the weights into the result, so that it can be moved.")
+@click.option("--dry-run", is_flag=True, help="Check the checkpoint, say what it takes, and write nothing.")
 @click.option("--last-token-logits", is_flag=True, help="Compute logits for each row's last token only.")
 @json_option
 def export(
@@ -31,6 +37,7 @@ def export(
     output: Path | None,
     max_seq_len: int | None,
     copy: bool,
+    dry_run: bool,
     last_token_logits: bool,
     as_json: bool,
 ) -> None:
@@ -38,8 +45,7 @@ def export(
 
     Reads only the headers of the weights: they stay where they are, and the graph points into them.
     """
-    from r1trt.artifacts import ExportArtifact
-    from r1trt.export.export import ExportConfig, export_checkpoint
+    from r1trt.export.export import ExportConfig
 
     config = ExportConfig(
         checkpoint=checkpoint,
@@ -48,6 +54,14 @@ def export(
         copy=copy,
         last_token_logits=last_token_logits,
     )
+    run = _print_dry_run if dry_run else _export
+    run(config, as_json=as_json)
+
+
+def _export(config: ExportConfig, *, as_json: bool) -> None:
+    from r1trt.artifacts import ExportArtifact
+    from r1trt.export.export import export_checkpoint
+
     started = time.perf_counter()
     with progress_reporter() as progress:
         path = export_checkpoint(config, progress)
@@ -61,11 +75,27 @@ def export(
         "notes": manifest.notes,
         "seconds": round(seconds, 3),
     }
-    where = "in it" if copy else f"in {manifest.weights.base_directory}"
+    where = "in it" if config.copy else f"in {manifest.weights.base_directory}"
     lines = [
         f"exported {manifest.model_name} to {path} in {seconds:.1f} s",
         f"  KV cache {manifest.capacity} tokens; weights {size_text(manifest.weights.bytes)} {where}",
         *(f"  note: {note}" for note in manifest.notes),
         f"next: r1trt build {path} --arch ada --fp8",
     ]
+    print_result(result, lines, as_json=as_json)
+
+
+def _print_dry_run(config: ExportConfig, *, as_json: bool) -> None:
+    """What an export would check, and what it and the steps behind it take."""
+    from r1trt.estimate.estimate import estimate_of
+    from r1trt.estimate.placement import Use
+    from r1trt.estimate.source import sized_model_from_checkpoint
+    from r1trt.export.export import checked_export
+
+    checkpoint, capacity = checked_export(config)
+    use = Use(batch=1, max_seq_len=capacity, max_input_len=min(DEFAULT_INPUT_LEN, capacity))
+    model = sized_model_from_checkpoint(checkpoint)
+    found = estimate_of(model, use, config.output, copy=config.copy)
+    result = {"dry_run": True, "path": str(config.output), "capacity": capacity, **found.to_json()}
+    lines = [f"nothing was written; an export would be in {config.output}", *estimate_lines(found)]
     print_result(result, lines, as_json=as_json)

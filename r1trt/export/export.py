@@ -15,6 +15,7 @@ from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.artifacts.export import ExportDirectory, ExportManifest, ExportWeights, WeightFile
 from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
+from r1trt.config import ModelConfig
 from r1trt.config.length import require_positions, require_window
 from r1trt.errors import ConfigError
 from r1trt.export.model import check_model, onnx_from_checkpoint
@@ -67,9 +68,7 @@ def export_checkpoint(config: ExportConfig, progress: Progress = ignore) -> Path
         ExportError: The graph does not pass ONNX's checker.
     """
     progress("reading headers", 0, 1)
-    checkpoint = checkpoint_from_dir(config.checkpoint)
-    capacity = _capacity(config, checkpoint)
-    _require_output_apart(config.output, checkpoint.path)
+    checkpoint, capacity = checked_export(config)
     progress("building the graph", 0, 1)
     weights = copied_weights(checkpoint) if config.copy else weights_in_place(checkpoint)
     model = onnx_from_checkpoint(
@@ -87,6 +86,37 @@ def export_checkpoint(config: ExportConfig, progress: Progress = ignore) -> Path
     return config.output
 
 
+def checked_export(config: ExportConfig) -> tuple[Checkpoint, int]:
+    """What an export starts from: the checkpoint, from its headers, and the rows of the KV cache in tokens.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or incomplete.
+        ConfigError: Its configuration is not one that is implemented, or the options do not fit it.
+    """
+    checkpoint = checkpoint_from_dir(config.checkpoint)
+    where = ModelDirectory(path=checkpoint.path).config
+    capacity = export_capacity(checkpoint.config, config.max_seq_len, where=where)
+    _require_output_apart(config.output, checkpoint.path)
+    return checkpoint, capacity
+
+
+def export_capacity(model: ModelConfig, max_seq_len: int | None, *, where: object = None) -> int:
+    """Rows of a model's KV cache in tokens: those asked for, or the model's own limit, at most 4096.
+
+    Args:
+        model: The model.
+        max_seq_len: What was asked for.
+        where: File that the model's configuration comes from.
+
+    Raises:
+        ConfigError: The model does not compute sequences of this length.
+    """
+    capacity = max_seq_len or min(model.max_position_embeddings, DEFAULT_CAPACITY)
+    require_positions(model, capacity, "--max-seq-len", where=where)
+    require_window(model, capacity, "--max-seq-len", where=where)
+    return capacity
+
+
 def _require_output_apart(output: Path, checkpoint: Path) -> None:
     """Refuse to replace a directory that holds the checkpoint: an export with copied weights is one, too."""
     target, sources = output.resolve(), {checkpoint.resolve()}
@@ -99,14 +129,6 @@ def _require_output_apart(output: Path, checkpoint: Path) -> None:
                 found=f"weights in {source}",
                 fix="choose another output directory with -o",
             )
-
-
-def _capacity(config: ExportConfig, checkpoint: Checkpoint) -> int:
-    model, where = checkpoint.config, ModelDirectory(path=checkpoint.path).config
-    capacity = config.max_seq_len or min(model.max_position_embeddings, DEFAULT_CAPACITY)
-    require_positions(model, capacity, "--max-seq-len", where=where)
-    require_window(model, capacity, "--max-seq-len", where=where)
-    return capacity
 
 
 def _manifest(

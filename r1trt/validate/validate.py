@@ -11,6 +11,9 @@ from importlib.util import find_spec
 from r1trt.artifacts import BuildArtifact
 from r1trt.data import HELDOUT
 from r1trt.errors import UnavailableError, ValidationError
+from r1trt.estimate.parameters import parameters_of_config
+from r1trt.estimate.refusal import require_memory
+from r1trt.estimate.steps import validation_step
 from r1trt.evaluate.figures import PairFigures
 from r1trt.evaluate.models import Model
 from r1trt.evaluate.verdict import Comparison
@@ -42,11 +45,14 @@ def validate_engine(config: ValidateConfig, progress: Progress = ignore) -> Vali
 
     Raises:
         ValidationError: A figure is beyond its threshold. The report is written all the same.
-        UnavailableError: A library is missing, or nothing of the artifact can be run here.
+        UnavailableError: A library is missing, nothing of the artifact can be run here, or this machine has
+            too little memory for the checkpoint in FP32.
         R1TrtError: The artifact, the reference or the prompts cannot be used.
     """
     _require_libraries()
     sources = sources_from_directory(config.engine, config.reference)
+    if sources.checkpoint is not None:
+        require_memory(validation_step(parameters_of_config(sources.config)))
     report = _validated(config, sources, progress)
     path = save_report(report).page
     if not report.passed:

@@ -22,6 +22,12 @@ def test_newer_architectures_take_fp8_by_default(name: str) -> None:
     assert min(arch.sms) >= FP8_MIN_SM
 
 
+def test_each_architecture_has_its_builder() -> None:
+    found = {name: arch.backend for name, arch in ARCHITECTURES.items()}
+    rtx = dict.fromkeys(("ampere", "ada", "blackwell"), "tensorrt-rtx")
+    assert found == {**rtx, "hopper": "tensorrt", "cpu": "onnxruntime"}
+
+
 def test_no_sm_belongs_to_two_architectures() -> None:
     sms = [sm for arch in ARCHITECTURES.values() for sm in arch.sms]
     assert len(sms) == len(set(sms))

@@ -8,7 +8,8 @@ import pytest
 from r1trt.cli import cli, main
 
 OPTIONS = {
-    "export": "checkpoint --output -o --max-seq-len --copy --last-token-logits --json",
+    "estimate": "model --batch --max-seq-len --max-input-len --json",
+    "export": "checkpoint --output -o --max-seq-len --copy --dry-run --last-token-logits --json",
     "build": (
         "model --arch --fp8 --bf16 --fp32 --plan --calibration --backend --max-batch-size --max-input-len"
         " --max-seq-len --no-cache --plugin-library --embed-plugins --timing-cache --dump-passes"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from r1trt.estimate.gpus import device_of_driver_name
+
 BF16_BYTES = 2
 LAM_BYTES = 4
 
@@ -27,17 +29,13 @@ class Peaks:
     bandwidth: float
 
 
-# By what a name must hold; of NVIDIA's data sheets, without sparsity.
-DATA_SHEETS: tuple[tuple[tuple[str, ...], Peaks], ...] = (
-    (("H200",), Peaks(bf16=989e12, fp8=1979e12, bandwidth=4.8e12)),
-    (("H100", "HBM3"), Peaks(bf16=989e12, fp8=1979e12, bandwidth=3.35e12)),
-    (("A100", "80GB"), Peaks(bf16=312e12, fp8=0, bandwidth=2.04e12)),
-)
-
-
 def data_sheet(name: str) -> Peaks | None:
-    """The data sheet's rates for a GPU; None for one that is not in the table."""
-    return next((peaks for words, peaks in DATA_SHEETS if all(word in name for word in words)), None)
+    """The data sheet's rates for a GPU by the driver's name of it; None for one that is not in the table."""
+    device = device_of_driver_name(name)
+    if device is None:
+        return None
+    rates = device.operations
+    return Peaks(bf16=rates["bf16"], fp8=rates.get("fp8_e4m3", 0.0), bandwidth=device.bandwidth)
 
 
 def floor_us(operations: float, size: float, rate: float, bandwidth: float) -> float:

@@ -1,0 +1,62 @@
+"""The KV cache: what the graph's caches hold, and what keys and values of all heads would."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from r1trt.config import AttentionConfig, GqaConfig, ModelConfig
+from r1trt.data_types import DATA_TYPES
+from r1trt.estimate.sample import Sample
+from r1trt.ops.registry import layer_operator_of
+from r1trt.precision.checks import layer_nodes
+from r1trt.precision.plan import PrecisionPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class KvCache:
+    """The cache of one precision.
+
+    Attributes:
+        token_bytes: Bytes that a token takes in the caches of all layers.
+        decompressed_token_bytes: What it would take as keys and values of every key/value head; more than
+            `token_bytes` where the model caches something smaller that they are computed from.
+    """
+
+    token_bytes: int
+    decompressed_token_bytes: int
+
+    def bytes(self, batch: int, tokens: int) -> int:
+        """The allocation for `batch` rows of `tokens` tokens."""
+        return batch * tokens * self.token_bytes
+
+
+def kv_cache_of_plan(config: ModelConfig, sample: Sample, plan: PrecisionPlan) -> KvCache:
+    """Adds up the caches of a graph, whatever operators they belong to, in the types of a plan.
+
+    Args:
+        config: The real model's configuration.
+        sample: Its graph.
+        plan: The sample's plan.
+    """
+    total, type_bytes = 0, 0
+    for name, node in layer_nodes(sample.model).items():
+        operator = layer_operator_of(node)
+        if operator is None:
+            continue
+        # NOTES: a cache has the type of its layer's input; operators refuse every other one.
+        for cache, given, _ in operator.cache_values(node):
+            type_bytes = DATA_TYPES[plan.layers[name].input].bytes
+            sizes = [size for size in given.shape or () if isinstance(size, int)]
+            # The capacity counts tokens, and the batch is symbolic: what is left is a token's share.
+            assert given.shape is not None and given.shape[cache.capacity_axis] == sample.capacity
+            total += sample.count(name) * type_bytes * math.prod(sizes) // sample.capacity
+    elements = sum(decompressed_elements(layer.attention) for layer in config.layers)
+    return KvCache(token_bytes=total, decompressed_token_bytes=elements * type_bytes)
+
+
+def decompressed_elements(attention: AttentionConfig) -> int:
+    """Elements of one token's keys and values for all key/value heads; another attention is a case here."""
+    match attention:
+        case GqaConfig():
+            return 2 * attention.kv_width

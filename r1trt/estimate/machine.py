@@ -1,0 +1,50 @@
+"""What this machine has: memory, as the kernel or the container's limit gives it, and room on a disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+MEMORY_INFO = Path("/proc/meminfo")
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Memory in bytes, without swap.
+
+    Attributes:
+        total: What there is, or what a container may use of it.
+        available: What the kernel could give now without swapping.
+    """
+
+    total: int
+    available: int
+
+
+def memory_of_machine() -> Memory:
+    """The memory that a process here can have."""
+    lines = MEMORY_INFO.read_text().splitlines()
+    kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    total, available = (1024 * kilobytes[name] for name in ("MemTotal", "MemAvailable"))
+    limit = min([total, *filter(None, map(_limit, CONTAINER_LIMITS))])
+    return Memory(total=limit, available=min(available, limit))
+
+
+def free_disk(directory: Path) -> int:
+    """Free bytes of the file system that a directory is on or would be made on."""
+    path = directory.absolute()
+    return shutil.disk_usage(next(parent for parent in (path, *path.parents) if parent.exists())).free
+
+
+def _limit(path: Path) -> int | None:
+    """A control group's limit; None where there is none."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,81 @@
+"""A model's graph with one layer of each kind: as many nodes as there are kinds, each with a count.
+
+What a layer costs and holds follows from its configuration, so that equal layers are computed once; a model
+of 61 layers with 256 experts each takes no longer than its two kinds of layers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from r1trt.checkpoint import TensorRef
+from r1trt.config import LayerConfig
+from r1trt.estimate.source import SizedModel
+from r1trt.export.decoder import emit_decoder
+from r1trt.export.graph import GraphEmitter
+from r1trt.families import expected_tensors
+from r1trt.families.tensors import LAYER
+from r1trt.ops.operator import IR_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A graph that stands for a larger one.
+
+    Attributes:
+        model: The graph, as an export writes it; no byte of its weights is read.
+        counts: How many layers of the real model each of its decoder layers stands for.
+        capacity: Rows of the KV cache in tokens.
+    """
+
+    model: ir.Model
+    counts: tuple[int, ...]
+    capacity: int
+
+    def count(self, name: str | None) -> int:
+        """How many nodes or weights of the real model one of this name stands for."""
+        for index, count in enumerate(self.counts):
+            if (name or "").startswith(LAYER.format(layer=index)):
+                return count
+        return 1
+
+
+def sample_of_model(model: SizedModel, capacity: int, *, last_token_logits: bool = False) -> Sample:
+    """Emits the graph of a model's kinds of layers.
+
+    Args:
+        model: The model.
+        capacity: Rows of the KV cache in tokens.
+        last_token_logits: Compute the logits of each sequence's last token only.
+    """
+    counts = Counter(model.config.layers)
+    kinds = tuple(counts)
+    config = replace(model.config, layers=kinds)
+    tensors = _tensors(model, kinds, expected_tensors(config))
+    locations = {tensor.file: tensor.file for tensor in tensors.values()}
+    emitter = GraphEmitter(config.family, tensors, locations)
+    emit_decoder(emitter, config, capacity, last_token_logits=last_token_logits)
+    return Sample(
+        model=ir.Model(emitter.graph, ir_version=IR_VERSION),
+        counts=tuple(counts.values()),
+        capacity=capacity,
+    )
+
+
+def _tensors(
+    model: SizedModel, kinds: tuple[LayerConfig, ...], names: Mapping[str, tuple[int, ...]]
+) -> dict[str, TensorRef]:
+    """The sample's tensors: those of the first layer of each kind, under the sample's names."""
+    prefixes = [
+        (LAYER.format(layer=index), LAYER.format(layer=model.config.layers.index(kind)))
+        for index, kind in enumerate(kinds)
+    ]
+    found = {}
+    for name in names:
+        original = next((old + name[len(new) :] for new, old in prefixes if name.startswith(new)), name)
+        found[name] = replace(model.tensors[original], name=name)
+    return found

@@ -1,0 +1,132 @@
+"""What the long steps take of a machine: memory and disk. The constants were measured (docs/estimate.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from r1trt.arch import Backend
+from r1trt.estimate.parameters import parameters
+from r1trt.estimate.planned import PlannedModel
+from r1trt.estimate.source import SizedModel
+from r1trt.runtime.onnxruntime_model import folds_constants
+
+MB = 10**6
+
+EXPORT_MEMORY, EXPORT_MEMORY_OF_TENSOR = 110 * MB, 4500
+GRAPH_BYTES_OF_TENSOR = 1000
+COMPANION_BYTES = 20 * MB
+"""The tokenizer's files, the graphs and the plan beside the weights."""
+
+WRITE_MEMORY = 430 * MB
+"""Weights are typed in pieces, so that a build without a builder does not depend on their size."""
+
+CALIBRATION_BYTES_OF_PARAMETER, FOLDED_BYTES_OF_PARAMETER = 4.5, 7.0
+"""Calibration computes in FP32; small models keep FP32 copies of their weights, which is faster."""
+
+BUILDER_MEMORY, BUILDER_SHARE = 450 * MB, 3.0
+BUILDER_LEAST_SHARE = 2.0
+"""A third of the builder's memory is the mapped weight file, which the kernel can drop and read again."""
+
+VALIDATION_MEMORY, VALIDATION_BYTES_OF_PARAMETER = 1500 * MB, 18
+FP32_BYTES = 4
+
+ENGINE_SHARE, ENGINE_BYTES = 1.01, 15 * MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One long step.
+
+    Attributes:
+        name: The command, without its paths.
+        memory: Bytes of main memory at its peak, mapped files included.
+        least_memory: With less in the whole machine it cannot succeed.
+        disk: Bytes that it writes.
+    """
+
+    name: str
+    memory: int
+    least_memory: int
+    disk: int
+
+
+def export_step(model: SizedModel, *, copy: bool = False) -> Step:
+    """An export: headers are read, and a graph is written; weights only if they are to be copied."""
+    memory = EXPORT_MEMORY + EXPORT_MEMORY_OF_TENSOR * len(model.tensors)
+    stored = sum(model.stored_bytes.values()) if copy else 0
+    return Step(
+        name="export --copy" if copy else "export",
+        memory=memory,
+        least_memory=memory,
+        disk=stored + GRAPH_BYTES_OF_TENSOR * len(model.tensors) + COMPANION_BYTES,
+    )
+
+
+def build_step(
+    model: SizedModel, planned: PlannedModel, backend: Backend, engines: int, *, calibrated: bool = False
+) -> Step:
+    """A build.
+
+    Args:
+        model: What is built.
+        planned: The same in its types.
+        backend: Builder.
+        engines: Engines that it makes here; 0 where ONNX Runtime runs the graph, or the builder is elsewhere.
+        calibrated: FP8 scales are given, and need not be measured.
+    """
+    weights = planned.bytes
+    memory = WRITE_MEMORY
+    if planned.plan.missing_scales and not calibrated:
+        memory += _calibration_memory(model)
+    least = WRITE_MEMORY
+    if backend != "onnxruntime" and engines:
+        memory = max(memory, builder_memory(weights))
+        least = least_builder_memory(weights)
+    written = weights if backend == "onnxruntime" else weights + engines * engine_bytes(weights)
+    return Step(
+        name=f"build --arch {planned.arch} --{planned.precision}",
+        memory=memory,
+        least_memory=least,
+        disk=written + COMPANION_BYTES,
+    )
+
+
+def _calibration_memory(model: SizedModel) -> int:
+    folds = folds_constants(sum(model.stored_bytes.values()))
+    share = FOLDED_BYTES_OF_PARAMETER if folds else CALIBRATION_BYTES_OF_PARAMETER
+    return int(share * parameters(model))
+
+
+def finishing_step(weight_bytes: int, engines: int) -> Step:
+    """A build whose typed weights, of so many bytes, are there already."""
+    return Step(
+        name="build",
+        memory=builder_memory(weight_bytes),
+        least_memory=least_builder_memory(weight_bytes),
+        disk=engines * engine_bytes(weight_bytes),
+    )
+
+
+def validation_step(parameter_count: int) -> Step:
+    """A validation against the checkpoint, which PyTorch holds in FP32 beside the graphs."""
+    return Step(
+        name="validate",
+        memory=VALIDATION_MEMORY + VALIDATION_BYTES_OF_PARAMETER * parameter_count,
+        least_memory=FP32_BYTES * parameter_count,
+        disk=MB,
+    )
+
+
+def builder_memory(weight_bytes: int) -> int:
+    """Peak memory of a TensorRT builder for typed weights of so many bytes."""
+    return BUILDER_MEMORY + int(BUILDER_SHARE * weight_bytes)
+
+
+def least_builder_memory(weight_bytes: int) -> int:
+    """The part of it that is not a file in memory."""
+    return BUILDER_MEMORY + int(BUILDER_LEAST_SHARE * weight_bytes)
+
+
+def engine_bytes(weight_bytes: int) -> int:
+    """Size of a TensorRT engine for typed weights of so many bytes."""
+    return ENGINE_BYTES + int(ENGINE_SHARE * weight_bytes)
