@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1trt.cli.output import size_text, table_lines
+from r1trt.cli.output import table_lines
+from r1trt.text import size_text
 
 ENGINES = Path("engines")
 CHECKPOINT = ENGINES / "checkpoints" / "SmolLM2"

@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "r1trt"
 ORDER = (
     "errors",
     "progress",
+    "text",
     "data_types",
     "cache",
     "arch",

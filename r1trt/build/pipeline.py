@@ -24,13 +24,14 @@ from r1trt.build.weight_scan import require_finite_weights
 from r1trt.build.write import write_build
 from r1trt.errors import ConfigError
 from r1trt.estimate.planned import planned_model
-from r1trt.estimate.refusal import gigabytes, require_room
+from r1trt.estimate.refusal import require_room
 from r1trt.estimate.source import sized_model_from_export
 from r1trt.estimate.steps import Step, build_step
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.passes.dump import GraphDump
 from r1trt.precision.plan_file import load_plan
 from r1trt.progress import Progress, ignore
+from r1trt.text import size_text
 
 
 def build_engine(config: BuildConfig, progress: Progress = ignore) -> Path:
@@ -66,7 +67,7 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     output = config.output or source / f"{target.arch.name}-{target.precision}"
     step = _step(export, target, builds=missing is None, calibrated=given_plan is not None)
     require_room(step, output)
-    progress(f"estimated: {gigabytes(step.memory)} of memory, {gigabytes(step.disk)} of disk", 1, 1)
+    progress(f"estimated: {size_text(step.memory)} of memory, {size_text(step.disk)} of disk", 1, 1)
     require_finite_weights(export.model, progress)
     _require_plan_unedited(BuildDirectory(path=output), config)
 

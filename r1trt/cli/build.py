@@ -11,7 +11,8 @@ import click
 
 from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
 from r1trt.cli.options import json_option, max_seq_len_option, output_option
-from r1trt.cli.output import print_result, progress_reporter, size_text
+from r1trt.cli.output import print_result, progress_reporter
+from r1trt.text import size_text
 
 if TYPE_CHECKING:
     from r1trt.artifacts import BuildArtifact

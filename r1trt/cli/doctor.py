@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from r1trt.cli.options import json_option
-from r1trt.cli.output import fact_lines, print_result, size_text, table_lines
+from r1trt.cli.output import fact_lines, print_result, table_lines
+from r1trt.text import size_text
 
 
 @click.command(short_help="Show what is installed and what can be built here.")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from r1trt.cli.options import json_option, max_seq_len_option
-from r1trt.cli.output import fact_lines, print_result, size_text, table_lines
+from r1trt.cli.output import fact_lines, print_result, table_lines
+from r1trt.text import count_text, size_text
 
 if TYPE_CHECKING:
     from r1trt.estimate.estimate import Estimate
@@ -138,11 +139,3 @@ def _device_lines(placements: tuple[Placement, ...]) -> Iterator[str]:
         for item in placements
     ]
     yield from table_lines(header, rows)
-
-
-def count_text(number: int) -> str:
-    """A count with a unit: `7.62 billion`."""
-    for limit, unit in ((10**9, "billion"), (10**6, "million")):
-        if number >= limit:
-            return f"{number / limit:.4g} {unit}"
-    return str(number)

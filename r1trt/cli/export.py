@@ -11,7 +11,8 @@ import click
 
 from r1trt.cli.estimate import DEFAULT_INPUT_LEN, estimate_lines
 from r1trt.cli.options import ENGINES, json_option, max_seq_len_option, output_option
-from r1trt.cli.output import print_result, progress_reporter, size_text
+from r1trt.cli.output import print_result, progress_reporter
+from r1trt.text import size_text
 
 if TYPE_CHECKING:
     from r1trt.export.export import ExportConfig

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from r1trt.cli.options import json_option
-from r1trt.cli.output import fact_lines, print_result, size_text, table_lines
+from r1trt.cli.output import fact_lines, print_result, table_lines
+from r1trt.text import size_text
 
 if TYPE_CHECKING:
     from r1trt.inspect.summary import Summary

@@ -71,18 +71,6 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list
     return [line(header), line(["-" * width for width in widths]), *map(line, texts)]
 
 
-def size_text(size: int) -> str:
-    """A number of bytes with a decimal unit, as file managers print it: `269.1 MB`."""
-    if size < 1000:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 1000 or unit == "TB":
-            break
-    return f"{value:.1f} {unit}"
-
-
 class _PlainProgress:
     """One line for each new phase, and one now and then within phases that take long."""
 

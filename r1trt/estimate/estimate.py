@@ -132,9 +132,9 @@ def _build_here(
     # NOTES: TensorRT builds for the GPU that is there, and TensorRT-RTX for all that it knows.
     engines = len(arch.offline_sms) or min(1, len(arch.sms))
     step = build_step(model, planned, arch.backend, engines)
-    needs_gpu = arch.backend == "tensorrt" and not set(arch.sms) & set(compute_capabilities())
-    gpu = [f"{arch.name} GPU: not here, so the build would stop in front of its engine"] if needs_gpu else []
-    return StepHere(step=step, obstacles=(*obstacles(step, memory, free), *gpu))
+    if arch.backend == "tensorrt" and not set(arch.sms) & set(compute_capabilities()):
+        return StepHere(step=step, obstacles=(f"{arch.name} GPU: needed, to finish it",))
+    return StepHere(step=step, obstacles=tuple(obstacles(step, memory, free)))
 
 
 def _placements(by_arch: Mapping[tuple[str, BuildPrecision], PlannedModel], use: Use) -> Iterator[Placement]:

@@ -60,6 +60,15 @@ def _llama3(*sizes: int) -> RawConfig:
 
 _LLAMA_70B = _llama3(128256, 8192, 28672, 80, 64, 8)
 
+_YARN = {
+    "type": "yarn",
+    "factor": 40,
+    "original_max_position_embeddings": 4096,
+    "beta_fast": 32,
+    "beta_slow": 1,
+}
+_LATENT = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+
 KNOWN_MODELS: Mapping[str, RawConfig] = MappingProxyType(
     {
         "r1-distill-qwen-1.5b": _qwen2(151936, 1536, 8960, 28, 12, 2, theta=10000.0),
@@ -69,6 +78,49 @@ KNOWN_MODELS: Mapping[str, RawConfig] = MappingProxyType(
         "r1-distill-llama-8b": _llama3(128256, 4096, 14336, 32, 32, 8),
         "r1-distill-llama-70b": _LLAMA_70B,
         "r1-70b": _LLAMA_70B,
+        "r1-671b": _raw(  # converted to BF16, as it is read today
+            "DeepseekV3ForCausalLM",
+            "deepseek_v3",
+            (129280, 7168, 18432, 61, 128, 128),
+            positions=163840,
+            theta=10000.0,
+            **_LATENT,
+            q_lora_rank=1536,
+            rope_scaling={**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+            first_k_dense_replace=3,
+            n_routed_experts=256,
+            n_shared_experts=1,
+            moe_intermediate_size=2048,
+            num_experts_per_tok=8,
+            n_group=8,
+            topk_group=4,
+            topk_method="noaux_tc",
+            scoring_func="sigmoid",
+            norm_topk_prob=True,
+            routed_scaling_factor=2.5,
+            num_nextn_predict_layers=1,
+        ),
+        "v2-lite": _raw(
+            "DeepseekV2ForCausalLM",
+            "deepseek_v2",
+            (102400, 2048, 10944, 27, 16, 16),
+            positions=163840,
+            theta=10000.0,
+            **_LATENT,
+            q_lora_rank=None,
+            rope_scaling={**_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+            first_k_dense_replace=1,
+            n_routed_experts=64,
+            n_shared_experts=2,
+            moe_intermediate_size=1408,
+            num_experts_per_tok=6,
+            n_group=1,
+            topk_group=1,
+            topk_method="greedy",
+            scoring_func="softmax",
+            norm_topk_prob=False,
+            routed_scaling_factor=1.0,
+        ),
         "smollm2-135m": _raw(
             "LlamaForCausalLM",
             "llama",

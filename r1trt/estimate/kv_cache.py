@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from r1trt.config import AttentionConfig, GqaConfig, ModelConfig
+from r1trt.config import AttentionConfig, GqaConfig, MlaConfig, ModelConfig
 from r1trt.data_types import DATA_TYPES
 from r1trt.estimate.sample import Sample
 from r1trt.ops.registry import layer_operator_of
@@ -60,3 +60,5 @@ def decompressed_elements(attention: AttentionConfig) -> int:
     match attention:
         case GqaConfig():
             return 2 * attention.kv_width
+        case MlaConfig():
+            return attention.num_heads * (attention.qk_head_dim + attention.v_head_dim)

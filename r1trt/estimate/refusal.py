@@ -9,8 +9,7 @@ from r1trt.artifacts.disk import disk_full
 from r1trt.errors import UnavailableError
 from r1trt.estimate.machine import Memory, free_disk, memory_of_machine
 from r1trt.estimate.steps import Step
-
-GB = 10**9
+from r1trt.text import size_text
 
 
 def require_room(step: Step, directory: Path) -> None:
@@ -40,8 +39,8 @@ def require_memory(step: Step) -> None:
         raise UnavailableError(
             "This machine has too little memory for this step.",
             where=step.name,
-            found=f"{gigabytes(memory.total)} in all, {gigabytes(memory.available)} of it available",
-            expected=f"{gigabytes(step.memory)} at its peak, and at least {gigabytes(step.least_memory)}",
+            found=f"{size_text(memory.total)} in all, {size_text(memory.available)} of it available",
+            expected=f"{size_text(step.memory)} at its peak, and at least {size_text(step.least_memory)}",
             fix="run it on a machine with more memory, or with a narrower precision; "
             "`r1trt estimate` lists what each takes",
         )
@@ -50,11 +49,6 @@ def require_memory(step: Step) -> None:
 def obstacles(step: Step, memory: Memory, free: int) -> Iterator[str]:
     """What this machine lacks for a step, in words; nothing where it can do it."""
     if memory.total < step.least_memory:
-        yield f"memory: {gigabytes(memory.total)} of at least {gigabytes(step.least_memory)}"
+        yield f"memory: {size_text(memory.total)} of at least {size_text(step.least_memory)}"
     if free < step.disk:
-        yield f"disk: {gigabytes(free)} of {gigabytes(step.disk)}"
-
-
-def gigabytes(size: int) -> str:
-    """A size for messages: `12.3 GB`."""
-    return f"{size / GB:.1f} GB"
+        yield f"disk: {size_text(free)} of {size_text(step.disk)}"

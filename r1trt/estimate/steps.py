@@ -27,7 +27,7 @@ BUILDER_MEMORY, BUILDER_SHARE = 450 * MB, 3.0
 BUILDER_LEAST_SHARE = 2.0
 """A third of the builder's memory is the mapped weight file, which the kernel can drop and read again."""
 
-VALIDATION_MEMORY, VALIDATION_BYTES_OF_PARAMETER = 1500 * MB, 18
+VALIDATION_MEMORY, VALIDATION_BYTES_OF_PARAMETER = 2000 * MB, 14
 FP32_BYTES = 4
 
 ENGINE_SHARE, ENGINE_BYTES = 1.01, 15 * MB

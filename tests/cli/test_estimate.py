@@ -9,7 +9,6 @@ import pytest
 from tiny_checkpoints import write_llama
 
 from r1trt.cli import main
-from r1trt.cli.estimate import count_text
 from r1trt.export.export import ExportConfig, export_checkpoint
 
 
@@ -97,11 +96,3 @@ def test_a_dry_run_checks_what_an_export_checks(tmp_path: Path, capsys: pytest.C
     (checkpoint / "model.safetensors").write_bytes(b"short")
     assert main(["export", str(checkpoint), "--dry-run"]) == 1
     assert "truncated" in capsys.readouterr().err
-
-
-def test_counts_are_readable() -> None:
-    assert [count_text(n) for n in (999, 134_515_008, 70_553_706_496)] == [
-        "999",
-        "134.5 million",
-        "70.55 billion",
-    ]

@@ -2,22 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from r1trt.cli.output import fact_lines, progress_reporter, size_text, table_lines
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (269_060_552, "269.1 MB"),
-        (3_554_000_000, "3.6 GB"),
-        (5 * 10**15, "5000.0 TB"),
-    ],
-)
-def test_sizes(size: int, text: str) -> None:
-    assert size_text(size) == text
+from r1trt.cli.output import fact_lines, progress_reporter, table_lines
 
 
 def test_tables_align_numbers_to_the_right() -> None:

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_checkpoints import r1_asa_raw_config, write_llama, write_qwen2, write_r1_asa, write_transformers
+from tiny_checkpoints import (
+    r1_asa_raw_config,
+    write_deepseek,
+    write_llama,
+    write_qwen2,
+    write_r1_asa,
+    write_transformers,
+)
 
 from r1trt.checkpoint import read_safetensors_header
 from r1trt.estimate.known_models import KNOWN_MODELS
@@ -22,6 +29,8 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "mistral": lambda path, **more: write_transformers(path, "MistralForCausalLM", **more),
     "qwen3": lambda path, **more: write_transformers(path, "Qwen3ForCausalLM", head_dim=16, **more),
     "r1_asa": write_r1_asa,
+    "deepseek_v3": lambda path, **more: write_deepseek(path, **more),
+    "deepseek_v2": lambda path, **more: write_deepseek(path, "DeepseekV2ForCausalLM", **more),
 }
 
 # As the publishers' model cards and safetensors indexes have them.
@@ -33,6 +42,8 @@ PUBLISHED = {
     "r1-distill-llama-8b": 8_030_261_248,
     "r1-distill-llama-70b": 70_553_706_496,
     "r1-70b": 70_553_706_496,
+    "r1-671b": 671_026_419_200,  # without the layer that predicts a further token
+    "v2-lite": 15_706_484_224,
     "smollm2-135m": 134_515_008,
     "mistral-7b": 7_248_023_552,
     "qwen3-8b": 8_190_735_360,
@@ -72,7 +83,9 @@ def test_known_models_count_as_transformers_counts(name: str) -> None:
     config = getattr(transformers, architecture.replace("ForCausalLM", "Config"))(**raw)
     with torch.device("meta"):
         module = getattr(transformers, architecture)(config)
-    assert parameters(sized_model(name)) == module.num_parameters()
+    # A router's correction bias is a tensor of the checkpoint, and a buffer there.
+    biases = [b for buffer, b in module.named_buffers() if buffer.endswith("e_score_correction_bias")]
+    assert parameters(sized_model(name)) == module.num_parameters() + sum(bias.numel() for bias in biases)
 
 
 def moe(**overrides: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
-from tiny_checkpoints import r1_asa_raw_config, write_llama, write_qwen2, write_r1_asa
+from tiny_checkpoints import r1_asa_raw_config, write_deepseek, write_llama, write_qwen2, write_r1_asa
 
 from r1trt.arch import BuildPrecision
 from r1trt.build.config import BuildConfig
@@ -38,6 +38,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "llama": write_llama,
     "tied": lambda path: write_llama(path, tie_word_embeddings=True),
     "qwen2": write_qwen2,
+    "deepseek_v3": write_deepseek,
     "mixed layers": lambda path: write_r1_asa(
         path,
         num_hidden_layers=4,
@@ -125,6 +126,12 @@ def test_cache_of_grouped_queries_by_hand() -> None:
     # Two layers, keys and values, two heads of 16, two bytes an element.
     assert found.token_bytes == found.decompressed_token_bytes == 2 * 2 * 2 * 16 * 2
     assert decompressed_elements(sized_model("r1-distill-qwen-7b").config.layers[0].attention) == 2 * 4 * 128
+
+
+def test_cache_of_latents_by_hand() -> None:
+    found = planned_model(sized_model("r1-671b"), "hopper", "bf16", 4096).kv_cache
+    assert found.token_bytes == 61 * (512 + 64) * 2
+    assert found.decompressed_token_bytes == 61 * 128 * (128 + 64 + 128) * 2
 
 
 def test_activations_are_those_of_the_largest_layer() -> None:

@@ -53,7 +53,7 @@ def test_a_build_writes_its_weights_and_an_engine_for_each_gpu() -> None:
 def test_what_is_missing_is_said_with_figures() -> None:
     step = Step(name="build", memory=3 * GB, least_memory=2 * GB, disk=GB)
     assert list(obstacles(step, Memory(total=GB, available=0), HUGE)) == ["memory: 1.0 GB of at least 2.0 GB"]
-    assert list(obstacles(step, Memory(total=HUGE, available=0), 0)) == ["disk: 0.0 GB of 1.0 GB"]
+    assert list(obstacles(step, Memory(total=HUGE, available=0), 0)) == ["disk: 0 B of 1.0 GB"]
     assert not list(obstacles(step, Memory(total=2 * GB, available=0), GB))
 
 

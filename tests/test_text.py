@@ -1,0 +1,30 @@
+"""Figures as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from r1trt.text import count_text, size_text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(999, "999"), (134_515_008, "134.5 million"), (70_553_706_496, "70.55 billion")],
+)
+def test_counts_are_readable(number: int, text: str) -> None:
+    assert count_text(number) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (269_060_552, "269.1 MB"),
+        (3_554_000_000, "3.6 GB"),
+        (5 * 10**15, "5000.0 TB"),
+    ],
+)
+def test_sizes(size: int, text: str) -> None:
+    assert size_text(size) == text
