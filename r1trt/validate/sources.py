@@ -118,24 +118,25 @@ def _config_of(directory: ModelDirectory) -> ModelConfig:
 
 def _sizes(config: ModelConfig) -> dict[str, object]:
     """What two checkpoints of one model have in common, by the names that a message gives."""
+    attention = asdict(config.layers[0].attention)
     return {
         "family": config.family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_layers": config.num_layers,
-        **asdict(config.layers[0].attention),
+        **{name: size for name, size in attention.items() if name.endswith(("heads", "dim", "rank"))},
     }
 
 
 def _require_same_model(config: ModelConfig, checkpoint: Path) -> None:
     other = _config_of(ModelDirectory(path=checkpoint))
     ours, theirs = _sizes(config), _sizes(other)
-    different = [name for name in ours if ours[name] != theirs[name]]
+    different = [name for name in ours if ours[name] != theirs.get(name)]
     if different:
         raise ConfigError(
             "The reference is another model.",
             where=checkpoint,
-            found=", ".join(f"{name} {theirs[name]}" for name in different),
+            found=", ".join(f"{name} {theirs.get(name)}" for name in different),
             expected=", ".join(f"{name} {ours[name]}" for name in different),
             fix="pass the checkpoint that the engine was made from",
         )

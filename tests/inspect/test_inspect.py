@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import save_file
-from tiny_checkpoints import write_llama, write_r1_asa
+from tiny_checkpoints import write_deepseek, write_llama, write_r1_asa
 
 from r1trt.cli import main
 from r1trt.errors import R1TrtError
@@ -37,6 +37,12 @@ def test_checkpoint(tmp_path: Path) -> None:
 def test_checkpoint_with_experts(tmp_path: Path) -> None:
     summary = summary_of_path(write_r1_asa(tmp_path / "asa"))
     assert summary.facts["experts"].startswith("8, ")
+
+
+def test_checkpoint_with_latent_attention(tmp_path: Path) -> None:
+    facts = summary_of_path(write_deepseek(tmp_path / "deepseek")).facts
+    assert facts["heads"] == "4 query, 24 wide, over a latent of 32 + 8 elements"
+    assert facts["experts"] == "8, 1 to 3 a token, sigmoid router" and facts["dense layers"] == 1
 
 
 def test_export_counts_nodes_of_a_layer(tmp_path: Path) -> None:

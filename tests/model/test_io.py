@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import r1_asa_module, r1_asa_raw_config, write_r1_asa
+from tiny_checkpoints import r1_asa_module, r1_asa_raw_config, write_deepseek, write_r1_asa
 
 from r1trt.checkpoint import checkpoint_from_dir
-from r1trt.errors import CheckpointError
+from r1trt.errors import CheckpointError, ConfigError
 from r1trt.model import load_checkpoint, save_checkpoint
 
 RAW = r1_asa_raw_config(scoring="sigmoid", num_shared_experts=1, shared_intermediate_size=24)
@@ -45,6 +45,12 @@ def test_bf16_checkpoint_keeps_the_correction_bias_in_fp32(tmp_path: Path) -> No
     assert loaded.model.embed_tokens.weight.dtype == torch.bfloat16
     assert load_checkpoint(tmp_path / "c", torch.float64).model.norm.weight.dtype == torch.float64
     assert json.loads((tmp_path / "c/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_latent_attention_is_left_to_transformers(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="grouped queries only") as caught:
+        load_checkpoint(write_deepseek(tmp_path))
+    assert caught.value.details["found"] == "DeepseekV3ForCausalLM"
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_all_named(tmp_path: Path) -> None:
