@@ -9,6 +9,7 @@ import pytest
 from tiny_checkpoints import write_llama
 
 from r1trt.cli import main
+from r1trt.estimate import machine
 from r1trt.export.export import ExportConfig, export_checkpoint
 
 
@@ -96,3 +97,38 @@ def test_a_dry_run_checks_what_an_export_checks(tmp_path: Path, capsys: pytest.C
     (checkpoint / "model.safetensors").write_bytes(b"short")
     assert main(["export", str(checkpoint), "--dry-run"]) == 1
     assert "truncated" in capsys.readouterr().err
+
+
+def test_a_build_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export = export_checkpoint(
+        ExportConfig(checkpoint=write_llama(tmp_path / "model"), output=tmp_path / "export", max_seq_len=64)
+    )
+    assert main(["build", str(export), "--arch", "cpu", "--json"]) == 0
+    assert "estimated: " in capsys.readouterr().err
+    assert main(["estimate", str(export / "cpu-fp32")]) == 1
+    assert "r1trt inspect" in capsys.readouterr().err
+
+
+def test_an_export_with_another_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export = export_checkpoint(
+        ExportConfig(checkpoint=write_llama(tmp_path / "model"), output=tmp_path / "export", max_seq_len=64)
+    )
+    manifest = export / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["config"]["num_hidden_layers"] = 3
+    manifest.write_text(json.dumps(document))
+    assert main(["estimate", str(export)]) == 1
+    assert "9 tensors are missing, first model.layers.2." in capsys.readouterr().err
+
+
+def test_a_validation_that_does_not_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = export_checkpoint(
+        ExportConfig(checkpoint=write_llama(tmp_path / "model"), output=tmp_path / "export", max_seq_len=64)
+    )
+    limit = tmp_path / "memory.max"
+    limit.write_text("100000\n")
+    monkeypatch.setattr(machine, "CONTAINER_LIMITS", (limit,))
+    assert main(["validate", str(export)]) == 3
+    assert "too little memory" in capsys.readouterr().err
