@@ -29,7 +29,8 @@ class BuildConfig:
         calibration: Text to measure FP8 scales on; None takes the package's.
         backend: Builder.
         max_batch_size: Rows of a call at most; None means 4.
-        max_input_len: Tokens of a call at most; None means 512, or the capacity where that is less.
+        max_input_len: Tokens of a call at most; None means 512, or less where the capacity or the scores of
+            latent attention ask for it.
         max_seq_len: Tokens of the KV cache; None takes the export's.
         cache: False builds a scoring engine without a KV cache.
         output: Build directory; None means `<model>/<arch>-<precision>`.

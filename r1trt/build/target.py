@@ -8,15 +8,18 @@ from r1trt.arch import ARCHITECTURES, Architecture, Backend, BuildPrecision, arc
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.config import BuildConfig
 from r1trt.build.profile import BuildLimits
-from r1trt.config import ModelConfig
+from r1trt.config import MlaConfig, ModelConfig
 from r1trt.config.length import require_positions, require_window
 from r1trt.cuda_driver import compute_capabilities
+from r1trt.data_types import DATA_TYPES
 from r1trt.errors import ConfigError
 from r1trt.export.io import ExportedModel
 from r1trt.rope import LENGTH_DEPENDENT_KINDS
 
 DEFAULT_BATCH_SIZE = 4
 DEFAULT_INPUT_LEN = 512
+LATENT_SCORE_BYTES = 1 << 30
+"""Most bytes of one layer's attention scores by default, where matrix products make them whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +112,25 @@ def limits_from_config(config: BuildConfig, export: ExportedModel) -> BuildLimit
     capacity = (config.max_seq_len or exported) if config.cache else None
     if capacity is not None and capacity != exported:
         _require_possible(capacity, exported, export.config)
-    longest = DEFAULT_INPUT_LEN if capacity is None else min(DEFAULT_INPUT_LEN, capacity)
+    batch = config.max_batch_size or DEFAULT_BATCH_SIZE
     limits = BuildLimits(
-        max_batch_size=config.max_batch_size or DEFAULT_BATCH_SIZE,
-        max_input_len=config.max_input_len or longest,
+        max_batch_size=batch,
+        max_input_len=config.max_input_len or _default_input_len(config, export.config, capacity, batch),
         capacity=capacity,
     )
     if capacity is None:
         require_window(export.config, limits.max_input_len, "--max-input-len")
     return limits
+
+
+def _default_input_len(config: BuildConfig, model: ModelConfig, capacity: int | None, batch: int) -> int:
+    """Tokens of a call: fewer where the scores of latent attention would grow too large (docs/models.md)."""
+    longest = DEFAULT_INPUT_LEN if capacity is None else min(DEFAULT_INPUT_LEN, capacity)
+    heads = [layer.attention.num_heads for layer in model.layers if isinstance(layer.attention, MlaConfig)]
+    if not heads or config.arch is None or _backend(config, architecture(config.arch)) != "tensorrt-rtx":
+        return longest
+    bytes_a_token = batch * max(heads) * (capacity or longest) * DATA_TYPES["bf16"].bytes
+    return max(1, min(longest, LATENT_SCORE_BYTES // bytes_a_token))
 
 
 def _require_possible(capacity: int, exported: int, model: ModelConfig) -> None:

@@ -29,12 +29,14 @@ from families.family_checks import (
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import YARN, write_deepseek
 
+from r1trt.artifacts import BuildArtifact
 from r1trt.artifacts.export import ExportManifest
 from r1trt.artifacts.manifest import read_manifest
 from r1trt.checkpoint import checkpoint_from_dir
 from r1trt.config import DenseConfig, MlaConfig, MoeConfig
 from r1trt.errors import BuildError, CheckpointError, UnavailableError
 from r1trt.families import is_ignored
+from r1trt.runtime.graph_session import session_from_simulation
 
 V3: dict[str, Any] = raw_config(
     "DeepseekV3ForCausalLM",
@@ -352,10 +354,27 @@ def test_fp8_engine(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_hopper_stops_in_front_of_the_engine(tmp_path: Path) -> None:
+def test_bf16_engine_and_its_simulation(tmp_path: Path) -> None:
+    """Every expert is taken, so that rounding changes no routing."""
+    every = {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 8}
+    checkpoint = write(tmp_path / "checkpoint", tokenizer=True, **every)
+    engine = build(checkpoint, tmp_path, "ada", "bf16")
+    found = read_manifest(engine, "engine")["network_check"]
+    assert (found["disobeyed"], found["unverified"]) == (0, 2)
+    session = session_from_simulation(BuildArtifact.read(engine))
+    prompts = random_prompts((37, 23), session.limits.vocab_size)
+    want = transformers_logits(checkpoint, prompts)
+    for calls in FEEDS.values():
+        for row, got in enumerate(feed(session, prompts, calls)):
+            difference = got - want[row][: len(got)]
+            assert 1e-4 < np.sqrt((difference**2).mean() / (want[row] ** 2).mean()) < 0.03
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_hopper_stops_in_front_of_the_engine(precision: str, tmp_path: Path) -> None:
     checkpoint = write(tmp_path / "checkpoint", tokenizer=True, **PLUGIN_SIZES)
     with pytest.raises(UnavailableError, match="Everything but the engine") as caught:
-        build(checkpoint, tmp_path, "hopper", "bf16")
+        build(checkpoint, tmp_path, "hopper", precision)
     assert caught.value.exit_code == 3
     assert read_manifest(tmp_path / "engine", "engine")["status"] == "needs-engine"
     graph = ir.load(tmp_path / "engine" / "typed.onnx").graph

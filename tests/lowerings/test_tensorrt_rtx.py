@@ -275,7 +275,8 @@ def test_attention_refuses_a_capacity_of_broken_blocks() -> None:
     assert caught.value.details["fix"] == "use --max-seq-len 128"
 
 
-def test_attention_refuses_unequal_head_sizes() -> None:
+@pytest.mark.parametrize(("latent", "has_lam"), [(False, False), (False, True), (True, True)])
+def test_attention_refuses_unequal_head_sizes(latent: bool, has_lam: bool) -> None:
     spec = AttentionSpec(
         num_heads=2,
         num_kv_heads=1,
@@ -286,8 +287,8 @@ def test_attention_refuses_unequal_head_sizes() -> None:
         block_size=32,
         inter_block="first_to_first",
         lam_skip=0.0,
-        has_lam=False,
-        latent=False,
+        has_lam=has_lam,
+        latent=latent,
         activation=FLOAT,
     )
     with pytest.raises(ExportError, match="head sizes"):

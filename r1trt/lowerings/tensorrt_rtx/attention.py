@@ -19,7 +19,7 @@ HEADS_FIRST = [0, 2, 1, 3]
 
 
 def _check(spec: AttentionSpec) -> None:
-    if spec.v_head_dim != spec.head_dim and not spec.latent:
+    if spec.v_head_dim != spec.head_dim and (spec.has_lam or not spec.latent):
         raise ExportError(
             "TensorRT-RTX's Attention needs equal head sizes of keys and values.",
             found=f"head_dim {spec.head_dim}, v_head_dim {spec.v_head_dim}",
