@@ -88,20 +88,19 @@ def _mix(
     return mixed
 
 
+def _updated(op: OpBuilder, cache: ir.Value, new: ir.Value, past_len: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The whole cache after the update, and its rows up to the longest sequence."""
+    updated = op.TensorScatter(cache, new, past_len, axis=2)
+    longest = op.Reshape(op.ReduceMax(past_len, keepdims=0), [1])
+    end = op.Add(longest, dim(op, new, 2))
+    return updated, op.Slice(updated, [0], end, [2])
+
+
 def attention_body(spec: AttentionSpec) -> Body:
     """Write this call's keys and values to the cache and attend over it (spec section 2).
 
     Rows behind a sequence's real tokens hold garbage that causality hides and the next call overwrites.
     """
-
-    def cached(
-        op: OpBuilder, cache: ir.Value, new: ir.Value, past_len: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
-        """The whole cache after the update, and its rows up to the longest sequence."""
-        updated = op.TensorScatter(cache, new, past_len, axis=2)
-        longest = op.Reshape(op.ReduceMax(past_len, keepdims=0), [1])
-        end = op.Add(longest, dim(op, new, 2))
-        return updated, op.Slice(updated, [0], end, [2])
 
     def body(
         op: OpBuilder,
@@ -123,7 +122,7 @@ def attention_body(spec: AttentionSpec) -> Body:
             new = op.Transpose(new, perm=[0, 2, 1, 3])
             if spec.capacity is None:
                 return new
-            updated, known = cached(op, cache, new, past_len)
+            updated, known = _updated(op, cache, new, past_len)
             caches.append(updated)
             return known
 

@@ -86,12 +86,8 @@ def attention_body(spec: AttentionSpec) -> Body:
 
     Rows behind a sequence's real tokens hold garbage that causality hides and the next call overwrites.
 
-    Args:
-        spec: Shapes, attributes and the activation type: FLOAT and latents attend by primitives, others in
-            one kernel.
-
-    Raises:
-        ExportError: Keys and values differ in head size, or the block size does not divide the capacity.
+    FLOAT and latents attend by primitives, other types in one kernel. Raises ExportError where keys and
+    values differ in head size, or the block size does not divide the capacity.
     """
     _check(spec)
     attend = _primitive if spec.activation == FLOAT or spec.latent else _fused
