@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpu_engines import cpu_engine
 from serving_cases import Bench, FailingSession, explain_difference, run_alone
+from tiny_checkpoints import write_deepseek
 
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.runtime.session import Session, SessionError
@@ -37,7 +39,7 @@ def request(prompt: int = 5, new: int = 6, **options: Any) -> GenerationRequest:
     return GenerationRequest(prompt_ids=ids, max_new_tokens=new, **options)
 
 
-def test_mixed_requests_answer_as_alone(session: Session, tokenizer: TextTokenizer) -> None:
+def assert_mixed_requests_answer_as_alone(session: Session, tokenizer: TextTokenizer) -> None:
     generator = np.random.default_rng(0)
     requests = [
         request(prompt=int(generator.integers(1, 40)), new=int(generator.integers(1, 20))) for _ in range(24)
@@ -50,6 +52,18 @@ def test_mixed_requests_answer_as_alone(session: Session, tokenizer: TextTokeniz
     assert max(len(call.seq_len) for call in bench.session.calls) == ROWS
     assert bench.metrics.counts[m.FINISHED.name] == len(requests)
     assert bench.metrics.gauges[m.CACHE_USE.name] == 0
+
+
+def test_mixed_requests_answer_as_alone(session: Session, tokenizer: TextTokenizer) -> None:
+    assert_mixed_requests_answer_as_alone(session, tokenizer)
+
+
+def test_latent_caches_have_rows_too(tmp_path: Path) -> None:
+    checkpoint = write_deepseek(tmp_path / "checkpoint", tokenizer=True)
+    engine = cpu_engine(checkpoint, tmp_path, max_seq_len=CAPACITY, rows=ROWS)
+    session = serving_session(engine, ROWS, threads=1)
+    assert_mixed_requests_answer_as_alone(session, tokenizer_from_dir(engine))
+    session.close()
 
 
 def test_requests_share_the_calls_that_give_them_tokens(session: Session, tokenizer: TextTokenizer) -> None:
