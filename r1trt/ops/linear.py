@@ -20,7 +20,13 @@ from r1trt.ops.cost import CallSize, Cost, Dims, cost_of
 from r1trt.ops.layer_function import LayerFunction
 from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
 from r1trt.ops.operator import ScaledWeight
-from r1trt.ops.product import PRODUCT_TYPES, asked_of_product, product_problems, quantize_dequantize
+from r1trt.ops.product import (
+    PRODUCT_TYPES,
+    asked_of_product,
+    product_output,
+    product_problems,
+    quantize_dequantize,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,7 @@ class LinearSpec:
 
 
 class Linear(LayerFunction[LinearSpec]):
-    """R1Linear: the product has the plan's output type, and so has its input before Q/DQ."""
+    """R1Linear: the product has its input's type; of FP8 the output's, as has the input before Q/DQ."""
 
     name = "R1Linear"
     inputs: ClassVar[tuple[str, ...]] = ("x", "w")
@@ -89,7 +95,7 @@ class Linear(LayerFunction[LinearSpec]):
     def realize(self, node: ir.Node, layer: LayerPrecision) -> None:
         """Replace the node by Transpose, MatMul and Add."""
         emit = Emitter(node, str(node.name))
-        act = data_type(layer.output if layer.quantizes_input else layer.input)
+        act = data_type(product_output(layer))
         x = emit.cast(self.required(node, "x"), act, "CastInput")
         if layer.input_scale is not None:
             x = quantize_dequantize(emit, x, layer.input_scale)
@@ -107,18 +113,18 @@ class Linear(LayerFunction[LinearSpec]):
         return ReadBack(asked_of_product(layer), parts.product_types(parts.products))
 
     def cost(self, spec: LinearSpec, layer: LayerPrecision, call: CallSize) -> Cost:
-        """One product; a weight is read once a call."""
+        """One product; weight and bias are read once a call."""
         rows, weights = spec.rows(call), spec.in_features * spec.out_features
-        bias = spec.out_features * spec.has_bias
+        act, bias = product_output(layer), spec.out_features * spec.has_bias
         return cost_of(
-            macs=[(layer.input, rows * weights), (layer.output, rows * bias)],
-            reads=[(layer.input, rows * spec.in_features), (layer.weight, weights), (layer.output, bias)],
+            macs=[(layer.input, rows * weights), (act, rows * bias)],
+            reads=[(layer.input, rows * spec.in_features), (layer.weight, weights), (act, bias)],
             writes=[(layer.output, rows * spec.out_features)],
         )
 
 
 class LinearBias(Linear):
-    """R1LinearBias: a linear with a bias in its output's type."""
+    """R1LinearBias: a linear with a bias, in the type of the product."""
 
     name = "R1LinearBias"
     inputs = ("x", "w", "b")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from r1trt.graph.edit import FLOAT, Emitter, dims_of
 from r1trt.graph.network_view import Types
-from r1trt.ops.layer_precision import FP8, WIDE, AllowedTypes, LayerPrecision
+from r1trt.ops.layer_precision import FP8, WIDE, AllowedTypes, LayerPrecision, Precision
 
 PRODUCT_TYPES = AllowedTypes(input=(FP8, *WIDE), weight=(FP8, *WIDE))
 _CODES = ir.DataType.FLOAT8E4M3FN
@@ -23,13 +23,14 @@ def product_problems(layer: LayerPrecision) -> Iterator[str]:
         yield f"input is {layer.input} and weight {layer.weight}; a product has one type for both"
 
 
+def product_output(layer: LayerPrecision) -> Precision:
+    """Type that a product is computed to, and its bias added in; a cast to the layer's output follows."""
+    return layer.output if layer.quantizes_input else layer.input
+
+
 def asked_of_product(layer: LayerPrecision) -> Types:
-    """Types that a product of a network must have; a wide one is cast to the layer's output behind it."""
-    return {
-        "input": layer.input,
-        "weight": str(layer.weight),
-        "output": layer.output if layer.quantizes_input else layer.input,
-    }
+    """Types that a product of a network must have."""
+    return {"input": layer.input, "weight": str(layer.weight), "output": product_output(layer)}
 
 
 def quantize_dequantize(emit: Emitter, x: ir.Value, input_scale: float) -> ir.Value:

@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from r1trt.checkpoint import checkpoint_from_dir
 from r1trt.config import GqaConfig, HlaConfig, MoeConfig
+from r1trt.data_types import DATA_TYPES
 from r1trt.errors import ConfigError
 from r1trt.export.model import onnx_from_checkpoint
 from r1trt.model import load_checkpoint
@@ -40,6 +41,7 @@ from r1trt.ops.cost import CallSize, Cost
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec, block_pairs, full_pairs
+from r1trt.ops.layer_precision import LayerPrecision, Precision
 from r1trt.ops.operator import Operator
 from r1trt.ops.registry import LAYER_OPERATORS
 from r1trt.precision.checks import layer_nodes
@@ -173,6 +175,21 @@ HAND: list[tuple[str, Operator[Any], Any, bool, Cost]] = [
 @pytest.mark.parametrize(("name", "op", "inputs", "fp8", "expected"), HAND, ids=[row[0] for row in HAND])
 def test_counts_by_hand(name: str, op: Operator[Any], inputs: Any, fp8: bool, expected: Cost) -> None:
     assert cost(op, inputs, fp8=fp8) == expected
+
+
+@pytest.mark.parametrize(("kind", "act"), [("bf16", "bf16"), ("fp8_e4m3", "fp32")])
+def test_a_bias_has_the_type_of_its_product(kind: Precision, act: str) -> None:
+    """An FP32 output behind a BF16 product is a cast; an FP8 product is made in the output's type."""
+    layer = LayerPrecision(
+        op=linear.LINEAR_BIAS.name, input=kind, weight=kind, output="fp32", reason="an output of its own"
+    )
+    node = node_of(linear.LINEAR_BIAS, LINEAR_BIAS)
+    found = linear.LINEAR_BIAS.cost(linear.LINEAR_BIAS.spec_from_node(node), layer, CALL)
+    operands = DATA_TYPES[kind].bytes * (T * K + N * K)
+    biases = DATA_TYPES[act].bytes * N
+    assert found == Cost(macs={kind: T * K * N}, read_bytes={kind: operands}, written_bytes={}) + Cost(
+        macs={act: T * N}, read_bytes={act: biases}, written_bytes={"fp32": 4 * T * N}
+    )
 
 
 def test_attention_by_hand() -> None:
