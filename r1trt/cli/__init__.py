@@ -1,7 +1,8 @@
 """The command line: a command parses its options into one dataclass and calls one function.
 
 This file is the one place that turns exceptions into exit codes: 0 done, 1 failed, 2 wrong usage, 3 needs
-hardware or a library that is not here, 130 and 143 stopped by Ctrl-C and SIGTERM.
+hardware or a library that is not here, 4 the time budget of `plugins check` or `bench` ended first, 130 and
+143 stopped by Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ A checkpoint to a sentence, without a GPU:
 
 \b
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 needs hardware or a library
-that is not here (the message says which, and how to continue).
+that is not here (the message says which, and how to continue); 4 the time
+budget of plugins check or bench ended first (run it again to go on).
 """
 
 

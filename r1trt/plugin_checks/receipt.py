@@ -77,7 +77,7 @@ def read_receipt(path: Path) -> Receipt:
     """Reads a receipt.
 
     Raises:
-        ConfigError: It is none, or of another schema.
+        ConfigError: It is not a receipt, or is of another schema.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -66,7 +66,10 @@ class RunConfig:
             )
         if self.time_budget <= 0:
             raise ConfigError(
-                "There is no time to run in.", where="--time-budget", found=self.time_budget, expected="> 0"
+                "The time budget must be positive.",
+                where="--time-budget",
+                found=self.time_budget,
+                expected="> 0",
             )
 
     @property

@@ -76,7 +76,7 @@ def library_from_path(path: Path, *, cached: bool = True) -> PluginLibrary:
         cached: What the result says in `cached`.
 
     Raises:
-        BuildError: The file cannot be read, or is no plugin library of this project.
+        BuildError: The file cannot be read, or is not a plugin library of this project.
     """
     try:
         info = _info(path)

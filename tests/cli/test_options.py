@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 import pytest
 
 from r1trt.cli import cli, main
+from r1trt.errors import R1TrtError, UnavailableError
+from r1trt.plugin_checks.run import UNFINISHED
 
 OPTIONS = {
     "estimate": "model --batch --max-seq-len --max-input-len --json",
@@ -63,3 +67,13 @@ def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert message in printed.err and not printed.out
+
+
+def test_help_explains_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    described = re.findall(r"\b(\d) [a-z]", text[text.index("Exit codes:") :])
+    assert described == [
+        "0",
+        *map(str, (R1TrtError.exit_code, click.UsageError.exit_code, UnavailableError.exit_code, UNFINISHED)),
+    ]

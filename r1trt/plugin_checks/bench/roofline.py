@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from r1trt.estimate.gpus import device_of_driver_name
 
 BF16_BYTES = 2
-LAM_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)

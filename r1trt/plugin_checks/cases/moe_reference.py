@@ -130,7 +130,7 @@ def _takers(case: MoeCase, p: Problem, x: np.ndarray) -> tuple[dict[int, dict[in
 
 
 def is_token(case: MoeCase, p: Problem) -> np.ndarray:
-    """Which of the T tokens are no padding."""
+    """Which of the T tokens are not padding."""
     return np.asarray(np.arange(case.seq) < p.seq_len[:, None]).reshape(-1)
 
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-# The tests below here import one another as `kernels.…`.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from kernels.build import build_library
 from kernels.library import HostKernels
 

@@ -1,8 +1,0 @@
-"""Planted defects and libraries for the CPU are those of the plugins' tests."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "plugins"))
