@@ -25,7 +25,7 @@ def read_artifact(path: Path) -> Artifact:
     """Reads a directory that some r1trt command wrote.
 
     Raises:
-        ArtifactError: It is none, or its manifest is not valid.
+        ArtifactError: It is not such a directory, or its manifest is not valid.
     """
     return _KINDS[read_manifest(path)["kind"]].read(path)
 

@@ -87,7 +87,7 @@ def json_from_file(path: Path, kind: str | None = None) -> Any:
         kind: What it belongs to, for the error's text.
 
     Raises:
-        ArtifactError: It is missing, no regular file, too large, or not JSON.
+        ArtifactError: It is missing, not a regular file, too large, or not JSON.
     """
     try:
         return json.loads(_bytes_of_regular_file(path).decode("utf-8"))
@@ -107,14 +107,14 @@ def _bytes_of_regular_file(path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("no regular file")
+            raise ValueError("not a regular file")
         if status.st_size > MAX_BYTES:
             raise ValueError(f"{status.st_size} bytes, more than {MAX_BYTES}")
         return file.read(MAX_BYTES + 1)
 
 
 def require_plain(manifest: Mapping[str, Any], path: Path) -> None:
-    """Refuses what JSON can spell and nothing can use: NaN, text that is no Unicode, bottomless nesting.
+    """Refuses what JSON can spell and nothing can use: NaN, text that is not Unicode, nesting without end.
 
     Args:
         manifest: A document.

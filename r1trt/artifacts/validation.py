@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from r1trt.artifacts.disk import replace_file, sha256_of_file
 from r1trt.artifacts.documents import document_from_file
-from r1trt.artifacts.fields import Size
+from r1trt.artifacts.fields import Check, Size
 from r1trt.artifacts.manifest import MANIFEST_FILE, json_text
 
 SCHEMA = 1
+_Schema = Annotated[int, Check(expected=str(SCHEMA), holds=lambda schema: bool(schema == SCHEMA))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class ValidationDocument:
         summary: The few figures that say most.
     """
 
-    schema: int
+    schema: _Schema
     manifest_sha256: str
     summary: ValidationSummary
 

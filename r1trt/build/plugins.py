@@ -70,7 +70,7 @@ def plugins_for_build(
 
     Raises:
         ConfigError: Plugins are asked for, and the builder takes none.
-        BuildError: The named file is no plugin library, or lacks code for one of the GPUs.
+        BuildError: The named file is not a plugin library, or lacks code for one of the GPUs.
         UnavailableError: There is no library, and it is required.
     """
     if backend not in BUILDER_APIS or not BUILDER_APIS[backend].has_plugins:

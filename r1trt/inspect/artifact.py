@@ -23,7 +23,7 @@ def summary_of_artifact(path: Path) -> Summary:
     """Summarizes a directory that some r1trt command wrote.
 
     Raises:
-        ArtifactError: It is none, or one of its documents is damaged.
+        ArtifactError: It is not an artifact, or one of its documents is damaged.
     """
     match read_artifact(path):
         case ExportArtifact() as export:

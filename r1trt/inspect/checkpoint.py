@@ -15,7 +15,7 @@ def summary_of_checkpoint(path: Path) -> Summary:
     """Summarizes a Hugging Face directory.
 
     Raises:
-        CheckpointError: It is none, or is damaged.
+        CheckpointError: It is not a checkpoint, or is damaged.
     """
     checkpoint = checkpoint_from_dir(path)
     facts = {

@@ -14,7 +14,7 @@ def summary_of_plan(path: Path) -> Summary:
     """Summarizes a precision plan's file.
 
     Raises:
-        PlanError: It is no plan.
+        PlanError: It is not a precision plan.
     """
     plan = load_plan(path)
     facts = {

@@ -29,7 +29,7 @@ class GraphDump:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BuildError(
-                "There is no place for the dumped graphs.", where=directory, found=error
+                "The directory for the dumped graphs cannot be made.", where=directory, found=error
             ) from error
         self._directory, self._written = directory, 0
 

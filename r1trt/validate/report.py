@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1trt.artifacts.validation import ValidationSummary
+from r1trt.artifacts.validation import SCHEMA, ValidationSummary
 from r1trt.evaluate.verdict import Comparison
 from r1trt.validate.stages import TITLES, Stage
 
@@ -77,6 +77,7 @@ class ValidationReport:
         """Returns plain values, for JSON; figures that are not finite numbers become null."""
         report: dict[str, Any] = _finite(
             {
+                "schema": SCHEMA,
                 "passed": self.passed,
                 "model_name": self.model_name,
                 "created": self.created,

@@ -11,7 +11,7 @@ from typical_manifests import BUILD
 
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.manifest import MANIFEST_FILE, write_manifest
-from r1trt.artifacts.validation import ValidationArtifact, ValidationSummary, write_validation
+from r1trt.artifacts.validation import SCHEMA, ValidationArtifact, ValidationSummary, write_validation
 
 SUMMARY = ValidationSummary(
     passed=True,
@@ -61,3 +61,13 @@ def test_a_damaged_one_is_refused(tmp_path: Path, document: Any) -> None:
     with pytest.raises(ArtifactError) as caught:
         ValidationArtifact.read(tmp_path)
     assert caught.value.details["where"] == str(tmp_path / "validation.json")
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, SCHEMA - 1, True, float(SCHEMA), str(SCHEMA), None], ids=repr)
+def test_another_schema_is_refused(tmp_path: Path, schema: Any) -> None:
+    write_manifest(tmp_path, BUILD)
+    figures = write_validation(tmp_path, SUMMARY, {}, "").figures
+    figures.write_text(json.dumps({**json.loads(figures.read_text()), "schema": schema}))
+    with pytest.raises(ArtifactError, match="of another version") as caught:
+        ValidationArtifact.read(tmp_path)
+    assert f"schema: {schema!r}, expected" in caught.value.details["found"]

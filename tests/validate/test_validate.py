@@ -101,6 +101,7 @@ def test_export_passes_and_reports(export: Path) -> None:
     assert sorted(figures.layers) == ["model.layers.0.mlp_residual", "model.layers.1.mlp_residual"]
     assert all(error.relative_rms < 1e-5 for error in figures.layers.values())
     written = json.loads((export / "validation.json").read_text())
+    assert written["schema"] == report.to_dict()["schema"] == 1
     assert written["passed"] and written["comparisons"][0]["tokens"] == TOKENS
     summary = summary_of(export)
     assert summary.passed and summary.tested == "exported"
