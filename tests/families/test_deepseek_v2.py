@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from families.deepseek_checks import assert_export_agrees
 from families.family_builds import assert_cpu_engine_generates, assert_fp8_engine_obeys_its_plan
-from families.family_checks import assert_damage_is_refused, assert_refused, read
+from families.family_checks import assert_damage_is_refused, assert_refused, parameters, read
 from families.test_deepseek_v3 import V3
 from tiny_checkpoints import YARN, write_deepseek
 
@@ -61,6 +61,37 @@ def test_layers() -> None:
     assert isinstance(layer.attention, MlaConfig) and config.rope.interleaved
     greedy = read(V2, topk_method=None).layers[1].mlp
     assert isinstance(greedy, MoeConfig) and (greedy.topk_method, greedy.n_group) == ("greedy", 1)
+
+
+def test_published_numbers_of_parameters() -> None:
+    """Of V2, and of V2-Lite, which does not compress queries."""
+    shared = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+    shared |= {"n_shared_experts": 2, "num_experts_per_tok": 6, "vocab_size": 102400}
+    large = {
+        "hidden_size": 5120,
+        "intermediate_size": 12288,
+        "moe_intermediate_size": 1536,
+        "n_group": 8,
+        "n_routed_experts": 160,
+        "num_attention_heads": 128,
+        "num_hidden_layers": 60,
+        "num_key_value_heads": 128,
+        "q_lora_rank": 1536,
+        "topk_group": 3,
+    }
+    lite = {
+        "hidden_size": 2048,
+        "intermediate_size": 10944,
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 64,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        "num_key_value_heads": 16,
+        "q_lora_rank": None,
+        "topk_method": "greedy",
+    }
+    assert parameters({**V2, **shared, **large}) == 235_741_434_880
+    assert parameters({**V2, **shared, **lite}) == 15_706_484_224
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

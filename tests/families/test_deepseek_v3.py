@@ -23,6 +23,7 @@ from families.family_builds import assert_cpu_engine_generates, assert_fp8_engin
 from families.family_checks import (
     assert_damage_is_refused,
     assert_refused,
+    parameters,
     raw_config,
     read,
 )
@@ -169,6 +170,57 @@ def test_both_spellings_mean_the_same() -> None:
     published = read(V3, rope_theta=10000, rope_scaling=R1_YARN, num_nextn_predict_layers=1, **hub)
     assert read(V3, rope_parameters={**modern, "rope_theta": 10000}, num_nextn_predict_layers=1) == published
     assert published.num_nextn_layers == 1
+
+
+def test_r1() -> None:
+    """Its own config.json, but for its FP8 weights, and the number of parameters it is published with."""
+    raw = {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "ep_size": 1,
+        "first_k_dense_replace": 3,
+        "hidden_act": "silu",
+        "hidden_size": 7168,
+        "initializer_range": 0.02,
+        "intermediate_size": 18432,
+        "kv_lora_rank": 512,
+        "max_position_embeddings": 163840,
+        "model_type": "deepseek_v3",
+        "moe_intermediate_size": 2048,
+        "moe_layer_freq": 1,
+        "n_group": 8,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_attention_heads": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 61,
+        "num_key_value_heads": 128,
+        "num_nextn_predict_layers": 1,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": R1_YARN,
+        "rope_theta": 10000,
+        "routed_scaling_factor": 2.5,
+        "scoring_func": "sigmoid",
+        "tie_word_embeddings": False,
+        "topk_group": 4,
+        "topk_method": "noaux_tc",
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "v_head_dim": 128,
+        "vocab_size": 129280,
+    }
+    assert parameters(raw) == 671_026_419_200
+    attention = read(raw).layers[60].attention
+    assert isinstance(attention, MlaConfig) and attention.latent_dim == 576
+    assert attention.scale == pytest.approx(192**-0.5 * 1.3688879454113936**2)
+    assert_refused(raw, {"quantization_config": {"quant_method": "fp8"}}, "quantized checkpoints")
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
