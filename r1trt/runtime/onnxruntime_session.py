@@ -65,16 +65,12 @@ class OnnxRuntimeSession:
         self._session = inference_session(graph, weight_base, options or LoadOptions())
         self._outputs = dict(outputs or {LOGITS: LOGITS})
         self._input_names = frozenset(value.name for value in self._session.get_inputs())
-        self._cache_shapes: dict[str, tuple[int, ...]] = {
-            value.name: tuple(value.shape[1:])
-            for value in self._session.get_inputs()
-            if is_cache_input(value.name)
-        }
+        self._cache_shapes = self._shapes_of_caches()
         logits = self._logits_shape()
         self.rows = 0
         self.limits = SessionLimits(
             vocab_size=int(logits[-1]) if logits else sys.maxsize,
-            capacity=next((int(shape[-2]) for shape in self._cache_shapes.values()), None),
+            capacity=next((shape[-2] for shape in self._cache_shapes.values()), None),
             max_batch_size=max_batch_size,
             max_input_len=max_input_len,
             last_token_logits=len(logits) == 2,
@@ -152,10 +148,30 @@ class OnnxRuntimeSession:
         found = {value.name: list(value.shape) for value in self._session.get_outputs()}
         shape = found.get(self._outputs[LOGITS], [])
         if len(shape) not in (2, 3) or not isinstance(shape[-1], int):
-            raise SessionError(
-                "The graph's interface is not the toolchain's.",
-                where=self._where,
-                found=f"outputs {list(found)}",
-                expected="an output 'logits' [B, S, V] or [B, V] with a fixed V",
+            raise self._another_interface(
+                f"outputs {list(found)}", "an output 'logits' [B, S, V] or [B, V] with a fixed V"
             )
         return shape
+
+    def _shapes_of_caches(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one row's caches, by input: heads, capacity, elements of a head."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for value in self._session.get_inputs():
+            if not is_cache_input(value.name):
+                continue
+            row = value.shape[1:]
+            if len(row) != 3 or not all(isinstance(size, int) for size in row):
+                raise self._another_interface(
+                    f"input '{value.name}' of the shape {value.shape}",
+                    "[B, heads, capacity, elements of a head], fixed but for B",
+                )
+            shapes[value.name] = tuple(row)
+        return shapes
+
+    def _another_interface(self, found: str, expected: str) -> SessionError:
+        return SessionError(
+            "The graph's interface is not the toolchain's.",
+            where=self._where,
+            found=found,
+            expected=expected,
+        )

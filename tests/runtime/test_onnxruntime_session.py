@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from runtime import small_graph
 
@@ -206,6 +207,18 @@ def test_batches_that_do_not_fit(tmp_path: Path, batch: int) -> None:
 def test_prompts_that_do_not_fit(tmp_path: Path, lengths: tuple[int, ...]) -> None:
     with pytest.raises(SessionError, match="no tokens" if lengths != (17,) else "longer than"):
         prefill(session_of(tmp_path), random_prompts(*lengths))
+
+
+@pytest.mark.parametrize("shape", [["B", 1, "C", 4], ["B", "H", CAPACITY, 4], ["B", CAPACITY], []])
+def test_caches_of_another_shape_are_refused(tmp_path: Path, shape: list[str | int]) -> None:
+    path = small_graph.write_graph(tmp_path / "model.onnx", capacity=CAPACITY)
+    model = onnx.load(path, load_external_data=False)
+    spare = onnx.helper.make_tensor_value_info("key_cache.1", onnx.TensorProto.FLOAT, shape)
+    model.graph.input.append(spare)
+    onnx.save(model, path)
+    with pytest.raises(SessionError, match="not the toolchain's") as caught:
+        OnnxRuntimeSession(path)
+    assert "key_cache.1" in caught.value.details["found"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a graph"])
