@@ -153,7 +153,7 @@ def _json_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError too
         raise CheckpointError("The file is not JSON.", where=path, found=error) from error
     if not isinstance(content, dict):
         raise CheckpointError("The file is not a JSON object.", where=path, found=type(content).__name__)
@@ -180,6 +180,8 @@ def _eos_ids(
         if isinstance(value, int):
             return frozenset({value})
         if isinstance(value, list) and value:
+            if not all(isinstance(token, int) for token in value):
+                raise CheckpointError("eos_token_id lists what is not a token id.", where=path, found=value)
             return frozenset(value)
     token = tokenizer.token_to_id(special_tokens.get("eos_token", ""))
     return frozenset() if token is None else frozenset({token})

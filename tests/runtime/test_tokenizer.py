@@ -175,7 +175,22 @@ def _damage_config(path: Path) -> None:
     (path / "tokenizer_config.json").write_text("[]")
 
 
-@pytest.mark.parametrize("damage", [_remove, _damage, _damage_config])
+def _nest_config(path: Path) -> None:
+    (path / "tokenizer_config.json").write_text("[" * 100_000)
+
+
+def _nest_model_config(path: Path) -> None:
+    (path / "config.json").write_text('{"eos_token_id": ' + "[" * 100_000)
+
+
+def _nest_end_tokens(path: Path) -> None:
+    (path / "generation_config.json").write_text('{"eos_token_id": [1, [2]]}')
+
+
+DAMAGES = (_remove, _damage, _damage_config, _nest_config, _nest_model_config, _nest_end_tokens)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_directories(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write_tokenizer(tmp_path)
     damage(tmp_path)
