@@ -17,7 +17,6 @@ from r1trt.text import size_text
 if TYPE_CHECKING:
     from r1trt.artifacts import BuildArtifact
 
-ARCHES = tuple(ARCHITECTURES)
 BACKENDS = ("auto", *get_args(Backend))
 
 EPILOG = """

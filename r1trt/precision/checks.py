@@ -59,7 +59,7 @@ def check_plan_fits_model(plan: PrecisionPlan, model: ir.Model) -> None:
         model: The exported graph.
 
     Raises:
-        PlanError: Lists each missing, superfluous or mistyped layer, each that does not fit its node, and
+        PlanError: Lists each missing, unexpected or mistyped layer, each that does not fit its node, and
             another model's hash.
     """
     nodes = layer_nodes(model)
