@@ -87,8 +87,7 @@ def export_with_torch(checkpoint: Path, output: Path) -> None:
     )
     model.eval()
     config = model.config
-    layers, heads = config.num_hidden_layers, config.num_key_value_heads
-    head_dim = config.hidden_size // config.num_attention_heads
+    layers = config.num_hidden_layers
 
     class WithCache(torch.nn.Module):
         def __init__(self) -> None:
@@ -105,17 +104,12 @@ def export_with_torch(checkpoint: Path, output: Path) -> None:
             present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
             return (result.logits.float(), *present)
 
-    def cache_tensor() -> Any:
-        return torch.zeros(2, heads, 3, head_dim, dtype=torch.bfloat16)
-
-    past = [(cache_tensor(), cache_tensor()) for _ in range(layers)]
-    position = torch.arange(3, 8)[None].repeat(2, 1)
     dynamic = torch.export.Dim.DYNAMIC
     token_dims, cache_dims = {0: dynamic, 1: dynamic}, {0: dynamic, 2: dynamic}
     names = [f"{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
     program: Any = torch.onnx.export(
         WithCache(),
-        (torch.zeros(2, 5, dtype=torch.int64), position, past),
+        _example_inputs(config),
         None,
         dynamo=True,
         dynamic_shapes=(token_dims, token_dims, [(cache_dims, cache_dims)] * layers),
@@ -126,6 +120,18 @@ def export_with_torch(checkpoint: Path, output: Path) -> None:
     )
     output.mkdir(parents=True, exist_ok=True)
     program.save(output / "model.onnx", external_data=True)
+
+
+def _example_inputs(config: Any) -> tuple[Any, Any, list[tuple[Any, Any]]]:
+    """Two rows of five tokens behind three cached ones: ids, positions, and keys and values by layer."""
+    import torch
+
+    shape = (2, config.num_key_value_heads, 3, config.hidden_size // config.num_attention_heads)
+    past = [
+        (torch.zeros(shape, dtype=torch.bfloat16), torch.zeros(shape, dtype=torch.bfloat16))
+        for _ in range(config.num_hidden_layers)
+    ]
+    return torch.zeros(2, 5, dtype=torch.int64), torch.arange(3, 8)[None].repeat(2, 1), past
 
 
 if __name__ == "__main__":

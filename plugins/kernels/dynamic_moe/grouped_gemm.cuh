@@ -23,6 +23,7 @@ struct Operands {
   using A = A_;
   using B = B_;
   static constexpr bool kWidened = sizeof(A) != sizeof(B);
+  static constexpr int kParts = kWidened ? 2 : 1;  // of a step, 16 columns each where widened
   static constexpr bool kScaled = sizeof(B) == 1;  // sums are promoted and scaled every 128 columns
   static constexpr int kDepth = kScaled ? kScaleBlock : 64;
   using Multiply = Mma<A>;
@@ -129,16 +130,59 @@ __device__ __forceinline__ uint32_t widenPair(uint32_t bytes) {
   }
 }
 
-// Fragments of one step: 32 bytes of each operand's row. With widened weights the step is 32 columns deep,
-// and k is taken in another order in both operands: lane t of four holds the columns 4t..4t+3 of each 16.
+// A's fragments of one step, which is 32 bytes of each row of weights. With widened weights it is 32 columns
+// deep, two parts of 16, and k is taken in another order in both operands: lane t of four holds the columns
+// 4t..4t+3 of each part.
+template <class Operands, class Tile>
+__device__ __forceinline__ void loadFragments(char const* stage, int warp_row, int lane, int step,
+                                              uint32_t (&a)[Operands::kParts][Tile::kMTiles][4]) {
+  constexpr int kRowBytes = Tile::kDepth * static_cast<int>(sizeof(typename Operands::A));
+#pragma unroll
+  for (int m = 0; m < Tile::kMTiles; ++m) {
+    if constexpr (Operands::kWidened) {
+#pragma unroll
+      for (int part = 0; part < 2; ++part) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          int const row = warp_row + m * 16 + r * 8 + lane / 4, chunk = step * 4 + part * 2 + lane % 4 / 2;
+          auto const pair =
+              *reinterpret_cast<uint2 const*>(stage + swizzled<kRowBytes>(row, chunk) + lane % 2 * 8);
+          a[part][m][r] = pair.x;
+          a[part][m][r + 2] = pair.y;
+        }
+      }
+    } else {
+      int const row = warp_row + m * 16 + lane % 16;
+      ldmatrixX4(a[0][m], stage + swizzled<kRowBytes>(row, step * 2 + lane / 16));
+    }
+  }
+}
+
+// d += a * b, 16 rows by 8 columns of one step; `low` and `high` are b's halves, or with widened weights its
+// two parts.
+template <class Operands, class Tile>
+__device__ __forceinline__ void multiplyFragments(uint32_t const (&a)[Operands::kParts][Tile::kMTiles][4],
+                                                  int m, uint32_t low, uint32_t high, float (&d)[4]) {
+  uint32_t const b[2] = {low, high};
+  if constexpr (Operands::kWidened) {
+    using A = typename Operands::A;
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      uint32_t const pair[2] = {widenPair<A>(b[part] & 0xFFFFU), widenPair<A>(b[part] >> 16)};
+      Operands::Multiply::run(d, a[part][m], pair);
+    }
+  } else {
+    Operands::Multiply::run(d, a[0][m], b);
+  }
+}
+
+// sum += a * b over one stage.
 template <class Operands, class Tile, int kRows, int kHalves>
 __device__ __forceinline__ void multiplyStage(char const* stage, int warp_row, int warp_column, int lane,
                                               int first_half,
                                               float (&sum)[Tile::kMTiles][kHalves][Tile::kNTiles][4]) {
-  using A = typename Operands::A;
-  using B = typename Operands::B;
-  constexpr int kABytes = Tile::kDepth * static_cast<int>(sizeof(A));
-  constexpr int kBBytes = Tile::kDepth * static_cast<int>(sizeof(B));
+  constexpr int kABytes = Tile::kDepth * static_cast<int>(sizeof(typename Operands::A));
+  constexpr int kBBytes = Tile::kDepth * static_cast<int>(sizeof(typename Operands::B));
   constexpr int kSteps = kBBytes / 32;
   // Sums of both halves, or widened weights beside them: more steps at once would not fit the registers.
   constexpr bool kCrowded = Operands::kScaled && Tile::kHalves == 2 && (kRows > 32 || Operands::kWidened);
@@ -146,27 +190,8 @@ __device__ __forceinline__ void multiplyStage(char const* stage, int warp_row, i
   char const* const weights = stage + kRows * kABytes;
 #pragma unroll kUnrolled
   for (int step = 0; step < kSteps; ++step) {
-    constexpr int kParts = Operands::kWidened ? 2 : 1;  // 16 columns each where widened
-    uint32_t a[kParts][Tile::kMTiles][4];
-#pragma unroll
-    for (int m = 0; m < Tile::kMTiles; ++m) {
-      if constexpr (Operands::kWidened) {
-#pragma unroll
-        for (int part = 0; part < 2; ++part) {
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            int const row = warp_row + m * 16 + r * 8 + lane / 4, chunk = step * 4 + part * 2 + lane % 4 / 2;
-            auto const pair =
-                *reinterpret_cast<uint2 const*>(stage + swizzled<kABytes>(row, chunk) + lane % 2 * 8);
-            a[part][m][r] = pair.x;
-            a[part][m][r + 2] = pair.y;
-          }
-        }
-      } else {
-        int const row = warp_row + m * 16 + lane % 16;
-        ldmatrixX4(a[0][m], stage + swizzled<kABytes>(row, step * 2 + lane / 16));
-      }
-    }
+    uint32_t a[Operands::kParts][Tile::kMTiles][4];
+    loadFragments<Operands, Tile>(stage, warp_row, lane, step, a);
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
 #pragma unroll
@@ -178,18 +203,7 @@ __device__ __forceinline__ void multiplyStage(char const* stage, int warp_row, i
         for (int j = 0; j < 2; ++j) {
 #pragma unroll
           for (int m = 0; m < Tile::kMTiles; ++m) {
-            float (&d)[4] = sum[m][half][n + j];
-            if constexpr (Operands::kWidened) {
-#pragma unroll
-              for (int part = 0; part < 2; ++part) {
-                uint32_t const bytes = b[2 * j + part];
-                uint32_t const pair[2] = {widenPair<A>(bytes & 0xFFFFU), widenPair<A>(bytes >> 16)};
-                Operands::Multiply::run(d, a[part][m], pair);
-              }
-            } else {
-              uint32_t const pair[2] = {b[2 * j], b[2 * j + 1]};
-              Operands::Multiply::run(d, a[0][m], pair);
-            }
+            multiplyFragments<Operands, Tile>(a, m, b[2 * j], b[2 * j + 1], sum[m][half][n + j]);
           }
         }
       }

@@ -43,6 +43,19 @@ struct LogitsProblem {
   int32_t hidden, experts;
 };
 
+template <int kMTiles, int kNTiles>
+__device__ __forceinline__ void addTo(float (&sum)[kMTiles][kNTiles][4],
+                                      float const (&partial)[kMTiles][kNTiles][4]) {
+#pragma unroll
+  for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[m][n][i] += partial[m][n][i];
+    }
+  }
+}
+
 // A warp's share of kMTiles * 16 tokens by kNTiles * 8 experts.
 template <class T, int kMTiles, int kNTiles>
 __device__ __forceinline__ void sumStretch(LogitsProblem const& p, int64_t token0, int expert0, int column0,
@@ -84,14 +97,7 @@ __device__ __forceinline__ void sumStretch(LogitsProblem const& p, int64_t token
       }
     }
   }
-#pragma unroll
-  for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-    for (int n = 0; n < kNTiles; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sum[m][n][i] += partial[m][n][i];
-    }
-  }
+  addTo(sum, partial);
 }
 
 template <class T, int kMTiles, int kNTiles>
