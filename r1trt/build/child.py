@@ -41,6 +41,7 @@ class BuildRequest:
         plugin_libraries: Libraries to load in front of the parser.
         embed_plugins: Whether the engines carry them.
         timing_cache: File with the timings of earlier builds; None for a builder without.
+        timing_cache_named: Whether the user named that file.
     """
 
     backend: str
@@ -50,6 +51,7 @@ class BuildRequest:
     plugin_libraries: Sequence[Path] = ()
     embed_plugins: bool = False
     timing_cache: Path | None = None
+    timing_cache_named: bool = False
 
 
 @dataclass
@@ -103,6 +105,7 @@ def _request_json(request: BuildRequest, layers: Path) -> dict[str, Any]:
         "plugin_libraries": [str(library.resolve()) for library in request.plugin_libraries],
         "embed_plugins": request.embed_plugins,
         "timing_cache": None if request.timing_cache is None else str(request.timing_cache),
+        "timing_cache_named": request.timing_cache_named,
     }
 
 

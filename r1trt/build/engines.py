@@ -89,6 +89,7 @@ def _request(
         plugin_libraries=library,
         embed_plugins=manifest.embeds_plugins,
         timing_cache=timing_cache_file(manifest.backend, manifest.sms, timing_cache) if engines else None,
+        timing_cache_named=timing_cache is not None,
     )
 
 

@@ -68,12 +68,12 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     step = _step(export, target, builds=missing is None, calibrated=given_plan is not None)
     require_room(step, output)
     progress(f"estimated: {size_text(step.memory)} of memory, {size_text(step.disk)} of disk", 1, 1)
+    dump = None if config.dump_passes is None else GraphDump(config.dump_passes)
     require_finite_weights(export.model, progress)
     _require_plan_unedited(BuildDirectory(path=output), config)
 
     plan = plan_for_target(export, target, plan=given_plan, calibration=config.calibration, progress=progress)
     progress("typing the graph", 0, 1)
-    dump = None if config.dump_passes is None else GraphDump(config.dump_passes)
     graphs = graphs_from_plan(export.model, plan, target, limits, after_pass=dump)
     progress("typing the graph", 1, 1)
     with atomic_directory(output, kind=BuildManifest.KIND) as directory:

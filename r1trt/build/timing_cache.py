@@ -48,18 +48,21 @@ def timing_cache_file(backend: Backend, sms: Sequence[int], named: Path | None =
     return directory / f"{name}.cache" if os.access(directory, os.W_OK) else None
 
 
-def load_timing_cache(config: Any, path: Path) -> Any:
+def load_timing_cache(config: Any, path: Path, *, named: bool = False) -> Any:
     """Give a builder the timings of earlier builds, or an empty cache to write its own into.
 
     Args:
         config: An IBuilderConfig.
         path: The file; it need not exist yet, its directory is made.
+        named: Whether the user named the file: one that holds something else is then refused, and otherwise
+            replaced.
 
     Returns:
         The ITimingCache, which has to outlive the build.
 
     Raises:
-        BuildError: The file cannot be read, or could not be written at the end of the build.
+        BuildError: The file cannot be read, could not be written at the end of the build, or is named and
+            not one of this builder's timing caches.
     """
     try:
         with _locked(path):
@@ -72,28 +75,55 @@ def load_timing_cache(config: Any, path: Path) -> Any:
             fix="name another file with --timing-cache",
         ) from error
     for content in (data, b""):
-        cache = config.create_timing_cache(content)
+        cache = _cache_of(config, content)
         # Refused is what another version or another kind of GPU wrote; the builder says so.
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
             return cache
+        if named and content:
+            raise _something_else(path, content)
     return None
 
 
-def save_timing_cache(config: Any, path: Path) -> None:
+def save_timing_cache(config: Any, path: Path, *, named: bool = False) -> None:
     """Add what a build measured to the file; what others wrote meanwhile stays.
 
     Args:
         config: The IBuilderConfig of the build that has ended.
         path: The file.
+        named: As in `load_timing_cache`.
 
     Raises:
         OSError: The file cannot be written.
+        BuildError: It is named, and something else was put there meanwhile.
     """
     cache = config.get_timing_cache()
     with _locked(path):
-        if path.exists() and (earlier := config.create_timing_cache(path.read_bytes())) is not None:
-            cache.combine(earlier, ignore_mismatch=False)
+        content = path.read_bytes() if path.exists() else b""
+        earlier = _cache_of(config, content)
+        combined = earlier is not None and cache.combine(earlier, ignore_mismatch=False)
+        if named and content and not combined:
+            raise _something_else(path, content)
         replace_file(path, bytes(cache.serialize()))
+
+
+def _cache_of(config: Any, content: bytes) -> Any:
+    """The ITimingCache of a file's content; None where the library reads nothing from it."""
+    cache = config.create_timing_cache(content)
+    if cache is None or not content:
+        return cache
+    # NOTES: a library may take any bytes and answer with an empty cache.
+    kept, empty = (bytes(each.serialize()) for each in (cache, config.create_timing_cache(b"")))
+    return None if kept == empty != content else cache
+
+
+def _something_else(path: Path, content: bytes) -> BuildError:
+    return BuildError(
+        "The named file is not a timing cache of this builder and GPU.",
+        where=path,
+        found=f"{len(content)} bytes that it does not accept",
+        expected="no file, an empty one, or what an earlier build wrote there",
+        fix="name another file with --timing-cache, or remove this one if it is not needed",
+    )
 
 
 @contextmanager

@@ -18,13 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from r1trt.artifacts.errors import ArtifactError
 from r1trt.build.builder_api import BUILDER_APIS, BuilderApi, configure, network_flags
 from r1trt.build.callbacks import Channel, builder_logger, file_writer, progress_monitor
 from r1trt.build.profile import OptimizationProfile, load_profiles
 from r1trt.build.read_back import layers_of_network
 from r1trt.build.timing_cache import load_timing_cache, save_timing_cache
-from r1trt.errors import BuildError
+from r1trt.errors import BuildError, R1TrtError
 
 _PR_SET_PDEATHSIG = 1
 _ADDR_NO_RANDOMIZE = 0x0040000
@@ -121,7 +120,8 @@ def _build_engine(
     config.progress_monitor = monitor
     _add_profiles(builder, network, config, load_profiles(Path(request["profiles"])))
     timings = Path(request["timing_cache"]) if request.get("timing_cache") else None
-    cache = None if timings is None else load_timing_cache(config, timings)
+    named = bool(request.get("timing_cache_named"))
+    cache = None if timings is None else load_timing_cache(config, timings, named=named)
     file = request["engines"][str(sm)]
     if not _serialize(trt, builder, network, config, Path(request["directory"]) / file):
         if channel.check_cancelled():
@@ -130,8 +130,8 @@ def _build_engine(
     channel.send("engine", sm=sm, file=file)
     if timings is not None and cache is not None:
         try:
-            save_timing_cache(config, timings)
-        except (OSError, ArtifactError) as error:  # the engine is there; only the next build takes longer
+            save_timing_cache(config, timings, named=named)
+        except (OSError, R1TrtError) as error:  # the engine is there; only the next build takes longer
             channel.send("log", severity="warning", text=f"The timing cache was not written: {error}")
 
 

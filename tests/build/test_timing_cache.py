@@ -100,6 +100,31 @@ def test_a_file_of_something_else_gives_an_empty_cache(builder: Any, tmp_path: P
     assert (tmp_path / "timings").read_bytes() != content
 
 
+@pytest.mark.parametrize("content", [b"garbage" * 100, bytes(1 << 16), b"{}"], ids=len)
+def test_a_named_file_of_something_else_is_refused_and_kept(
+    builder: Any, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(BuildError, match="not a timing cache") as caught:
+        load_timing_cache(builder.create_builder_config(), path, named=True)
+    assert caught.value.details["where"] == str(path)
+    config = builder.create_builder_config()
+    assert load_timing_cache(config, tmp_path / "other", named=True) is not None
+    with pytest.raises(BuildError, match="not a timing cache"):
+        save_timing_cache(config, path, named=True)
+    assert path.read_bytes() == content
+
+
+def test_a_named_file_that_is_empty_or_an_earlier_builds(builder: Any, tmp_path: Path) -> None:
+    (tmp_path / "timings").touch()
+    for _ in range(2):
+        config = builder.create_builder_config()
+        assert load_timing_cache(config, tmp_path / "timings", named=True) is not None
+        save_timing_cache(config, tmp_path / "timings", named=True)
+        assert (tmp_path / "timings").stat().st_size > 0
+
+
 def test_a_writer_waits_for_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "timings"
     with (tmp_path / "timings.lock").open("w") as lock:

@@ -32,6 +32,29 @@ def test_a_file_for_each_pass_without_weights(tmp_path: Path) -> None:
     assert model.graph.initializers["large"].const_value.numpy().shape == (32, 32)
 
 
+def test_an_earlier_dump_is_removed(tmp_path: Path) -> None:
+    for name in ("00-cancel-casts.onnx", "07-check-plan.onnx", "104-simulate-bf16.onnx"):
+        (tmp_path / name).write_bytes(b"earlier")
+    GraphDump(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "00-cancel-casts.onnx.data", "0-x.onnx", "notes"])
+def test_a_directory_with_something_else_is_refused_untouched(tmp_path: Path, name: str) -> None:
+    for other in (name, "00-cancel-casts.onnx"):
+        (tmp_path / other).write_bytes(b"mine")
+    with pytest.raises(BuildError, match="something else") as caught:
+        GraphDump(tmp_path)
+    assert caught.value.details["found"] == name
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_with_the_name_of_a_dump_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "00-cancel-casts.onnx").mkdir()
+    with pytest.raises(BuildError, match="something else"):
+        GraphDump(tmp_path)
+
+
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="cannot be made"):
