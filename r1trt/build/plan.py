@@ -32,12 +32,12 @@ def plan_for_target(
         progress: Called with (phase, done, total).
 
     Raises:
-        PlanError: The plan does not fit the model or the architecture.
+        PlanError: The plan does not fit the model, the architecture or the builder.
     """
     if plan is None:
         plan = plan_from_rules(export.model, target.arch.name, target.precision)
         plan = replace(plan, builder=versions_of_build(target.backend))
-    check_plan(plan, target.arch.name)
+    check_plan(plan, target.arch.name, target.backend)
     check_plan_fits_model(plan, export.model)
     if not plan.missing_scales:
         return plan

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from r1trt.arch import architecture
+from r1trt.arch import Backend, architecture
 from r1trt.errors import PlanError
+from r1trt.graph.edit import data_type
 from r1trt.ops.layer_precision import LayerPrecision
-from r1trt.ops.registry import layer_operator_of
+from r1trt.ops.registry import layer_operator_of, operator_of_layer
 from r1trt.precision.plan import PrecisionPlan
 
 _LISTED = 20
@@ -89,18 +90,41 @@ def _node_problems(node: ir.Node, layer: LayerPrecision) -> Iterator[str]:
     return iter(()) if operator is None else operator.node_problems(node, layer)
 
 
-def check_plan(plan: PrecisionPlan, arch: str) -> None:
+def check_plan(plan: PrecisionPlan, arch: str, backend: Backend | None = None) -> None:
     """Refuse what a builder would refuse late, or would get wrong in silence.
 
+    Args:
+        plan: The plan.
+        arch: `--arch` to build for.
+        backend: Builder, where it is known.
+
     Raises:
-        PlanError: FP8 for an architecture without it, or a plan made for another architecture.
+        PlanError: FP8 for an architecture without it, a plan made for another architecture, or activations
+            that a TensorRT plugin has no kernels for.
     """
-    problems = list(_arch_problems(plan, arch))
     _raise(
         f"The precision plan cannot be built for --arch {arch}.",
-        problems,
+        list(_arch_problems(plan, arch)),
         "plan with --bf16, or build for ada, hopper or blackwell",
     )
+    if backend == "tensorrt":
+        _raise(
+            "The precision plan cannot be built with TensorRT: its plugins compute in other types.",
+            list(_plugin_problems(plan)),
+            "build with --bf16 or --fp8, or give these layers bf16 in the plan",
+        )
+
+
+def _plugin_problems(plan: PrecisionPlan) -> Iterator[str]:
+    for name, layer in plan.layers.items():
+        operator = operator_of_layer(layer)
+        # An FP8 input is quantized inside of the plugin: its activations have the output's type.
+        if operator.plugin_types and data_type(layer.output) not in operator.plugin_types:
+            known = [kind for kind in operator.types.output if data_type(kind) in operator.plugin_types]
+            yield (
+                f"'{name}': the activations are {layer.output}, but the plugin of {layer.op} has kernels for "
+                f"{' and '.join(known)} alone"
+            )
 
 
 def _arch_problems(plan: PrecisionPlan, arch: str) -> Iterator[str]:

@@ -263,6 +263,22 @@ def test_a_plan_file_decides(llama_export: Path, tmp_path: Path) -> None:
         build(llama_export, tmp_path / "other", "blackwell", plan=tmp_path / "plan.yaml")
 
 
+def test_types_of_no_plugin_are_refused_before_calibration(r1_asa_export: Path, tmp_path: Path) -> None:
+    rules = plan_from_rules(load_export(r1_asa_export).model, "hopper", "fp8")
+    name = "model.layers.1.self_attn.attention"
+    wide = replace(rules.layers[name], input="fp32", output="fp32")
+    save_plan(replace(rules, layers={**rules.layers, name: wide}), tmp_path / "plan.yaml")
+    phases: list[str] = []
+    config = BuildConfig(
+        model=r1_asa_export, arch="hopper", output=tmp_path / "engine", plan=tmp_path / "plan.yaml"
+    )
+    with pytest.raises(PlanError, match="its plugins compute in other types") as caught:
+        build_engine(config, lambda phase, done, total: phases.append(phase))
+    assert name in caught.value.details["found"]
+    assert not any("calibrat" in phase.lower() or "measur" in phase.lower() for phase in phases), phases
+    assert not (tmp_path / "engine").exists()
+
+
 def test_a_cut_off_build_leaves_the_previous_one(r1_asa_export: Path, tmp_path: Path) -> None:
     output = build(r1_asa_export, tmp_path / "engine", "ada", "bf16")
     before = read_manifest(output)

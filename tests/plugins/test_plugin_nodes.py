@@ -18,7 +18,7 @@ from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.build.profile import InputRange, OptimizationProfile, save_profiles
 from r1trt.cache import CACHE_VARIABLE
-from r1trt.errors import BuildError, UnavailableError
+from r1trt.errors import BuildError, PlanError, UnavailableError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from r1trt.ops.registry import OPERATORS
@@ -213,7 +213,7 @@ def test_fp32_is_refused_before_anything_is_written(
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
     config = BuildConfig(model=export, arch="hopper", precision="fp32", output=tmp_path / "engine")
-    with pytest.raises(BuildError, match="does not compute in this type") as caught:
+    with pytest.raises(PlanError, match="its plugins compute in other types") as caught:
         build_engine(config)
-    assert caught.value.details["found"] == "FLOAT"
+    assert "'model.layers.0.self_attn.attention': the activations are fp32" in caught.value.details["found"]
     assert not (tmp_path / "engine").exists()

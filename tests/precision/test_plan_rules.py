@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 from tiny_checkpoints import write_llama, write_r1_asa
 
+from r1trt.arch import Backend
 from r1trt.checkpoint import checkpoint_from_dir
 from r1trt.errors import PlanError
 from r1trt.export.model import onnx_from_checkpoint
 from r1trt.precision.checks import check_plan, check_plan_fits_model, graph_hash, layer_nodes
+from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
 
 
@@ -81,6 +84,52 @@ def test_fp8_below_sm89_is_refused(llama: ir.Model) -> None:
 def test_a_plan_of_another_architecture_is_refused(llama: ir.Model) -> None:
     with pytest.raises(PlanError, match="made for --arch ada"):
         check_plan(plan_from_rules(llama, "ada", "bf16"), "hopper")
+
+
+ATTENTION, MOE, ROPE = (
+    "model.layers.0.self_attn.attention",
+    "model.layers.0.mlp.moe",
+    "model.layers.0.self_attn.rope",
+)
+
+
+def plan_with(model: ir.Model, precision: Any, **layers: dict[str, Any]) -> PrecisionPlan:
+    plan = plan_from_rules(model, "ada", precision)
+    edited = {name: replace(plan.layers[name], **edits) for name, edits in layers.items()}
+    return replace(plan, layers={**plan.layers, **edited})
+
+
+OTHER_BUILDERS: tuple[Backend | None, ...] = (None, "tensorrt-rtx", "onnxruntime")
+WIDE = {"input": "fp32", "output": "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "layers"),
+    [
+        ("bf16", {ATTENTION: WIDE}),
+        ("bf16", {MOE: WIDE | {"weight": "fp32", "shared_weight": "fp32"}}),
+        ("fp8", {MOE: {"output": "fp32"}, ATTENTION: WIDE}),
+    ],
+)
+def test_types_that_no_plugin_computes_in_are_refused(
+    r1_asa: ir.Model, precision: str, layers: dict[str, dict[str, Any]]
+) -> None:
+    """Of every layer at once, and for the builder that takes plugins alone."""
+    plan = plan_with(r1_asa, precision, **layers)
+    for backend in OTHER_BUILDERS:
+        check_plan(plan, "ada", backend)
+    with pytest.raises(PlanError, match="its plugins compute in other types") as caught:
+        check_plan(plan, "ada", "tensorrt")
+    found = caught.value.details["found"].strip().splitlines()
+    assert len(found) == len(layers)
+    for name in layers:
+        assert f"'{name}': the activations are fp32" in caught.value.details["found"]
+    assert all(line.endswith("has kernels for bf16 alone") for line in found)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_types_that_the_plugins_compute_in_pass(r1_asa: ir.Model, precision: str) -> None:
+    check_plan(plan_with(r1_asa, precision, **{ROPE: WIDE}), "ada", "tensorrt")
 
 
 def test_all_differences_to_the_model_are_listed(llama: ir.Model) -> None:
