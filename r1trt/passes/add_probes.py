@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from r1trt.graph.edit import register
-from r1trt.lowerings.statistics import MID_INPUTS, Statistic, mid_statistic_function, statistic_function
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE
-from r1trt.ops.operator import DOMAIN
+from r1trt.lowerings.inner_statistics import inner_statistic
+from r1trt.lowerings.statistics import Statistic, statistic_function
+from r1trt.ops.operator import DOMAIN, Operator
 from r1trt.ops.registry import layer_operator_of
 
 FLOAT = ir.DataType.FLOAT
-# The scale of an operator's input, and that input's name; what else `input_scales` has lies inside.
-INPUT_SCALE, _INPUT = "input_scale", "x"
+# The scale of an operator's first input; what else `input_scales` has lies inside.
+INPUT_SCALE = "input_scale"
+
+# Functions that measure inside: by operator and scale, then by spec.
+_Bodies = dict[tuple[str, str], dict[Hashable, ir.Function]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,9 @@ def probes_for(model: ir.Model, scales: Mapping[str, Sequence[str]]) -> list[Pro
     Args:
         model: An exported graph.
         scales: Names of the scales to find, by plan key.
+
+    Raises:
+        PlanError: Nothing measures one of the scales.
     """
     readers: dict[str, list[str]] = {}
     inside: list[Probe] = []
@@ -52,8 +59,9 @@ def probes_for(model: ir.Model, scales: Mapping[str, Sequence[str]]) -> list[Pro
             continue
         for scale in scales.get(key, ()):
             if scale == INPUT_SCALE:
-                readers.setdefault(str(operator.required(node, _INPUT).name), []).append(key)
+                readers.setdefault(str(_first_input(node).name), []).append(key)
             else:
+                inner_statistic(operator, scale)
                 inside.append(Probe(name=f"{key}/{scale}", layers=(key,), scale=scale))
     shared = [
         Probe(name=f"{keys[0]}/{INPUT_SCALE}", layers=tuple(keys), scale=INPUT_SCALE)
@@ -84,21 +92,19 @@ class AddProbesPass(ir.passes.InPlacePass):
         """Needs the probes' layers in the graph; what computes the old outputs alone is left for removal."""
         nodes = {str(node.name): node for node in model.graph}
         model.graph.outputs.clear()
-        bodies: dict[Hashable, ir.Function] = {}
+        bodies: _Bodies = {}
         for probe in self._probes:
             self._add(model, nodes[probe.layers[0]], probe, bodies)
         return ir.passes.PassResult(model, True)
 
-    def _add(self, model: ir.Model, node: ir.Node, probe: Probe, bodies: dict[Hashable, ir.Function]) -> None:
+    def _add(self, model: ir.Model, node: ir.Node, probe: Probe, bodies: _Bodies) -> None:
         numbers = np.asarray(self._scales.get(probe.name, [1.0] * self._statistic.size), np.float32)
         scales = register(model.graph, ir.tensor(numbers, name=f"{probe.name}/scales"))
-        operator = layer_operator_of(node)
         inputs: list[ir.Value | None]
-        if operator is not None and probe.scale == INPUT_SCALE:
-            inputs, function = [operator.required(node, _INPUT)], statistic_function(self._statistic)
+        if probe.scale == INPUT_SCALE:
+            inputs, function = [_first_input(node)], statistic_function(self._statistic)
         else:
-            inputs = [DYNAMIC_MOE.input(node, name) for name in MID_INPUTS]
-            function = self._mid_function(node, bodies)
+            inputs, function = self._inside(node, probe.scale, bodies)
         model.functions.setdefault(function.identifier(), function)
         size = ir.Shape([self._statistic.size])
         output = ir.Value(name=probe.name, type=ir.TensorType(FLOAT), shape=size)
@@ -113,9 +119,23 @@ class AddProbesPass(ir.passes.InPlacePass):
         model.graph.append(call)
         model.graph.outputs.append(output)
 
-    def _mid_function(self, node: ir.Node, made: dict[Hashable, ir.Function]) -> ir.Function:
-        """The function of a mixture's spec; those of a graph tell themselves apart by their overloads."""
-        spec = DYNAMIC_MOE.spec_from_node(node)
-        if spec not in made:
-            made[spec] = mid_statistic_function(spec, self._statistic, str(len(made) + 1) if made else "")
-        return made[spec]
+    def _inside(self, node: ir.Node, scale: str, made: _Bodies) -> tuple[list[ir.Value | None], ir.Function]:
+        """What measures a value inside a node; functions of several specs differ in their overloads."""
+        operator = _operator(node)
+        inner, spec = inner_statistic(operator, scale), operator.spec_from_node(node)
+        bodies = made.setdefault((operator.name, scale), {})
+        if spec not in bodies:
+            overload = str(len(bodies) + 1) if bodies else ""
+            bodies[spec] = inner.function(spec, self._statistic, overload)
+        return [operator.input(node, name) for name in inner.inputs], bodies[spec]
+
+
+def _operator(node: ir.Node) -> Operator[Any]:
+    operator = layer_operator_of(node)
+    assert operator is not None, "probes measure layers"
+    return operator
+
+
+def _first_input(node: ir.Node) -> ir.Value:
+    operator = _operator(node)
+    return operator.required(node, operator.inputs[0])

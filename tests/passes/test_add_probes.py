@@ -9,10 +9,12 @@ from passes.layer_by_layer import run
 from tiny_checkpoints import write_r1_asa
 
 from r1trt.calibrate.ranges import AMAX
+from r1trt.errors import PlanError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
-from r1trt.ops.registry import operator_of_layer
-from r1trt.passes.add_probes import probes_for
+from r1trt.lowerings.inner_statistics import inner_statistic
+from r1trt.ops.registry import LAYER_OPERATORS, operator_of_layer
+from r1trt.passes.add_probes import INPUT_SCALE, AddProbesPass, Probe, probes_for
 from r1trt.passes.pipeline import calibration_passes, run_passes
 from r1trt.precision.rules import plan_from_rules
 
@@ -52,6 +54,26 @@ def test_only_the_scales_that_are_asked_for(model: ir.Model) -> None:
     [probe] = probes_for(model, {MOE: ("mid_scale",)})
     assert (probe.layers, probe.scale) == ((MOE,), "mid_scale")
     assert probes_for(model, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "scale"), [(f"{ATTENTION}.q_proj", "mid_scale"), (f"{ATTENTION}.attention", "q_scale")]
+)
+def test_a_scale_that_nothing_measures_is_refused(model: ir.Model, key: str, scale: str) -> None:
+    """Whatever the node is: one operator's statistic is not taken for another's scale."""
+    with pytest.raises(PlanError, match="does not measure this scale") as caught:
+        probes_for(model, {key: (scale,)})
+    assert caught.value.details["found"].startswith(f"{scale} of R1")
+    probe = Probe(name="probe", layers=(key,), scale=scale)
+    with pytest.raises(PlanError, match="does not measure this scale"):
+        AddProbesPass([probe], AMAX).call(model.clone())
+
+
+def test_every_scale_of_an_operator_is_measured() -> None:
+    for operator in LAYER_OPERATORS.values():
+        for scale in operator.input_scales:
+            if scale != INPUT_SCALE:
+                assert set(inner_statistic(operator, scale).inputs) <= set(operator.inputs)
 
 
 def test_a_mixture_is_measured_with_its_own_attributes(exported: ExportedModel) -> None:

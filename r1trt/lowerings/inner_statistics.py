@@ -1,0 +1,53 @@
+"""Which scales of values inside an operator calibration can measure, and how: one entry for each scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import onnx_ir as ir
+
+from r1trt.errors import PlanError
+from r1trt.lowerings.statistics import MID_INPUTS, Statistic, mid_statistic_function
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.operator import Operator
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerStatistic:
+    """How a value inside an operator is measured.
+
+    Attributes:
+        inputs: The operator's inputs that the value is made of, in the function's order.
+        function: The function of a node's spec, a statistic and an overload. It takes `inputs` and the N
+            candidate scales, and gives FLOAT [N].
+    """
+
+    inputs: tuple[str, ...]
+    function: Callable[[Any, Statistic, str], ir.Function]
+
+
+# By the names of the operator and of the scale, one of its `input_scales`.
+INNER_STATISTICS: Mapping[tuple[str, str], InnerStatistic] = MappingProxyType(
+    {(DYNAMIC_MOE.name, "mid_scale"): InnerStatistic(inputs=MID_INPUTS, function=mid_statistic_function)}
+)
+
+
+def inner_statistic(operator: Operator[Any], scale: str) -> InnerStatistic:
+    """How the value of one of an operator's scales is measured.
+
+    Raises:
+        PlanError: Nothing measures it.
+    """
+    found = INNER_STATISTICS.get((operator.name, scale))
+    if found is None:
+        known = ", ".join(f"{inner} of {name}" for name, inner in INNER_STATISTICS)
+        raise PlanError(
+            "Calibration does not measure this scale.",
+            found=f"{scale} of {operator.name}",
+            expected=f"input_scale, or {known}",
+            fix="give the scale in the plan",
+        )
+    return found
