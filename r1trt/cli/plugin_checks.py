@@ -11,6 +11,7 @@ import click
 from r1trt.cli.options import json_option, output_option
 from r1trt.cli.output import print_result
 from r1trt.plugin_checks.receipt import BUILD, CHECKS, TIME
+from r1trt.plugin_checks.receipt_schema import MAX_SEED
 
 if TYPE_CHECKING:
     from r1trt.plugin_checks.run import RunConfig
@@ -35,7 +36,7 @@ def run_options(command: Command) -> Command:
             ),
             click.option(
                 "--seed",
-                type=int,
+                type=click.IntRange(min=0, max=MAX_SEED),
                 metavar="N",
                 help="Seed of all random numbers; default: the receipt's, else a fresh one.",
             ),
@@ -44,6 +45,12 @@ def run_options(command: Command) -> Command:
                 type=click.Path(dir_okay=False, path_type=Path),
                 metavar="FILE",
                 help="Written after each step, continued by the next run; default: one in the cache.",
+            ),
+            click.option(
+                "--plugin-library",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                metavar="FILE",
+                help="The library to check; default: what r1trt build would take, else a new one.",
             ),
             output_option("none; the page is printed alone"),
             click.option("--quick", is_flag=True, help="Few cases and rows."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,12 @@ from r1trt.plugin_checks.host_build import (
 )
 from r1trt.plugin_tools import PluginBuildConfig, build_plugins, find_library, toolchain_from_machine
 from r1trt.plugin_tools.compilers import Compilers
-from r1trt.plugin_tools.library import objects_directory
+from r1trt.plugin_tools.library import (
+    PluginLibrary,
+    library_from_path,
+    objects_directory,
+    require_code_for,
+)
 from r1trt.plugin_tools.objects import Compilation, ObjectCache
 from r1trt.plugin_tools.sources import source_directory
 from r1trt.plugin_tools.targets import arch_of, cuda_compilation, require_overlapping_products, target_sm
@@ -46,12 +52,41 @@ class Built:
     kernels: Path
 
 
-def run(context: Context) -> Result:
-    """Builds what is not there yet."""
+def plugin_library(named: Path | None, sm: int, log: Callable[[str], None]) -> PluginLibrary:
+    """The library to check; nothing is run, so there need not be a GPU.
+
+    Args:
+        named: The file; None takes what `r1trt build` would take, or builds one.
+        sm: Compute capability that it must have code for.
+        log: Told of each step.
+
+    Raises:
+        BuildError: The file is not a plugin library, has no code for the GPU, or a source does not compile.
+        UnavailableError: There is no compiler.
+    """
+    if named is not None:
+        library = library_from_path(named)
+        require_code_for(library, [sm], where=named)
+        return library
+    if (found := find_library(sm)) is not None:
+        return found
+    return build_plugins(PluginBuildConfig(arch=arch_of(sm), jobs=os.cpu_count() or 2), log)
+
+
+def run(context: Context, library: PluginLibrary | None) -> Result:
+    """Builds what is not there yet.
+
+    Args:
+        context: The run.
+        library: The plugin library that is checked; None for that of the CPU, which is built here.
+    """
     begin = time.monotonic()
     with Compilers(os.cpu_count() or 2) as compilers:
         objects = ObjectCache(objects_directory(), compilers)
-        built, notes = build_for_gpu(context, objects) if context.on_gpu else (build_for_host(objects), {})
+        if library is None:
+            built, notes = build_for_host(objects), Result()
+        else:
+            built, notes = build_for_gpu(context, objects, library)
     return {
         "finished": True,
         "seconds": round(time.monotonic() - begin, 1),
@@ -61,9 +96,20 @@ def run(context: Context) -> Result:
     }
 
 
-def built_from(result: Result) -> Built | None:
-    """What a stage built; None where a file is gone."""
-    built = Built(**{name: Path(path) for name, path in result["files"].items()})
+def built_from(result: Result, library: PluginLibrary | None) -> Built | None:
+    """What a stage built.
+
+    Args:
+        result: The stage's.
+        library: The plugin library that is checked; None for that of the CPU.
+
+    Returns:
+        The files; None where one is gone, or the plugin library is another file.
+    """
+    files = result["files"]
+    built = Built(**{name: Path(files[name]) for name in ("plugins", "harness", "kernels")})
+    if library is not None and built.plugins != library.path.absolute():
+        return None
     return built if all(path.is_file() for path in vars(built).values()) else None
 
 
@@ -76,18 +122,11 @@ def build_for_host(objects: ObjectCache) -> Built:
     )
 
 
-def build_for_gpu(context: Context, objects: ObjectCache) -> tuple[Built, Result]:
-    """Libraries for one compute capability; nothing is run, so there need not be a GPU.
-
-    The plugin library is the one that `r1trt build` would take, if there is one with code for this GPU.
-    """
-    plugins = find_library(context.sm)
-    if plugins is None:
-        config = PluginBuildConfig(arch=arch_of(context.sm), jobs=os.cpu_count() or 2)
-        plugins = build_plugins(config, context.log)
+def build_for_gpu(context: Context, objects: ObjectCache, plugins: PluginLibrary) -> tuple[Built, Result]:
+    """What is loaded beside a plugin library, for one compute capability."""
     context.log(f"plugins: {plugins.path}")
     kernels, left_out = kernel_library(context, objects)
-    built = Built(plugins=plugins.path, harness=harness_library(objects), kernels=kernels)
+    built = Built(plugins=plugins.path.absolute(), harness=harness_library(objects), kernels=kernels)
     return built, {"plugins": plugins.as_manifest(), "nvcc": plugins.nvcc, "stages_left_out": left_out}
 
 

@@ -42,8 +42,13 @@ def require_gpu() -> int:
     return driver.gpus[0].sm
 
 
-def header(mode: str) -> dict[str, Any]:
-    """What a receipt says of sources and machine."""
+def header(mode: str, plugin_library: str | None) -> dict[str, Any]:
+    """What a receipt says of sources and machine.
+
+    Args:
+        mode: `gpu` or `host`.
+        plugin_library: SHA-256 of the library that is checked; None for that of the sources, on the CPU.
+    """
     driver = cuda_driver()
     gpu = driver.gpus[0] if driver.gpus and mode == "gpu" else None
     return {
@@ -57,6 +62,7 @@ def header(mode: str) -> dict[str, Any]:
         "packages": versions(),
         "commit": commit(),
         "sources": sources_hash(),
+        "plugin_library": plugin_library,
     }
 
 

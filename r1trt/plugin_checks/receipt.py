@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1trt.artifacts.errors import ArtifactError
+from r1trt.artifacts.fields import InvalidFieldsError
+from r1trt.artifacts.manifest import json_from_file, require_plain
 from r1trt.errors import ConfigError
+from r1trt.plugin_checks.receipt_schema import KIND, SCHEMA, require_receipt
 
-SCHEMA = 1
-KIND = "gpu-check"
 BUILD, TIME = "build", "time"
 CHECKS = ("check", "sanitize", "harness", "graph")
 STAGES = (BUILD, *CHECKS, TIME)
 # What a receipt must agree in with a run that goes on with it.
-IDENTITY = ("schema", "kind", "mode", "sources", "gpu", "driver")
+IDENTITY = ("schema", "kind", "mode", "sources", "plugin_library", "gpu", "driver")
+_LISTED = 20
 
 
 def now() -> str:
@@ -77,35 +80,63 @@ def read_receipt(path: Path) -> Receipt:
     """Reads a receipt.
 
     Raises:
-        ConfigError: It is not a receipt, or is of another schema.
+        ConfigError: It is not a receipt, is of another schema, or is damaged.
     """
+    content = _content_of(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError("The receipt cannot be read.", where=path, found=error) from error
-    if not isinstance(content, dict) or (content.get("schema"), content.get("kind")) != (SCHEMA, KIND):
+        require_receipt(content)
+    except InvalidFieldsError as error:
         raise ConfigError(
-            "This is not a receipt of the plugins' checks.", where=path, expected=f"{KIND}, schema {SCHEMA}"
-        )
+            "The receipt is damaged, or of another version.",
+            where=path,
+            found="\n    ".join(["", *error.problems[:_LISTED]]),
+            expected=f"{KIND}, schema {SCHEMA}",
+            fix="name another file, or run the checks again",
+        ) from error
     return Receipt(path, content)
 
 
 def open_receipt(path: Path, header: dict[str, Any], *, seed: int | None) -> Receipt:
-    """Continues a receipt of the same sources, machine and seed, or starts one.
+    """Continues a receipt of the same sources, plugin library, machine and seed, or starts one.
 
     Args:
-        path: The file; an older one of other sources or another machine is replaced.
+        path: The file; an older one of other sources, another library or another machine is replaced.
         header: What is known of sources and machine.
         seed: What it must have; None takes the older receipt's, or draws one.
+
+    Raises:
+        ConfigError: The file is something else, which is not to be replaced, or a damaged receipt.
     """
     header = {"schema": SCHEMA, "kind": KIND, **header}
-    if path.exists():
-        try:
-            old = read_receipt(path)
-        except ConfigError:
-            old = None
-        same = old is not None and all(old.content.get(key) == header.get(key) for key in IDENTITY)
-        if old is not None and same and seed in (None, old.seed):
+    # An empty file is a name that somebody reserved.
+    if path.exists() and path.stat().st_size and _content_of(path).get("schema") == SCHEMA:
+        old = read_receipt(path)
+        same = all(old.content.get(key) == header.get(key) for key in IDENTITY)
+        if same and seed in (None, old.seed):
             return old
     drawn = int.from_bytes(os.urandom(4), "little") if seed is None else seed
     return Receipt(path, {**header, "started": now(), "seed": drawn, "stages": {}})
+
+
+def _content_of(path: Path) -> dict[str, Any]:
+    """A receipt of any version.
+
+    Raises:
+        ConfigError: It is not one.
+    """
+    try:
+        content = json_from_file(path)
+        if not isinstance(content, dict) or content.get("kind") != KIND:
+            found: object = ascii(content.get("kind") if isinstance(content, dict) else content)[:80]
+        else:
+            require_plain(content, path)
+            return content
+    except ArtifactError as error:
+        found = error.details.get("found")
+    raise ConfigError(
+        "This is not a receipt of the plugins' checks.",
+        where=path,
+        found=found,
+        expected=f"{KIND}, schema {SCHEMA}",
+        fix="name another file",
+    )

@@ -50,6 +50,8 @@ def _machine(content: dict[str, Any]) -> str:
     ]
     if content["gpu"]:
         parts.append(f"Driver {content['driver']}, CUDA {content['cuda_driver']}, SM{content['sm']}.")
+    if content.get("plugin_library"):
+        parts.append(f"Plugin library {content['plugin_library'][:12]}.")
     parts.append(f"Python {content['python']}; {packages}.")
     if content["stages"].get("build", {}).get("nvcc"):
         parts.append(f"nvcc {content['stages']['build']['nvcc']}.")

@@ -14,6 +14,7 @@ from r1trt.plugin_checks.context import GPU, HOST, Budget, Context, Result
 from r1trt.plugin_checks.machine import header, require_gpu
 from r1trt.plugin_checks.receipt import BUILD, STAGES, Receipt, open_receipt
 from r1trt.plugin_checks.report import markdown, publish
+from r1trt.plugin_tools.library import PluginLibrary
 
 FAILED, UNFINISHED = 1, 4
 HOST_SM = 90
@@ -43,6 +44,7 @@ class RunConfig:
         again: Whether finished stages run once more.
         host: Whether the kernels run on the CPU, without times.
         sm: Compile for this compute capability and run nothing; None takes the GPU's.
+        plugin_library: The library to check; None takes what `r1trt build` would take, or builds one.
     """
 
     stages: tuple[str, ...] = STAGES
@@ -54,6 +56,7 @@ class RunConfig:
     again: bool = False
     host: bool = False
     sm: int | None = None
+    plugin_library: Path | None = None
 
     def __post_init__(self) -> None:
         if unknown := set(self.stages) - set(STAGES):
@@ -63,6 +66,13 @@ class RunConfig:
                 "A compute capability is named for compiling alone.",
                 where="--sm",
                 fix="add --stage build, or leave --sm out",
+            )
+        if self.plugin_library is not None and self.host:
+            raise ConfigError(
+                "On the CPU the plugins are compiled from their sources; no library is loaded.",
+                where="--plugin-library",
+                found=self.plugin_library,
+                fix="leave out --host or --plugin-library",
             )
         if self.time_budget <= 0:
             raise ConfigError(
@@ -115,13 +125,16 @@ def run_checks(config: RunConfig, log: Log) -> Outcome:
 
     Raises:
         UnavailableError: There is no GPU, or no compiler.
-        BuildError: Something does not compile.
+        BuildError: Something does not compile, or the named library is not one for this GPU.
+        ConfigError: The receipt's file is something else.
     """
     mode = HOST if config.host else GPU
     sm = HOST_SM if config.host else config.sm if config.sm is not None else require_gpu()
-    path = config.receipt or cache_directory() / "checks" / config.receipt_file
-    receipt = open_receipt(path, header(mode), seed=config.seed)
     budget = Budget(seconds=config.time_budget)
+    library = None if config.host else build.plugin_library(config.plugin_library, sm, log)
+    path = config.receipt or cache_directory() / "checks" / config.receipt_file
+    identity = header(mode, library.sha256 if library is not None else None)
+    receipt = open_receipt(path, identity, seed=config.seed)
     for name in STAGES:
         if name not in config.stages and name != BUILD:
             continue
@@ -133,7 +146,7 @@ def run_checks(config: RunConfig, log: Log) -> Outcome:
             mode=mode, sm=sm, seed=receipt.seed, budget=budget, save=save, log=log, quick=config.quick
         )
         previous = None if config.again and name in config.stages else receipt.stage(name)
-        _run_stage(name, receipt, context, previous)
+        _run_stage(name, receipt, context, previous, library)
     unfinished = [name for name in config.stages if not receipt.is_finished(name)]
     published = [] if config.output is None else publish(receipt, config.output)
     return Outcome(
@@ -145,15 +158,17 @@ def run_checks(config: RunConfig, log: Log) -> Outcome:
     )
 
 
-def _run_stage(name: str, receipt: Receipt, context: Context, previous: Result | None) -> None:
+def _run_stage(
+    name: str, receipt: Receipt, context: Context, previous: Result | None, library: PluginLibrary | None
+) -> None:
     """Runs a stage unless it is finished, and keeps what it found."""
     if name == BUILD:
-        if previous is None or build.built_from(previous) is None:
-            receipt.record(name, build.run(context), finished=True)
+        if previous is None or build.built_from(previous, library) is None:
+            receipt.record(name, build.run(context, library), finished=True)
         return
     if previous is not None and previous["finished"] and context.quick >= previous.get("quick", False):
         return
-    built = build.built_from(receipt.content["stages"][BUILD])
+    built = build.built_from(receipt.content["stages"][BUILD], library)
     if built is None or context.budget.left <= 0:
         return
     context.log(f"-- {name}")

@@ -12,6 +12,9 @@ from tiny_plugin_sources import write_tiny_sources
 
 from r1trt.cache import CACHE_VARIABLE
 from r1trt.cli import cli, main
+from r1trt.errors import BuildError
+from r1trt.plugin_checks.build import plugin_library
+from r1trt.plugin_checks.machine import header
 from r1trt.plugin_checks.receipt import open_receipt
 from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import SOURCE_VARIABLE
@@ -31,7 +34,7 @@ def doctor(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return plugins
 
 
-RUN = "--time-budget --seed --receipt -o --output --quick --again --host --json"
+RUN = "--time-budget --seed --receipt --plugin-library -o --output --quick --again --host --json"
 OPTIONS = {
     "build": "--arch -o --output --headers --cutlass --jobs --json",
     "check": f"--stage --sm {RUN}",
@@ -59,10 +62,12 @@ def test_wrong_usage_of_the_checks_exits_2(arguments: list[str], capsys: pytest.
 def test_a_page_is_made_of_a_receipt_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     receipt = open_receipt(
         tmp_path / "receipt.json",
-        {"mode": "host", "gpu": None, "sources": "abc", "commit": None, "python": "3.11", "packages": {}},
+        {**header("host", None), "sources": "abc"},
         seed=1,
     )
-    receipt.record("check", {"cases": [{"error": 0.25}], "failures": []}, finished=True)
+    receipt.record(
+        "check", {"cases": [{"name": "a", "passed": True, "error": 0.25}], "failures": []}, finished=True
+    )
     assert main(["plugins", "report", str(receipt.path), "-o", str(tmp_path / "pages"), "--json"]) == 0
     published = json.loads(capsys.readouterr().out)["published"]
     assert [Path(path).suffix for path in published] == [".json", ".md"]
@@ -70,6 +75,18 @@ def test_a_page_is_made_of_a_receipt_again(tmp_path: Path, capsys: pytest.Captur
 
     assert main(["plugins", "report", str(write_tiny_sources(tmp_path / "x") / "tiny.cu")]) == 1
     assert "receipt" in capsys.readouterr().err
+
+
+def test_the_checked_library_is_the_newest_or_the_named_one() -> None:
+    first = plugin_library(None, 89, lambda text: None)
+    assert not first.cached and first.sms == (89,)
+    assert plugin_library(None, 89, lambda text: None).sha256 == first.sha256
+    assert main(["plugins", "build", "--arch", "all"]) == 0
+    second = plugin_library(None, 89, lambda text: None)
+    assert second.sha256 != first.sha256
+    assert plugin_library(first.path, 89, lambda text: None).sha256 == first.sha256
+    with pytest.raises(BuildError, match="no code for the GPU"):
+        plugin_library(first.path, 90, lambda text: None)
 
 
 def test_a_build_prints_its_library(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from r1trt.plugin_checks.bench.aims import (
 )
 from r1trt.plugin_checks.bench.peers import PeerMissing, bound
 from r1trt.plugin_checks.cases import moe_cases, moe_reference
-from r1trt.plugin_checks.receipt import Receipt, open_receipt
+from r1trt.plugin_checks.receipt import Receipt, open_receipt, read_receipt
 from r1trt.plugin_checks.report import markdown, publish
 
 HBM = 3.35e12
@@ -266,13 +266,17 @@ def made_up(path: Path) -> Receipt:
     met = entry_of(row, {OURS: 20.0, "FA3, full": 100.0})
     missed = entry_of(rope_rows.RopeRow(tokens=8192), {OURS: 1000.0, "torch.compile": 900.0})
     missed["left_out"] = {"Liger": "PeerMissing: not there"}
-    receipt.record("check", {"cases": [{"error": 0.25}], "failures": []}, finished=True)
+    receipt.record(
+        "check", {"cases": [{"name": "a", "passed": True, "error": 0.25}], "failures": []}, finished=True
+    )
     receipt.record("time", {"ceilings": LIMITS, "rows": [met, missed], "failures": []}, finished=True)
     return receipt
 
 
 def test_the_page_has_ratios_judgements_and_who_was_left_out(tmp_path: Path) -> None:
-    text = markdown(made_up(tmp_path / "receipt.json"))
+    receipt = made_up(tmp_path / "receipt.json")
+    text = markdown(receipt)
+    assert markdown(read_receipt(receipt.path)) == text
     assert "| check | 1 | 0 | 0.25 |" in text
     assert "FA3, full 100.00 (5.00x)" in text
     assert ">= 3x FA3, full: met (5)" in text

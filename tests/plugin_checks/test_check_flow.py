@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from r1trt.errors import ConfigError
 from r1trt.plugin_checks import build, check
 from r1trt.plugin_checks.context import HOST, Budget, Context
 from r1trt.plugin_checks.receipt import STAGES
+from r1trt.plugin_tools.library import INFO_MARKER
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +107,35 @@ def test_a_quick_run_is_no_full_one(tmp_path: Path) -> None:
         assert content(path)["stages"]["check"]["quick"] is bool(quick)
 
 
+def library(path: Path, headers: str) -> Path:
+    """A file that describes itself as a library for SM90."""
+    info = {
+        "key": "k",
+        "sources": "s",
+        "operators": [],
+        "sms": [90],
+        "headers": headers,
+        "cutlass": "",
+        "nvcc": "13",
+    }
+    path.write_bytes(b"\x7fELF" + INFO_MARKER + json.dumps(info).encode() + b"\0")
+    return path
+
+
+def test_another_library_of_the_same_sources_is_checked_anew(tmp_path: Path) -> None:
+    path = tmp_path / "receipt.json"
+    for name in ("own", "official", "own"):
+        plugins = library(tmp_path / f"{name}.so", name)
+        options = ("--stage", "build", "--sm", "90", "--plugin-library", str(plugins))
+        run("check", *options, "--receipt", str(path), rc=0)
+        found = content(path)
+        assert found["plugin_library"] == hashlib.sha256(plugins.read_bytes()).hexdigest()
+        assert found["stages"]["build"]["files"]["plugins"] == str(plugins)
+        assert list(found["stages"]) == ["build"]
+        found["stages"]["check"] = {"finished": True, "cases": [], "failures": []}
+        path.write_text(json.dumps(found))
+
+
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     path = tmp_path / "receipt.json"
     printed = run("check", "--receipt", str(path), rc=3)
@@ -115,7 +146,12 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--sm", "90"), ("--sm", "90", "--stage", "build", "--host"), ("--time-budget", "0")],
+    [
+        ("--sm", "90"),
+        ("--sm", "90", "--stage", "build", "--host"),
+        ("--time-budget", "0"),
+        ("--host", "--plugin-library", __file__),
+    ],
     ids=str,
 )
 def test_options_that_contradict_each_other(arguments: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,17 @@ def test_cases_are_fitted_to_the_gpu() -> None:
     assert len(names) > sum(len(operator.cases) for operator in OPERATORS.values())
 
 
-HEADER = {"mode": "host", "sources": "abc", "gpu": None, "driver": None}
+HEADER = {
+    "mode": "host", "sources": "abc", "plugin_library": None, "gpu": None, "sm": None, "driver": None,
+    "cuda_driver": None, "python": "3.11", "packages": {}, "commit": None,
+}  # fmt: skip
+FAILED = {"failures": [{"name": "a", "why": "b"}], "cases": [{"name": "a", "passed": False, "why": "b"}]}
 
 
 def test_a_receipt_is_gone_on_with_only_if_it_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "receipt.json"
     first = open_receipt(path, HEADER, seed=5)
-    first.record("check", {"failures": [{"name": "a", "why": "b"}], "cases": []}, finished=False)
+    first.record("check", FAILED, finished=False)
     again = open_receipt(path, HEADER, seed=None)
     assert again.seed == 5
     assert again.stage("check") == first.stage("check")
@@ -96,15 +101,57 @@ def test_a_receipt_is_gone_on_with_only_if_it_is_the_same(tmp_path: Path) -> Non
     assert not open_receipt(path, HEADER, seed=6).content["stages"]
     assert not open_receipt(path, {**HEADER, "sources": "abd"}, seed=None).content["stages"]
     assert not open_receipt(path, {**HEADER, "gpu": "another"}, seed=None).content["stages"]
+    assert not open_receipt(path, {**HEADER, "plugin_library": "f00d"}, seed=None).content["stages"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 99, "kind": "gpu-check"}'])
-def test_what_is_no_receipt_is_refused_and_replaced(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "my notes", '{"kind": "engine"}', "[" * 100_000, '{"schema": 1, "kind": "gpu-check"}'],
+    ids=["list", "text", "another kind", "nested", "damaged"],
+)
+def test_what_is_not_a_receipt_is_refused_and_stays(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "receipt.json"
+    path.write_text(text)
+    for use in (lambda: read_receipt(path), lambda: open_receipt(path, HEADER, seed=None)):
+        with pytest.raises(ConfigError, match=r"receipt\.json"):
+            use()
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", '{"schema": 99, "kind": "gpu-check"}'], ids=["empty", "version"])
+def test_an_empty_file_and_a_receipt_of_another_version_are_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "receipt.json"
     path.write_text(text)
     with pytest.raises(ConfigError):
         read_receipt(path)
     assert open_receipt(path, HEADER, seed=None).content["stages"] == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"mode": "quick"}, "mode"),
+        ({"started": "../../elsewhere"}, "started"),
+        ({"seed": -1}, "seed"),
+        ({"packages": {"torch": 2}}, "packages.torch"),
+        ({"stages": {"check": None}}, "stages.check"),
+        ({"stages": {"cook": {}}}, "cook"),
+        ({"stages": {"check": {**FAILED, "finished": True, "cases": [{"name": "a"}]}}}, "passed"),
+        ({"stages": {"build": {"finished": True, "failures": [], "files": {}}}}, "files.kernels"),
+        ({"stages": {"time": {"finished": True, "failures": [], "rows": [{"name": "a"}]}}}, "rows[0].times"),
+    ],
+    ids=str,
+)
+def test_a_damaged_receipt_is_refused_by_its_keys(
+    tmp_path: Path, changed: dict[str, Any], problem: str
+) -> None:
+    receipt = open_receipt(tmp_path / "receipt.json", HEADER, seed=1)
+    receipt.save()
+    assert read_receipt(receipt.path).seed == 1
+    receipt.content.update(changed)
+    receipt.save()
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        read_receipt(receipt.path)
 
 
 def test_a_receipt_holds_no_number_that_json_has_not(tmp_path: Path) -> None:
