@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
+from collections.abc import Iterator
+from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_checkpoints import write_llama
 
+from r1trt.arch import LIBRARIES
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = ("pyproject.toml", "README.md", "LICENSE", "r1trt", "plugins")
+
+# Distributions whose modules are not named like them.
+DISTRIBUTIONS = {"cuda": "cuda-python", "google": "protobuf", "yaml": "pyyaml"} | {
+    library.module: library.package for library in LIBRARIES.values()
+}
+# Triton's Python backend puts it into the program that it runs.
+GIVEN = {"triton_python_backend_utils"}
+DEVELOPMENT = {"dev"}
 
 pytestmark = pytest.mark.slow
 
@@ -105,3 +120,51 @@ def test_it_carries_the_sources_of_their_checks(command: Path, outside: Path) ->
     build = json.loads(receipt.read_text())["stages"]["build"]
     assert build["stages_left_out"] is None
     assert all(Path(path).is_file() for path in build["files"].values())
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Modules that a program imports, wherever in it, and those that it names to import_module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module":
+            name = node.args[0]
+            if isinstance(name, ast.Constant):
+                yield str(name.value)
+
+
+def distributions(requirements: list[str], extras: set[str]) -> set[str]:
+    """Names in a wheel's Requires-Dist that hold without an extra, or with one of these."""
+    found = set()
+    for requirement in requirements:
+        name, _, marker = requirement.partition(";")
+        extra = re.search(r"extra == .([\w-]+)", marker)
+        if extra is None or extra[1] in extras:
+            found.add(re.split(r"[^\w.-]", name.strip())[0].lower().replace("_", "-"))
+    return found
+
+
+def test_every_import_is_of_a_declared_dependency(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        header = HeaderParser().parsestr(archive.read(metadata).decode())
+        programs = {n: archive.read(n) for n in archive.namelist() if n.endswith(".py")}
+    extras = set(header.get_all("Provides-Extra", [])) - DEVELOPMENT
+    declared = distributions(header.get_all("Requires-Dist", []), extras)
+    own = sys.stdlib_module_names | {"r1trt"} | GIVEN
+    found = {
+        (module, name)
+        for name, program in programs.items()
+        for module in (dotted.partition(".")[0] for dotted in imported_modules(ast.parse(program)))
+        if module not in own
+    }
+    assert len(found) > 50
+    undeclared = {
+        (module, name)
+        for module, name in found
+        if DISTRIBUTIONS.get(module, module).lower().replace("_", "-") not in declared
+    }
+    assert not undeclared
+    assert {library.package for library in LIBRARIES.values()} <= declared

@@ -5,14 +5,12 @@ Legend: B batch, S tokens of one call, C cache capacity.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from r1trt.artifacts.profiles import InputRange, OptimizationProfile
 from r1trt.errors import BuildError, ConfigError
 
 
@@ -41,39 +39,6 @@ class BuildLimits:
                 expected="max_input_len <= capacity",
                 fix=f"use --max-input-len {self.capacity}, or a larger --max-seq-len",
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputRange:
-    """Shapes of one input: smallest, tuned for, largest."""
-
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        # The builder takes an inverted range without a word and then says that there is no profile.
-        if not len(self.min) == len(self.opt) == len(self.max) or not all(
-            1 <= low <= tuned <= high for low, tuned, high in zip(self.min, self.opt, self.max, strict=True)
-        ):
-            raise ConfigError(
-                "An input range is not ordered.",
-                found=f"min {self.min}, opt {self.opt}, max {self.max}",
-                expected="1 <= min <= opt <= max in every dimension",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizationProfile:
-    """One way of calling an engine.
-
-    Attributes:
-        name: "prefill" or "decode".
-        inputs: Range of every graph input.
-    """
-
-    name: str
-    inputs: Mapping[str, InputRange]
 
 
 def profiles_from_graph(graph: ir.Graph, limits: BuildLimits) -> list[OptimizationProfile]:
@@ -114,34 +79,3 @@ def _dims_at(value: ir.Value, batch: int, tokens: int) -> tuple[int, ...]:
             )
         dims.append(known)
     return tuple(dims)
-
-
-def save_profiles(profiles: Sequence[OptimizationProfile], path: Path) -> None:
-    """Write profiles as JSON."""
-    document = [asdict(profile) for profile in profiles]
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-def load_profiles(path: Path) -> list[OptimizationProfile]:
-    """Read what `save_profiles` wrote.
-
-    Raises:
-        BuildError: The file is missing or malformed.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, list) or not document:
-            raise ValueError("no profiles in it")
-        return [_profile_from_json(item) for item in document]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BuildError(
-            "The profiles cannot be read.", where=path, found=error, fix="build again"
-        ) from error
-
-
-def _profile_from_json(item: Mapping[str, Any]) -> OptimizationProfile:
-    inputs = {
-        str(name): InputRange(**{key: tuple(map(int, entry[key])) for key in ("min", "opt", "max")})
-        for name, entry in item["inputs"].items()
-    }
-    return OptimizationProfile(name=str(item["name"]), inputs=inputs)

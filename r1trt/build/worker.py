@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from r1trt.artifacts.profiles import OptimizationProfile, load_profiles
 from r1trt.build.builder_api import BUILDER_APIS, BuilderApi, configure, network_flags
 from r1trt.build.callbacks import Channel, builder_logger, file_writer, progress_monitor
-from r1trt.build.profile import OptimizationProfile, load_profiles
 from r1trt.build.read_back import layers_of_network
 from r1trt.build.timing_cache import load_timing_cache, save_timing_cache
 from r1trt.errors import BuildError, R1TrtError
@@ -176,7 +176,7 @@ def main(request_path: str, events: str) -> int:
     channel = Channel(int(events))
     try:
         _build(channel, json.loads(Path(request_path).read_text(encoding="utf-8")))
-    except BuildError as error:
+    except R1TrtError as error:
         channel.send("error", message=error.message, details=error.details)
         return 1
     except KeyboardInterrupt:

@@ -18,9 +18,10 @@ from r1trt.artifacts.build import (
     FileEntry,
 )
 from r1trt.artifacts.disk import require_free_space, sha256_of_file
+from r1trt.artifacts.profiles import save_profiles
 from r1trt.build.graphs import BuildGraphs
 from r1trt.build.plugins import BuildPlugins
-from r1trt.build.profile import BuildLimits, profiles_from_graph, save_profiles
+from r1trt.build.profile import BuildLimits, profiles_from_graph
 from r1trt.build.target import BuildTarget
 from r1trt.build.versions import versions_of_build
 from r1trt.build.write_typed import share_weights, weight_bytes, write_typed_model

@@ -15,8 +15,8 @@ import onnx
 import onnx.parser
 import pytest
 
+from r1trt.artifacts.profiles import InputRange, OptimizationProfile, save_profiles
 from r1trt.build.child import BuildRequest, build_in_child
-from r1trt.build.profile import InputRange, OptimizationProfile, save_profiles
 from r1trt.errors import BuildError
 
 HEADER = '<ir_version: 10, opset_import: ["" : 24]>'

@@ -13,10 +13,10 @@ from test_plugin_registry import findings, run_child
 from tiny_checkpoints import write_r1_asa
 
 from r1trt.artifacts.manifest import read_manifest
+from r1trt.artifacts.profiles import InputRange, OptimizationProfile, save_profiles
 from r1trt.build.child import BuildRequest, build_in_child
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
-from r1trt.build.profile import InputRange, OptimizationProfile, save_profiles
 from r1trt.cache import CACHE_VARIABLE
 from r1trt.errors import BuildError, PlanError, UnavailableError
 from r1trt.export.export import ExportConfig, export_checkpoint
