@@ -11,6 +11,8 @@ import pytest
 from hostile_documents import mutants
 from tiny_checkpoints import write_llama
 
+from r1trt.artifacts import read_artifact
+from r1trt.artifacts.errors import ArtifactError
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.cli import main
@@ -19,15 +21,20 @@ from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.package.repository import TritonConfig, repository_from_engine
 
 SEED, MUTANTS = 8, 40
+# The two ports are refused once the manifest is read, before a server is installed or started.
+SERVE = ["serve", "--http-port", "9000", "--grpc-port", "9000"]
+VALIDATE = ["validate", "--max-tokens", "2"]
 COMMANDS = {
-    "export": (["inspect"], ["generate", "--prompt", "hi", "--max-new-tokens", "1"]),
+    "export": (["inspect"], ["generate", "--prompt", "hi", "--max-new-tokens", "1"], VALIDATE, SERVE),
     "build": (
         ["inspect"],
         ["generate", "--prompt", "hi", "--max-new-tokens", "1"],
         ["triton", "-o", "OUTPUT"],
+        VALIDATE,
+        SERVE,
     ),
-    "unfinished": (["inspect"], ["build"], ["triton", "-o", "OUTPUT"]),
-    "repository": (["inspect"], ["generate", "--prompt", "hi"], ["triton", "-o", "OUTPUT"]),
+    "unfinished": (["inspect"], ["build"], ["triton", "-o", "OUTPUT"], SERVE),
+    "repository": (["inspect"], ["generate", "--prompt", "hi"], ["triton", "-o", "OUTPUT"], VALIDATE, SERVE),
 }
 
 
@@ -47,6 +54,22 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def is_refused(directory: Path) -> bool:
+    """Whether a directory's manifest cannot be read, whatever a command wants of it."""
+    try:
+        read_artifact(directory)
+    except ArtifactError:
+        return True
+    return False
+
+
+def blamed(directory: Path, command: str, error: str) -> Path:
+    """What a command's error has to name where the manifest cannot be read."""
+    if command == "generate" and not (directory / "tokenizer.json").exists():
+        return directory / "tokenizer.json"  # looked for first
+    return directory if "of another kind" in error else directory / "manifest.json"
+
+
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_no_command_ends_in_a_traceback(
     artifacts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
@@ -64,4 +87,6 @@ def test_no_command_ends_in_a_traceback(
             (printed.out + printed.err).encode("utf-8")
             assert code in (0, 1, 3), printed.err
             refused += "manifest.json" in printed.err
+            if is_refused(directory):
+                assert code == 1 and f"where: {blamed(directory, command, printed.err)}\n" in printed.err
     assert refused > MUTANTS / 4
