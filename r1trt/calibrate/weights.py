@@ -54,5 +54,6 @@ def _measured(weights: dict[str, list[ScaledWeight]]) -> dict[str, Any]:
 
 
 def _scales(weight: ScaledWeight) -> tuple[float, ...]:
-    amax = weight_amax(weight_source_from_value(weight.value), weight.axis)
+    source = weight_source_from_value(weight.value, weight.block_scales)
+    amax = weight_amax(source, weight.axis)
     return tuple(short_float(scale) for scale in scale_from_amax(amax).reshape(-1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.artifacts.directory import ModelDirectory
+from r1trt.checkpoint.block_scales import FP8, block_scales, is_block_fp8, scale_findings, weight_of_scales
 from r1trt.checkpoint.index import bullet_list, headers_from_dir
 from r1trt.checkpoint.safetensors_header import SafetensorsHeader, TensorRef
 from r1trt.checkpoint.strict_json import json_object_from_file
@@ -29,6 +30,7 @@ class Checkpoint:
         raw_config: config.json as it stands.
         config: What it means.
         tensors: References by name; none missing, unexpected or of another shape.
+        scales: References of the scales of FP8 weights, by their own names.
         files: Headers of the weight files, sorted by name.
     """
 
@@ -36,6 +38,7 @@ class Checkpoint:
     raw_config: Mapping[str, Any]
     config: ModelConfig
     tensors: Mapping[str, TensorRef]
+    scales: Mapping[str, TensorRef]
     files: tuple[SafetensorsHeader, ...]
 
     @property
@@ -79,14 +82,21 @@ def checkpoint_from_dir(path: Path) -> Checkpoint:
     _check_tensors(path, config, expected, held)
     _check_tied_head(path, config, held)
     tensors = {name: held[name] for name in expected}
-    return Checkpoint(path=path, raw_config=raw_config, config=config, tensors=tensors, files=files)
+    return Checkpoint(
+        path=path,
+        raw_config=raw_config,
+        config=config,
+        tensors=tensors,
+        scales=block_scales(config, expected, held),
+        files=files,
+    )
 
 
 def _check_tensors(
     path: Path, config: ModelConfig, expected: Mapping[str, tuple[int, ...]], held: Mapping[str, TensorRef]
 ) -> None:
     common = sorted(expected.keys() & held.keys())
-    extra = sorted(name for name in held.keys() - expected.keys() if not is_ignored(config, name))
+    extra = sorted(name for name in held.keys() - expected.keys() if not _is_known(config, expected, name))
     lines = [
         *bullet_list(
             "missing", (f"{name} {list(expected[name])}" for name in sorted(expected.keys() - held.keys()))
@@ -102,17 +112,29 @@ def _check_tensors(
         ),
         *bullet_list(
             "wrong dtype",
-            (f"{name}: {held[name].dtype}" for name in common if held[name].dtype not in WEIGHT_DTYPES),
+            (
+                f"{name}: {held[name].dtype}"
+                for name in common
+                if held[name].dtype not in WEIGHT_DTYPES and not is_block_fp8(config, held[name])
+            ),
         ),
+        *scale_findings(config, expected, held),
     ]
     if lines:
+        fp8 = "" if config.quantization is None else f", projections also of {FP8} with scales"
         raise CheckpointError(
             "\n".join([f"tensors do not fit config.json ({config.architecture})", *lines]),
             where=path,
             found=f"{len(held)} tensors",
-            expected=f"{len(expected)} tensors of {', '.join(WEIGHT_DTYPES)}",
+            expected=f"{len(expected)} tensors of {', '.join(WEIGHT_DTYPES)}{fp8}",
             fix="check that config.json and the weights belong together",
         )
+
+
+def _is_known(config: ModelConfig, expected: Mapping[str, tuple[int, ...]], name: str) -> bool:
+    """Whether a tensor that is no weight has a place: unused, or the scales of a weight."""
+    weight = weight_of_scales(config, name)
+    return is_ignored(config, weight or name) or weight in expected
 
 
 def _check_tied_head(path: Path, config: ModelConfig, held: Mapping[str, TensorRef]) -> None:

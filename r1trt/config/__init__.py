@@ -4,10 +4,13 @@ from r1trt.config.attention import AttentionConfig, GqaConfig, HlaConfig, InterB
 from r1trt.config.mla import MlaConfig
 from r1trt.config.mlp import DenseConfig, MlpConfig, MoeConfig, Scoring, TopkMethod
 from r1trt.config.model import LayerConfig, ModelConfig
+from r1trt.config.quantization import SCALE_BLOCK, BlockFp8Config, scale_shape
 from r1trt.config.rope import RopeConfig, RopeKind
 
 __all__ = [
+    "SCALE_BLOCK",
     "AttentionConfig",
+    "BlockFp8Config",
     "DenseConfig",
     "GqaConfig",
     "HlaConfig",
@@ -21,4 +24,5 @@ __all__ = [
     "RopeKind",
     "Scoring",
     "TopkMethod",
+    "scale_shape",
 ]

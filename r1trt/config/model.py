@@ -16,6 +16,7 @@ from r1trt.config.checks import (
     require_size,
 )
 from r1trt.config.mlp import MlpConfig, MoeConfig
+from r1trt.config.quantization import BlockFp8Config
 from r1trt.config.rope import RopeConfig
 
 
@@ -49,6 +50,7 @@ class ModelConfig:
         layers: The decoder layers, in the order of the forward pass.
         num_nextn_layers: Layers that a checkpoint may hold behind them, which predict further tokens; they
             are no part of the model here.
+        quantization: Which weights a checkpoint holds in FP8; None where no weight is.
     """
 
     family: str
@@ -62,6 +64,7 @@ class ModelConfig:
     rope: RopeConfig
     layers: tuple[LayerConfig, ...]
     num_nextn_layers: int = 0
+    quantization: BlockFp8Config | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range or a contradiction between values."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from r1trt.checkpoint import TensorRef
+from r1trt.checkpoint.block_scales import SCALE_SUFFIX
 from r1trt.config import LayerConfig
 from r1trt.estimate.source import SizedModel
 from r1trt.export.decoder import emit_decoder
@@ -69,7 +70,7 @@ def sample_of_model(model: SizedModel, capacity: int, *, last_token_logits: bool
 def _tensors(
     model: SizedModel, kinds: tuple[LayerConfig, ...], names: Mapping[str, tuple[int, ...]]
 ) -> dict[str, TensorRef]:
-    """The sample's tensors: those of the first layer of each kind, under the sample's names."""
+    """The sample's tensors and scales: those of the first layer of each kind, under the sample's names."""
     prefixes = [
         (LAYER.format(layer=index), LAYER.format(layer=model.config.layers.index(kind)))
         for index, kind in enumerate(kinds)
@@ -78,4 +79,7 @@ def _tensors(
     for name in names:
         original = next((old + name[len(new) :] for new, old in prefixes if name.startswith(new)), name)
         found[name] = replace(model.tensors[original], name=name)
+        scales = model.scales.get(f"{original}{SCALE_SUFFIX}")
+        if scales is not None:
+            found[f"{name}{SCALE_SUFFIX}"] = replace(scales, name=f"{name}{SCALE_SUFFIX}")
     return found

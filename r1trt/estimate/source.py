@@ -13,13 +13,15 @@ from r1trt.artifacts import ExportArtifact, read_artifact
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.checkpoint import Checkpoint, TensorRef, checkpoint_from_dir, read_safetensors_header
+from r1trt.checkpoint.block_scales import FP8, SCALE_DTYPE, SCALE_SUFFIX, block_scales
 from r1trt.checkpoint.strict_json import json_object_from_file
-from r1trt.config import ModelConfig
+from r1trt.config import ModelConfig, scale_shape
 from r1trt.data_types import OF_SAFETENSORS
 from r1trt.errors import ConfigError, ExportError
 from r1trt.estimate.known_models import KNOWN_MODELS
 from r1trt.export.io import weight_base_of
 from r1trt.families import expected_tensors, model_config_from_dict
+from r1trt.families.tensors import may_be_fp8
 
 # Hugging Face's names of the types that weights are published in.
 _TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -34,6 +36,7 @@ class SizedModel:
         name: What it was called.
         config: Its configuration.
         tensors: The tensors that it uses, by name.
+        scales: The scales of those that are FP8, by their own names.
         stored_bytes: Bytes of all stored tensors by safetensors' name of their type.
         files: Weight files; 0 where only the configuration is known.
     """
@@ -41,6 +44,7 @@ class SizedModel:
     name: str
     config: ModelConfig
     tensors: Mapping[str, TensorRef]
+    scales: Mapping[str, TensorRef]
     stored_bytes: Mapping[str, int]
     files: int
 
@@ -77,18 +81,23 @@ def sized_model(source: str) -> SizedModel:
 
 
 def sized_model_from_config(name: str, raw: Mapping[str, Any], *, where: Path) -> SizedModel:
-    """A model whose weights are not at hand, of the type that its config.json names, else BF16."""
+    """A model whose weights are not at hand, of the types that its config.json names, else BF16."""
     config = model_config_from_dict(raw, where=where)
     kind = _TYPES.get(str(raw.get("dtype") or raw.get("torch_dtype")), "BF16")
-    size = OF_SAFETENSORS[kind].bytes
-    tensors = {
-        tensor: TensorRef(
-            name=tensor, file=_NO_FILE, offset=0, length=size * math.prod(shape), dtype=kind, shape=shape
-        )
-        for tensor, shape in expected_tensors(config).items()
-    }
-    stored = _bytes_by_type(tensors.values())
-    return SizedModel(name=name, config=config, tensors=tensors, stored_bytes=stored, files=0)
+    tensors, scales = {}, {}
+    for tensor, shape in expected_tensors(config).items():
+        fp8 = may_be_fp8(config, tensor)
+        tensors[tensor] = _imagined(tensor, FP8 if fp8 else kind, shape)
+        if fp8:
+            scale = f"{tensor}{SCALE_SUFFIX}"
+            scales[scale] = _imagined(scale, SCALE_DTYPE, scale_shape(shape))
+    stored = _bytes_by_type([*tensors.values(), *scales.values()])
+    return SizedModel(name=name, config=config, tensors=tensors, scales=scales, stored_bytes=stored, files=0)
+
+
+def _imagined(name: str, dtype: str, shape: tuple[int, ...]) -> TensorRef:
+    length = OF_SAFETENSORS[dtype].bytes * math.prod(shape)
+    return TensorRef(name=name, file=_NO_FILE, offset=0, length=length, dtype=dtype, shape=shape)
 
 
 def sized_model_from_checkpoint(checkpoint: Checkpoint) -> SizedModel:
@@ -97,6 +106,7 @@ def sized_model_from_checkpoint(checkpoint: Checkpoint) -> SizedModel:
         name=checkpoint.path.resolve().name,
         config=checkpoint.config,
         tensors=checkpoint.tensors,
+        scales=checkpoint.scales,
         stored_bytes=_bytes_by_type(tensor for file in checkpoint.files for tensor in file.tensors),
         files=len(checkpoint.files),
     )
@@ -121,6 +131,7 @@ def sized_model_from_export(export: ExportArtifact) -> SizedModel:
         name=export.manifest.model_name,
         config=config,
         tensors={name: held[name] for name in names},
+        scales=block_scales(config, names, held),
         stored_bytes=_bytes_by_type(held.values()),
         files=len(headers),
     )

@@ -10,8 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from r1trt.checkpoint import TensorRef
+from r1trt.checkpoint.block_scales import FP8, SCALE_SUFFIX
 from r1trt.data_types import OF_SAFETENSORS
 from r1trt.ops.cost import Dims
+from r1trt.ops.dequantize_blocks import BLOCKS
 from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, OPSET, Operator
 
 Attributes = Mapping[str, int | float]
@@ -24,6 +26,7 @@ class GraphEmitter:
         """Start an empty graph; `locations` are the weight files' names below the weight base directory."""
         self._weights = weights
         self._locations = locations
+        self._dequantized: dict[str, ir.Value] = {}
         self.graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": OPSET, DOMAIN: DOMAIN_VERSION})
 
     def input(self, name: str, dtype: ir.DataType, shape: Dims) -> ir.Value:
@@ -38,7 +41,27 @@ class GraphEmitter:
         self.graph.outputs.append(value)
 
     def weight(self, name: str) -> ir.Value:
-        """The checkpoint's tensor as an initializer that points into its file; no byte is read."""
+        """The checkpoint's tensor; FP8 with block scales is dequantized by a node."""
+        if not self.is_fp8(name):
+            return self.stored(name)
+        if name not in self._dequantized:
+            inputs = [self.stored(name), self.stored(f"{name}{SCALE_SUFFIX}")]
+            output = [(ir.DataType.FLOAT, self._weights[name].shape)]
+            label = f"{name.removesuffix('.weight')}.dequantize"
+            self._dequantized[name] = self.node(BLOCKS.name, label, inputs, output, domain=BLOCKS.domain)[0]
+        return self._dequantized[name]
+
+    def is_fp8(self, name: str) -> bool:
+        """Whether the checkpoint holds a tensor in FP8, with the scales of its blocks beside it."""
+        return self._weights[name].dtype == FP8
+
+    def stored(self, name: str, dtype: ir.DataType | None = None) -> ir.Value:
+        """The checkpoint's tensor as an initializer that points into its file; no byte is read.
+
+        Args:
+            name: The tensor's name.
+            dtype: What its bytes are to be seen as; None means what they are.
+        """
         existing = self.graph.initializers.get(name)
         if existing is not None:
             return existing
@@ -47,7 +70,7 @@ class GraphEmitter:
             self._locations[ref.file],
             ref.offset,
             ref.length,
-            ir.DataType(OF_SAFETENSORS[ref.dtype].onnx),
+            dtype or ir.DataType(OF_SAFETENSORS[ref.dtype].onnx),
             shape=ir.Shape(ref.shape),
             name=name,
         )

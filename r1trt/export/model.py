@@ -37,7 +37,7 @@ def onnx_from_checkpoint(
         A model whose weights are external tensors that point into the checkpoint's safetensors files.
     """
     names = locations or {header.file: header.file for header in checkpoint.files}
-    emitter = GraphEmitter(checkpoint.config.family, checkpoint.tensors, names)
+    emitter = GraphEmitter(checkpoint.config.family, {**checkpoint.tensors, **checkpoint.scales}, names)
     emit_decoder(emitter, checkpoint.config, capacity, last_token_logits=last_token_logits)
     model = ir.Model(
         emitter.graph, ir_version=IR_VERSION, producer_name="r1trt", producer_version=__version__

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.config import MoeConfig
+from r1trt.checkpoint.block_scales import SCALE_SUFFIX
+from r1trt.config import MoeConfig, scale_shape
 from r1trt.export.forward import FLOAT, Forward, sizes
 from r1trt.export.graph import GraphEmitter
 from r1trt.families import family_of
@@ -45,20 +46,42 @@ def _in_fp32(emit: GraphEmitter, weight: ir.Value, name: str) -> ir.Value:
     return emit.node("Cast", name, [weight], [(FLOAT, sizes(weight))], {"to": int(FLOAT)})[0]
 
 
-def _experts(emit: GraphEmitter, moe: MoeConfig, prefix: str, hidden: int) -> tuple[ir.Value, ir.Value]:
-    def each(*projections: str) -> list[ir.Value]:
-        return [
-            emit.weight(f"{prefix}.experts.{expert}.{projection}.weight")
-            for expert in range(moe.num_experts)
-            for projection in projections
-        ]
+def _experts(emit: GraphEmitter, moe: MoeConfig, prefix: str, hidden: int) -> dict[str, ir.Value]:
+    """Stacked experts, and the block scales of FP8 experts, by the operator's names."""
+    width = moe.expert_width
+    return {
+        **_stacked_projections(emit, moe, prefix, "gate_up", ("gate_proj", "up_proj"), (width, hidden)),
+        **_stacked_projections(emit, moe, prefix, "down", ("down_proj",), (hidden, width)),
+    }
 
-    experts, width = moe.num_experts, moe.expert_width
-    gate_up = each("gate_proj", "up_proj")
-    return (
-        _stacked(emit, f"{prefix}.experts.gate_up", gate_up, (experts, 2 * width, hidden)),
-        _stacked(emit, f"{prefix}.experts.down", each("down_proj"), (experts, hidden, width)),
-    )
+
+def _stacked_projections(
+    emit: GraphEmitter,
+    moe: MoeConfig,
+    prefix: str,
+    label: str,
+    projections: tuple[str, ...],
+    shape: tuple[int, int],
+) -> dict[str, ir.Value]:
+    """`shape` is that of one projection of one expert."""
+    names = [
+        f"{prefix}.experts.{expert}.{projection}.weight"
+        for expert in range(moe.num_experts)
+        for projection in projections
+    ]
+    fp8 = emit.is_fp8(names[0])
+
+    def stacked(what: str, parts: list[ir.Value], rows: int, columns: int) -> ir.Value:
+        whole = (moe.num_experts, len(projections) * rows, columns)
+        return _stacked(emit, f"{prefix}.experts.{what}", parts, whole)
+
+    weights = [emit.stored(name, ir.DataType.UINT8 if fp8 else None) for name in names]
+    found = {f"w_{label}": stacked(label, weights, *shape)}
+    if fp8:
+        rows, columns = scale_shape(shape)
+        scales = [emit.stored(f"{name}{SCALE_SUFFIX}") for name in names]
+        found[f"{label}_scale"] = stacked(f"{label}_scale", scales, rows, columns)
+    return found
 
 
 def _shared_expert(emit: GraphEmitter, moe: MoeConfig, name: str) -> dict[str, ir.Value | None]:
@@ -76,15 +99,14 @@ def moe_mlp(forward: Forward, index: int, config: MoeConfig, x: ir.Value) -> ir.
     hidden, names = forward.model.hidden_size, family_of(forward.model).moe_names
     w_router = _router_weight(emit, f"{prefix}.{names.router}")
     router_bias = _router_bias(emit, config, f"{prefix}.{names.router}")
-    w_gate_up, w_down = _experts(emit, config, prefix, hidden)
+    experts = _experts(emit, config, prefix, hidden)
     inputs = {
         "x": x,
         "seq_len": forward.seq_len,
         "w_router": w_router,
         "router_bias": router_bias,
-        "w_gate_up": w_gate_up,
-        "w_down": w_down,
+        **experts,
         **_shared_expert(emit, config, f"{prefix}.{names.shared}"),
     }
-    spec = DYNAMIC_MOE.spec_from_config(config, hidden, w_gate_up.dtype or FLOAT)
+    spec = DYNAMIC_MOE.spec_from_config(config, hidden, experts["w_gate_up"].dtype or FLOAT)
     return emit.operator(DYNAMIC_MOE, f"{prefix}.moe", inputs, [(FLOAT, sizes(x))], spec.attributes())[0]

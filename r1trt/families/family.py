@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from r1trt.config import LayerConfig, ModelConfig, RopeConfig
 from r1trt.families.keys import Keys
+from r1trt.families.quantization_keys import block_fp8_config
 from r1trt.families.rope_keys import rope_config
 from r1trt.families.tensors import IGNORED_BUFFERS, R1_ASA_NAMES, TIED_HEAD, MoeNames, Tensor
 
@@ -56,19 +57,11 @@ class Family:
             rope=self.rope(keys, layers[0].attention.rope_dim),
             layers=layers,
             num_nextn_layers=keys.integer("num_nextn_predict_layers", 0),
+            quantization=block_fp8_config(keys),
         )
 
 
 def _refuse_unimplemented(keys: Keys) -> None:
-    if keys.has("quantization_config"):
-        method = keys.raw["quantization_config"]
-        name = method.get("quant_method") if isinstance(method, Mapping) else method
-        keys.refuse(
-            "quantized checkpoints are not supported",
-            found=f"quantization_config ({name!r})",
-            expected="BF16, FP16 or FP32 weights",
-            fix="take the checkpoint's unquantized release; FP8 is chosen at build time",
-        )
     activation = keys.text("hidden_act", "silu")
     if activation != "silu":
         keys.refuse("activation is not implemented", found=repr(activation), expected="'silu'")

@@ -153,6 +153,14 @@ def is_in_table(table: Iterable[Tensor], config: ModelConfig, name: str) -> bool
     return False
 
 
+def may_be_fp8(config: ModelConfig, name: str) -> bool:
+    """Says whether a checkpoint of this configuration may hold a tensor in FP8: projections, experts' too."""
+    module, _, parameter = name.rpartition(".")
+    if config.quantization is None or parameter != "weight" or config.quantization.leaves_out(module):
+        return False
+    return "_proj" in module.rpartition(".")[2]
+
+
 def nextn_layer(config: ModelConfig, name: str) -> int | None:
     """Index of a tensor's layer, if it is one of those behind the last of this configuration."""
     found = _NUMBERED.fullmatch(name)

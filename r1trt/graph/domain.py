@@ -6,3 +6,5 @@ DOMAIN = "r1trt"
 DOMAIN_VERSION = 1
 OPSET = 24
 IR_VERSION = 12
+DEQUANTIZE_BLOCKS = "R1DequantizeBlocks"
+"""Operator in front of weights that are FP8 with block scales."""

@@ -6,6 +6,7 @@ Legend: R rows of a weight's 2-D view (all leading axes folded), K its last axis
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,14 @@ def scale_from_amax(amax: Array | float) -> NDArray[np.float32]:
     scale = largest / np.float32(FP8_MAX)
     # A subnormal amax underflows to 0; such weights are negligible.
     return np.where(scale > 0, scale, np.float32(1.0)).astype(np.float32)
+
+
+class RowTensor(ir.LazyTensor):
+    """A tensor whose rows are computed while they are read."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Array]:
+        """Rows in order, some at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +103,15 @@ class WeightSource:
     def chunks(self) -> Iterator[Array]:
         """Rows [r,K] in order, in the stored type, about CHUNK_BYTES at a time."""
         for part in self.parts:
-            yield from _part_chunks(part, self.row_size)
+            yield from part.rows() if isinstance(part, RowTensor) else stored_rows(part, self.row_size)
 
 
 def _dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     return tuple(int(size) for size in tensor.shape if isinstance(size, int))
 
 
-def _part_chunks(part: ir.TensorProtocol, row_size: int) -> Iterator[Array]:
+def stored_rows(part: ir.TensorProtocol, row_size: int) -> Iterator[Array]:
+    """Rows of a tensor in order, as it is stored, about CHUNK_BYTES at a time."""
     dtype = part.dtype.numpy()
     row_bytes = max(row_size * dtype.itemsize, 1)
     rows = math.prod(_dims(part)) // max(row_size, 1)

@@ -11,19 +11,49 @@ from numpy.typing import NDArray
 
 from r1trt.data_types import OF_ONNX
 from r1trt.errors import PlanError
+from r1trt.graph.block_scaled import BlockScaledTensor
+from r1trt.graph.domain import DEQUANTIZE_BLOCKS
 from r1trt.graph.edit import Emitter, register, static_dims
 from r1trt.graph.quantize import WeightSource, WeightTensor
 
 Scale = float | tuple[float, ...]
 
 
-def weight_source_from_value(value: ir.Value) -> WeightSource:
+def weight_source_from_value(value: ir.Value, scales: ir.Value | None = None) -> WeightSource:
     """The checkpoint tensors behind a weight: an initializer, or a view, Cast or row-wise Concat of some.
+
+    FP8 weights with block scales are seen as FLOAT.
+
+    Args:
+        value: The weight.
+        scales: Its block scales, where no R1DequantizeBlocks applies them: those of every part of it, joined
+            in the same order.
 
     Raises:
         PlanError: Something else stands in front of the weight.
     """
-    return WeightSource(name=_weight_name(value), parts=tuple(_parts(value)), shape=static_dims(value))
+    parts = _parts(value)
+    if scales is not None:
+        parts = [_scaled(*pair) for pair in zip(parts, _parts(scales), strict=True)]
+    return WeightSource(name=_weight_name(value), parts=tuple(parts), shape=static_dims(value))
+
+
+def is_block_fp8(value: ir.Value) -> bool:
+    """Whether a weight comes, by views and joins, from FP8 with block scales."""
+    node = value.producer()
+    if value.dtype == ir.DataType.UINT8:
+        return True
+    if node is None or node.op_type == DEQUANTIZE_BLOCKS:
+        return node is not None
+    if node.op_type not in ("Cast", "Reshape", "Concat", "Slice"):
+        return False
+    return any(is_block_fp8(item) for item in node.inputs if item is not None)
+
+
+def _scaled(codes: ir.TensorProtocol, scales: ir.TensorProtocol) -> ir.TensorProtocol:
+    columns = codes.shape[-1]
+    assert isinstance(columns, int), "weights have sizes"
+    return BlockScaledTensor(codes, scales, columns=columns)
 
 
 def _parts(value: ir.Value) -> list[ir.TensorProtocol]:
@@ -36,6 +66,9 @@ def _parts(value: ir.Value) -> list[ir.TensorProtocol]:
         return [part for item in node.inputs if item is not None for part in _parts(item)]
     if node is not None and node.op_type == "Slice":
         return _sliced(node)
+    if node is not None and node.op_type == DEQUANTIZE_BLOCKS:
+        codes, scales = (_parts(item)[0] for item in node.inputs if item is not None)
+        return [_scaled(codes, scales)]
     raise PlanError(
         "A weight is not a tensor of the checkpoint.",
         where=value.name,
@@ -62,6 +95,10 @@ def _numbers(value: ir.Value | None) -> NDArray[Any]:
 
 def _run(tensor: ir.TensorProtocol, first: int, count: int) -> ir.TensorProtocol:
     """`count` elements of a tensor from the element `first` on; a tensor in a file is not read."""
+    if isinstance(tensor, BlockScaledTensor):
+        assert first % tensor.columns == count % tensor.columns == 0, "weights are cut between rows"
+        codes, row = _run(tensor.codes, first, count), tensor.first_row + first // tensor.columns
+        return BlockScaledTensor(codes, tensor.scales, columns=tensor.columns, first_row=row)
     if not isinstance(tensor, ir.ExternalTensor):
         return ir.Tensor(tensor.numpy().reshape(-1)[first : first + count], dtype=tensor.dtype)
     size = tensor.dtype.itemsize
@@ -80,22 +117,28 @@ def _weight_name(value: ir.Value) -> str:
     node = value.producer()
     if node is None:
         return str(value.name)
-    if node.op_type == "Cast" and node.inputs[0] is not None:
+    if node.op_type in ("Cast", DEQUANTIZE_BLOCKS) and node.inputs[0] is not None:
         return _weight_name(node.inputs[0])
     return str(node.name).removesuffix(".stack").removesuffix(".concat") + ".weight"
 
 
 def typed_weight(
-    graph: ir.Graph, value: ir.Value, dtype: ir.DataType, scale: Scale | None = None
+    graph: ir.Graph,
+    value: ir.Value,
+    dtype: ir.DataType,
+    scale: Scale | None = None,
+    block_scales: ir.Value | None = None,
 ) -> ir.Value:
     """The weight as an initializer of the type `dtype`, made once; FP8 takes a scale, or one for each row.
 
+    `block_scales` are those that the checkpoint's own FP8 has, as in `weight_source_from_value`.
     An initializer that has the type already stays what it is.
     """
     if value.const_value is not None and value.dtype == dtype and scale is None:
         return value
-    source = weight_source_from_value(value)
-    changed = source.dtype != dtype or scale is not None
+    source = weight_source_from_value(value, block_scales)
+    computed = any(isinstance(part, BlockScaledTensor) for part in source.parts)
+    changed = computed or source.dtype != dtype or scale is not None
     name = f"{source.name}.{OF_ONNX[dtype].name}" if changed else source.name
     return register(graph, WeightTensor(source, dtype, name=name, scale=scale))
 

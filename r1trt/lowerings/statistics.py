@@ -6,6 +6,7 @@ T tokens, E experts, D hidden size, F expert width as in R1DynamicMoE.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from onnxscript._internal.builder import OpBuilder
 
 from r1trt.graph.functions import function_from_body, to_float
 from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, subgraph
+from r1trt.lowerings.onnxruntime.expert_weights import expert_gate_up
 from r1trt.lowerings.router import route
 from r1trt.ops.dynamic_moe import MoeSpec
 
@@ -20,7 +22,7 @@ _FP8 = ir.DataType.FLOAT8E4M3FN
 _STATISTIC = "R1CalibrationStatistic"
 _MID_STATISTIC = "R1CalibrationMidStatistic"
 # Inputs of R1DynamicMoE that the second product's input is made of.
-MID_INPUTS = ("x", "seq_len", "w_router", "router_bias", "w_gate_up", "shared_gate_up")
+MID_INPUTS = ("x", "seq_len", "w_router", "router_bias", "w_gate_up", "shared_gate_up", "gate_up_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +83,14 @@ def _expert_loop(
     expert_TK: ir.Value,
     kept_TK: ir.Value,
     active_U: ir.Value,
-    w_gate_up: ir.Value,
+    gate_up: Callable[[OpBuilder, ir.Value], ir.Value],
     scales: ir.Value,
 ) -> ir.Graph:
     def body(inner: OpBuilder, step: ir.Value, condition: ir.Value, so_far: ir.Value) -> list[ir.Value]:
         expert = inner.Gather(active_U, step, axis=0)
         hits = inner.NonZero(inner.And(inner.Equal(expert_TK, expert), kept_TK))
         x_MD = inner.Gather(x_TD, inner.Gather(hits, 0, axis=0), axis=0)
-        measured = statistic.measured(
-            inner, _mid(inner, x_MD, inner.Gather(w_gate_up, expert, axis=0)), scales
-        )
+        measured = statistic.measured(inner, _mid(inner, x_MD, gate_up(inner, expert)), scales)
         return [inner.Identity(condition), statistic.merged(inner, so_far, measured)]
 
     def value(name: str, dtype: ir.DataType) -> ir.Value:
@@ -112,6 +112,7 @@ def mid_statistic_function(spec: MoeSpec, statistic: Statistic, overload: str) -
         router_bias: ir.Value,
         w_gate_up: ir.Value,
         shared_gate_up: ir.Value,
+        gate_up_scale: ir.Value,
         scales: ir.Value,
     ) -> ir.Value:
         x_TD = op.Reshape(x, [-1, spec.hidden_size])
@@ -119,7 +120,16 @@ def mid_statistic_function(spec: MoeSpec, statistic: Statistic, overload: str) -
         expert_TK, _, kept_TK = route(op, spec, x_TD, w_router, router_bias, op.Reshape(real_BS, [-1]))
         chosen = op.Compress(op.Reshape(expert_TK, [-1]), op.Reshape(kept_TK, [-1]))
         active_U, *_unused = op.Unique(chosen, sorted=1, _outputs=4)
-        loop = _expert_loop(op, statistic, x_TD, expert_TK, kept_TK, active_U, w_gate_up, scales)
+        loop = _expert_loop(
+            op,
+            statistic,
+            x_TD,
+            expert_TK,
+            kept_TK,
+            active_U,
+            lambda inner, expert: expert_gate_up(inner, spec, w_gate_up, gate_up_scale, expert),
+            scales,
+        )
         start = op.Constant(value_floats=[0.0] * statistic.size)
         total: ir.Value = op.Loop(op.Squeeze(dim(op, active_U, 0)), True, start, body=loop)
         if spec.shared_width:

@@ -107,6 +107,14 @@ def load_checkpoint(
         ConfigError: The configuration is not supported.
     """
     checkpoint = checkpoint_from_dir(Path(directory))
+    if checkpoint.scales:
+        raise CheckpointError(
+            "The PyTorch module does not read FP8 weights with block scales.",
+            where=checkpoint.path,
+            found=f"{len(checkpoint.scales)} FP8 weights",
+            expected="BF16, FP16 or FP32 weights",
+            fix="take a checkpoint whose weights are dequantized",
+        )
     with torch.device("meta"):
         module = R1AsaForCausalLM(checkpoint.config, max_seq_len)
     tensors = {name: _loaded(name, tensor, dtype) for name, tensor in _stored_tensors(checkpoint)}

@@ -21,6 +21,8 @@ from r1trt.ops.operator import AttributeValue, Operator, ScaledWeight
 from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
 from r1trt.ops.product import PRODUCT_TYPES, asked_of_product, product_problems
 
+BLOCK_SCALES = MappingProxyType({"w_gate_up": "gate_up_scale", "w_down": "down_scale"})
+"""Inputs that hold the block scales of an export's FP8 experts, which typing takes out."""
 SCORINGS: tuple[Scoring, ...] = ("softmax", "sigmoid")
 TOPK_METHODS: tuple[TopkMethod, ...] = ("greedy", "group_limited_greedy", "noaux_tc")
 
@@ -67,6 +69,11 @@ class MoeSpec:
     def fp8(self) -> bool:
         """Whether the experts' weights are FP8 with scales as inputs of the node."""
         return self.weights == ir.DataType.FLOAT8E4M3FN
+
+    @property
+    def has_block_scales(self) -> bool:
+        """Whether the experts are an export's bytes of FP8 weights, with block scales as inputs."""
+        return self.weights == ir.DataType.UINT8
 
     @property
     def uses_groups(self) -> bool:
@@ -223,7 +230,13 @@ class DynamicMoe(Operator[MoeSpec]):
         pairs = {"weight_scale": ("w_gate_up", "shared_gate_up"), "down_scale": ("w_down", "shared_down")}
         found: dict[str, list[ScaledWeight]] = {}
         for scale, (experts, shared) in pairs.items():
-            found[scale] = [ScaledWeight(value=self.required(node, experts), axis=0)]
+            found[scale] = [
+                ScaledWeight(
+                    value=self.required(node, experts),
+                    axis=0,
+                    block_scales=self.input(node, BLOCK_SCALES[experts]),
+                )
+            ]
             value = self.input(node, shared)
             if value is not None:
                 found[scale].append(ScaledWeight(value=value, axis=None))

@@ -30,14 +30,26 @@ def realize_moe(operator: Signature, node: ir.Node, layer: LayerPrecision) -> No
         "shared_gate_up": experts,
         "shared_down": experts,
     }
-    scales = _weight_scales(operator, node, layer)
+    scales, blocks = _weight_scales(operator, node, layer), _block_scales(operator, node)
     for name, dtype in types.items():
         value = operator.input(node, name)
         if value is not None:
-            operator.set_input(node, name, typed_weight(emit.graph, value, dtype, scales.get(name)))
+            typed = typed_weight(emit.graph, value, dtype, scales.get(name), blocks.get(name))
+            operator.set_input(node, name, typed)
     if layer.quantizes_weight:
         _add_scales(operator, emit, node, layer)
     retype_outputs(node, key, act)
+
+
+def _block_scales(operator: Signature, node: ir.Node) -> dict[str, ir.Value]:
+    """Takes the block scales of an export's FP8 experts out of a node; returns them by weight."""
+    found: dict[str, ir.Value] = {}
+    for weight in ("gate_up", "down"):
+        value = operator.input(node, f"{weight}_scale")
+        if value is not None:
+            found[f"w_{weight}"] = value
+    node.resize_inputs(min(len(node.inputs), operator.inputs.index("x_scale")))
+    return found
 
 
 def _weight_scales(operator: Signature, node: ir.Node, layer: LayerPrecision) -> dict[str, Scale]:

@@ -43,10 +43,14 @@ class Cache:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaledWeight:
-    """A weight whose FP8 scales are wanted: one number, or one for each index of `axis`."""
+    """A weight whose FP8 scales are wanted: one number, or one for each index of `axis`.
+
+    `block_scales` are those that the checkpoint's own FP8 has.
+    """
 
     value: ir.Value
     axis: int | None
+    block_scales: ir.Value | None = None
 
 
 class Operator(Signature, ABC, Generic[Spec]):

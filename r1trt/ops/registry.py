@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from r1trt.errors import PlanError
+from r1trt.ops.dequantize_blocks import BLOCKS
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.embedding import EMBEDDING
@@ -71,5 +72,6 @@ def operator_of_layer(layer: LayerPrecision) -> Operator[Any]:
 
 
 def layer_functions() -> dict[str, ir.Function]:
-    """FP32 bodies of the exported graph's small layers, by name."""
-    return {operator.name: operator.function() for operator in _FUNCTIONS}
+    """FP32 bodies of the exported graph's small layers, and of what dequantizes weights, by name."""
+    functions = {operator.name: operator.function() for operator in _FUNCTIONS}
+    return {**functions, BLOCKS.name: BLOCKS.function()}

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from r1trt.arch import BuildPrecision
 from r1trt.errors import PlanError
+from r1trt.graph.weights import is_block_fp8
 from r1trt.ops.layer_precision import LayerPrecision, Precision
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import check_plan, graph_hash, layer_nodes
@@ -73,7 +74,11 @@ def _layer(name: str, node: ir.Node, precision: BuildPrecision) -> LayerPrecisio
     operator = layer_operator_of(node)
     assert operator is not None, "layer_nodes finds operators alone"
     activation: Precision = "fp32" if precision == "fp32" else "bf16"
+    layer = operator.default_layer(node, activation, fp8=precision == "fp8" and name != HEAD)
     if precision == "fp8" and name == HEAD:
         reason = "the head's logits decide the token; FP8 there costs accuracy and saves little time"
-        return replace(operator.default_layer(node, activation, fp8=False), reason=reason)
-    return operator.default_layer(node, activation, fp8=precision == "fp8")
+        return replace(layer, reason=reason)
+    if any(is_block_fp8(value) for value in node.inputs if value is not None):
+        how = "quantized again" if layer.quantizes_weight else "dequantized"
+        return replace(layer, reason=f"{layer.reason}; weights {how} from FP8 with block scales")
+    return layer

@@ -26,7 +26,8 @@ class Sources:
         model_name: The model's name.
         config: The model.
         export: The export that was built; None where it is not known.
-        checkpoint: Checkpoint to compare with; None where it is not known or gone.
+        checkpoint: Checkpoint to compare with; None where it is not known, gone, or in FP8 with block scales,
+            which PyTorch does not compute on a CPU.
         capacity: Rows of the artifact's KV cache; None without one.
         room: Most tokens of a sequence that every graph holds; a graph without a cache sees one call's only.
     """
@@ -104,12 +105,22 @@ def _export_of(build: BuildArtifact) -> ExportArtifact | None:
 
 
 def _checkpoint(config: ModelConfig, named: str | None, reference: Path | None) -> Path | None:
-    """The caller's checkpoint, or the one that the manifest names if it is still there."""
+    """The caller's checkpoint, or the one that the manifest names if it is still there and no FP8."""
     path = reference or (None if named is None else Path(named))
     if path is None or (reference is None and not ModelDirectory(path=path).config.is_file()):
         return None
     _require_same_model(config, path)
-    return path
+    if _config_of(ModelDirectory(path=path)).quantization is None:
+        return path
+    if reference is None:
+        return None
+    raise ConfigError(
+        "A checkpoint in FP8 cannot be the reference.",
+        where=path,
+        found="quantization_config",
+        expected="the same model dequantized, in BF16, FP16 or FP32",
+        fix="pass the directory of a dequantized checkpoint, or none to compare a build with its export",
+    )
 
 
 def _config_of(directory: ModelDirectory) -> ModelConfig:

@@ -82,7 +82,7 @@ def _session_stage(name: StageName, load: Callable[[], Session]) -> Stage:
 def _checkpoint_stage(sources: Sources) -> Stage:
     checkpoint = sources.checkpoint
     if checkpoint is None:
-        reason = "the checkpoint is not where it was; pass it with --reference"
+        reason = "the checkpoint is not where it was, or is in FP8; pass a dequantized one with --reference"
         return Stage(name="checkpoint", opened=None, reason=reason)
 
     @contextmanager

@@ -69,11 +69,13 @@ def transformers_logits(checkpoint: Path, prompts: Sequence[npt.NDArray[np.int64
     return [model(torch.from_numpy(prompt)[None]).logits[0].numpy() for prompt in prompts]
 
 
-def assert_export_equals_transformers(checkpoint: Path, directory: Path) -> None:
-    """Exports a checkpoint and compares every way to feed it with `transformers`."""
+def assert_export_equals_transformers(
+    checkpoint: Path, directory: Path, reference: Path | None = None
+) -> None:
+    """Exports a checkpoint and compares every way to feed it with `transformers`, which loads `reference`."""
     session = exported_session(checkpoint, directory)
     prompts = random_prompts((37, 23), session.limits.vocab_size)
-    want = transformers_logits(checkpoint, prompts)
+    want = transformers_logits(reference or checkpoint, prompts)
     for how, calls in FEEDS.items():
         got = feed(session, prompts, calls)
         for row in range(len(prompts)):

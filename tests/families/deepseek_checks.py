@@ -76,12 +76,17 @@ class Reference:
         torch.testing.assert_close(ours[clear], theirs[clear], atol=1e-5, rtol=1e-5)
 
 
-def assert_export_agrees(checkpoint: Path, directory: Path, *, capacity: int = 128) -> int:
-    """Compares every way to feed an export with `transformers`; returns how many tokens were left out."""
+def assert_export_agrees(
+    checkpoint: Path, directory: Path, *, capacity: int = 128, reference: Path | None = None
+) -> int:
+    """Compares every way to feed an export with `transformers`; returns how many tokens were left out.
+
+    `reference` is what `transformers` loads, if it is not the checkpoint itself.
+    """
     session = exported_session(checkpoint, directory, capacity)
     prompts = random_prompts(LENGTHS, session.limits.vocab_size)
-    reference, left_out = Reference(checkpoint), 0
-    wanted = [reference.logits(prompt) for prompt in prompts]
+    oracle, left_out = Reference(reference or checkpoint), 0
+    wanted = [oracle.logits(prompt) for prompt in prompts]
     for how, calls in FEEDS.items():
         for row, got in enumerate(feed(session, prompts, calls)):
             left_out += _assert_close(got, *wanted[row], f"{how}, row {row}")

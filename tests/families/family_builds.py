@@ -29,13 +29,13 @@ def build(checkpoint: Path, directory: Path, arch: str, precision: BuildPrecisio
     return build_engine(config)
 
 
-def assert_cpu_engine_generates(checkpoint: Path, directory: Path) -> None:
-    """Greedy tokens are those of `transformers`."""
+def assert_cpu_engine_generates(checkpoint: Path, directory: Path, reference: Path | None = None) -> None:
+    """Greedy tokens are those of `transformers`, which loads `reference` if it is given."""
     engine = build(checkpoint, directory, "cpu", "fp32")
     generation = generate(GenerateConfig(engine=engine, prompt=PROMPT, raw=True, max_new_tokens=NEW_TOKENS))
     assert "".join(generation)
     ids = torch.tensor([AutoTokenizer.from_pretrained(checkpoint)(PROMPT).input_ids])
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(reference or checkpoint, dtype=torch.float32)
     want = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from fp8_checkpoints import RAGGED, quantize_checkpoint
 from passes.typed import (
     model_with_capacity,
     model_without_cache,
@@ -35,6 +36,7 @@ from r1trt.precision.rules import plan_from_rules
 
 CAPACITY, PROMPT = 64, 20
 SHARED = {"num_shared_experts": 1, "shared_intermediate_size": 48}
+EVERY_EXPERT = {"first_k_dense_replace": 0, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 8}
 CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "llama": lambda path: write_llama(path, tokenizer=True),
     "llama-tied-bf16": lambda path: write_llama(
@@ -49,10 +51,10 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
         tokenizer=True,
         kv_lora_rank=512,
         qk_rope_head_dim=64,
-        first_k_dense_replace=0,
-        n_group=1,
-        topk_group=1,
-        num_experts_per_tok=8,
+        **EVERY_EXPERT,
+    ),
+    "deepseek-block-fp8": lambda path: quantize_checkpoint(
+        write_deepseek(path.parent / "plain", tokenizer=True, **RAGGED, **EVERY_EXPERT), path
     ),
 }
 # Relative RMS error of logits: two layers of random weights, where rounding may change R1-ASA's routing.

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fp8_checkpoints import quantize_checkpoint
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import write_llama, write_r1_asa
 
@@ -276,3 +277,14 @@ def test_a_tokenizer_of_another_vocabulary(tmp_path: Path) -> None:
     checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True, vocab_size=200)
     with pytest.raises(ConfigError, match="0 to 199"):
         validated(exported(checkpoint, tmp_path / "export"))
+
+
+def test_a_checkpoint_in_fp8_is_no_reference_and_its_dequantized_model_is_one(tmp_path: Path) -> None:
+    plain = write_llama(tmp_path / "plain", tokenizer=True)
+    fp8 = quantize_checkpoint(plain, tmp_path / "fp8")
+    export = exported(fp8, tmp_path / "export")
+    assert executed(validated(export, reference=plain)) == ["checkpoint", "exported"]
+    with pytest.raises(ConfigError, match="in FP8 cannot be the reference"):
+        validated(export, reference=fp8)
+    with pytest.raises(UnavailableError, match="nothing to compare"):
+        validated(export)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.graph.functions import Body
 from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, subgraph
+from r1trt.lowerings.onnxruntime.expert_weights import expert_down, expert_gate_up
 from r1trt.lowerings.router import route
 from r1trt.ops.dynamic_moe import MoeSpec
 
@@ -26,8 +29,8 @@ def _loop_body(
     weight_TK: ir.Value,
     kept_TK: ir.Value,
     active_U: ir.Value,
-    w_gate_up: ir.Value,
-    w_down: ir.Value,
+    gate_up: Callable[[OpBuilder, ir.Value], ir.Value],
+    down: Callable[[OpBuilder, ir.Value], ir.Value],
 ) -> ir.Graph:
     def body(inner: OpBuilder, step: ir.Value, condition: ir.Value, sum_TD: ir.Value) -> list[ir.Value]:
         expert = inner.Gather(active_U, step, axis=0)
@@ -36,8 +39,8 @@ def _loop_body(
         y_MD = swiglu(
             inner,
             inner.Gather(x_TD, token_M, axis=0),
-            inner.Gather(w_gate_up, expert, axis=0),
-            inner.Gather(w_down, expert, axis=0),
+            gate_up(inner, expert),
+            down(inner, expert),
         )
         weight_M = inner.GatherND(weight_TK, inner.Transpose(hits, perm=[1, 0]))
         update = inner.Mul(y_MD, inner.Unsqueeze(weight_M, [1]))
@@ -69,7 +72,10 @@ def moe_body(spec: MoeSpec) -> Body:
         w_down: ir.Value,
         shared_gate_up: ir.Value,
         shared_down: ir.Value,
-        *_: ir.Value,
+        _x_scale: ir.Value,
+        gate_up_scale: ir.Value,
+        _mid_scale: ir.Value,
+        down_scale: ir.Value,
     ) -> ir.Value:
         x_TD = op.Reshape(x, [-1, spec.hidden_size])
         real_BS = op.Less(op.Unsqueeze(arange(op, dim(op, x, 1)), [0]), op.Unsqueeze(seq_len, [1]))
@@ -77,7 +83,16 @@ def moe_body(spec: MoeSpec) -> Body:
         expert_TK, weight_TK, kept_TK = route(op, spec, x_TD, w_router, router_bias, valid_T)
         chosen = op.Compress(op.Reshape(expert_TK, [-1]), op.Reshape(kept_TK, [-1]))
         active_U, *_unused = op.Unique(chosen, sorted=1, _outputs=4)
-        loop = _loop_body(op, x_TD, expert_TK, weight_TK, kept_TK, active_U, w_gate_up, w_down)
+        loop = _loop_body(
+            op,
+            x_TD,
+            expert_TK,
+            weight_TK,
+            kept_TK,
+            active_U,
+            lambda inner, expert: expert_gate_up(inner, spec, w_gate_up, gate_up_scale, expert),
+            lambda inner, expert: expert_down(inner, spec, w_down, down_scale, expert),
+        )
         y_TD = op.Loop(op.Squeeze(dim(op, active_U, 0)), True, op.Expand(0.0, op.Shape(x_TD)), body=loop)
         if spec.shared_width:
             shared = swiglu(op, x_TD, shared_gate_up, shared_down)
