@@ -36,6 +36,7 @@ from r1trt.precision.rules import plan_from_rules
 
 CAPACITY, PROMPT = 64, 20
 SHARED = {"num_shared_experts": 1, "shared_intermediate_size": 48}
+PLUGIN_SIZES = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
 EVERY_EXPERT = {"first_k_dense_replace": 0, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 8}
 CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "llama": lambda path: write_llama(path, tokenizer=True),
@@ -49,12 +50,12 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "deepseek": lambda path: write_deepseek(
         path,
         tokenizer=True,
-        kv_lora_rank=512,
-        qk_rope_head_dim=64,
+        **PLUGIN_SIZES,
         **EVERY_EXPERT,
     ),
     "deepseek-block-fp8": lambda path: quantize_checkpoint(
-        write_deepseek(path.parent / "plain", tokenizer=True, **RAGGED, **EVERY_EXPERT), path
+        write_deepseek(path.parent / "plain", tokenizer=True, **{**RAGGED, **PLUGIN_SIZES, **EVERY_EXPERT}),
+        path,
     ),
 }
 # Relative RMS error of logits: two layers of random weights, where rounding may change R1-ASA's routing.
