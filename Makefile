@@ -7,7 +7,7 @@ KERNELS = $(shell git ls-files --cached --others --exclude-standard '*.cu' '*.cu
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --no-input --disable-pip-version-check
 
-.PHONY: setup fmt lint type test plugins-all demo bench-export bench-serving gpu clean
+.PHONY: setup fmt lint type test plugins-all demo bench-export bench-r1 bench-serving gpu clean
 
 setup: $(STAMP)
 
@@ -45,6 +45,10 @@ demo: setup
 
 bench-export: setup
 	$(BIN)/python scripts/benchmark_export.py
+
+# R1-671B and others at their own sizes, from sparse files without weights.
+bench-r1: setup
+	$(BIN)/python scripts/benchmark_r1_export.py --repeats 3
 
 # Needs an NVIDIA GPU: checks and times the kernels there (docs/gpu.md).
 gpu: setup

@@ -31,14 +31,15 @@ from r1trt.cache import cache_directory
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = cache_directory() / "benchmark-export"
-# Runs a command and prints its wall time and the peak of its processes. It is a process of its own and a
-# small one, because a child's resident set starts as its parent's.
+# Runs a command and prints its wall time, its processor time and the peak of its processes. It is a process
+# of its own and a small one, because a child's resident set starts as its parent's.
 WRAPPER = """
 import json, resource, subprocess, sys, time
 started = time.perf_counter()
 code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps({"seconds": time.perf_counter() - started, "peak_bytes": peak * 1024, "code": code}))
+seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak, "code": code}))
 """
 
 

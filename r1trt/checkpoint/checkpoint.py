@@ -134,7 +134,7 @@ def _check_tensors(
 def _is_known(config: ModelConfig, expected: Mapping[str, tuple[int, ...]], name: str) -> bool:
     """Whether a tensor that is no weight has a place: unused, or the scales of a weight."""
     weight = weight_of_scales(config, name)
-    return is_ignored(config, weight or name) or weight in expected
+    return weight in expected or is_ignored(config, weight or name)
 
 
 def _check_tied_head(path: Path, config: ModelConfig, held: Mapping[str, TensorRef]) -> None:
