@@ -34,8 +34,6 @@ from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import SOURCE_VARIABLE, hash_of_sources
 from r1trt.plugin_tools.status import problem_of_library
 
-LIMIT_S = 900
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -77,15 +75,11 @@ def tool(*command: str) -> str:
 def test_hopper_from_pypis_compilers(tmp_path: Path, cache: Path) -> None:
     """As in an environment without CUDA: compilers from PyPI, the project's own TensorRT headers."""
     nvcc = pypi_nvcc()
-    started = time.monotonic()
     library = built("hopper", "-o", str(tmp_path / "out"), CUDACXX=str(nvcc))
-    assert time.monotonic() - started < LIMIT_S
     assert (library["cached"], library["sms"], library["headers"]) == (False, [90], "own")
     assert library["operators"] == list(OPERATORS)
 
-    started = time.monotonic()
     again = built("hopper", CUDACXX=str(nvcc))
-    assert time.monotonic() - started < 20
     assert again["cached"] and again["sha256"] == library["sha256"]
     assert sorted(path.name for path in cache.glob("[!.]*/*")) == ["build.log", LIBRARY_FILE, "sha256"]
 
