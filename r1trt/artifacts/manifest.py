@@ -96,7 +96,7 @@ def json_from_file(path: Path, kind: str | None = None) -> Any:
             "directory is not an r1trt artifact",
             where=path,
             found=getattr(error, "strerror", None) or error,
-            expected=f"a {kind or 'complete'} artifact's {path.name}",
+            expected=f"the {path.name} of an artifact" + (f" of kind {kind}" if kind else ""),
             fix="name the output directory of an earlier r1trt command",
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +67,10 @@ def checkpoint_from_dir(path: Path) -> Checkpoint:
         ConfigError: The configuration is not supported.
     """
     if not path.is_dir():
-        raise CheckpointError(
-            "checkpoint is not a directory",
-            where=path,
-            found="a file" if path.exists() else "nothing",
-            expected="a directory with config.json and .safetensors files",
-            fix="pass the directory of a checkpoint, e.g. from `hf download MODEL --local-dir DIRECTORY`",
-        )
+        raise _no_checkpoint("checkpoint is not a directory", path, "a file" if path.exists() else "nothing")
     config_file = ModelDirectory(path=path).config
+    if not os.path.lexists(config_file):
+        raise _no_checkpoint("directory is not a checkpoint", path, f"no {config_file.name}")
     raw_config = json_object_from_file(config_file)
     config = model_config_from_dict(raw_config, where=config_file)
     files = headers_from_dir(path)
@@ -89,6 +86,16 @@ def checkpoint_from_dir(path: Path) -> Checkpoint:
         tensors=tensors,
         scales=block_scales(config, expected, held),
         files=files,
+    )
+
+
+def _no_checkpoint(message: str, path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        message,
+        where=path,
+        found=found,
+        expected="a directory with config.json and .safetensors files",
+        fix="pass the directory of a checkpoint, e.g. from `hf download MODEL --local-dir DIRECTORY`",
     )
 
 

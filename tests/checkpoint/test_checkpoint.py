@@ -214,7 +214,7 @@ def test_absent_things(write_checkpoint: WriteCheckpoint, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="no weights"):
         checkpoint_from_dir(directory)
     (directory / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="directory is not a checkpoint"):
         checkpoint_from_dir(directory)
 
 
@@ -226,3 +226,9 @@ def test_config_error_names_the_file(write_checkpoint: WriteCheckpoint) -> None:
     with pytest.raises(ConfigError, match="GPT2LMHeadModel") as caught:
         checkpoint_from_dir(directory)
     assert caught.value.details["where"] == str(directory / "config.json")
+
+
+def test_a_directory_without_a_config_is_said_to_be_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="directory is not a checkpoint") as caught:
+        checkpoint_from_dir(tmp_path)
+    assert caught.value.details["found"] == "no config.json" and "hf download" in caught.value.details["fix"]
