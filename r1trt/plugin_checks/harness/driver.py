@@ -127,6 +127,7 @@ class Harness:
         for name in ("creators", "describe", "output_shapes", "serialize", "messages", "registered"):
             getattr(self.library, f"harness_{name}").restype = ctypes.c_char_p
         self.library.harness_workspace.restype = ctypes.c_size_t
+        self.messages()  # what was said to an earlier user of this process's harness
 
     def set_version(self, version: int) -> None:
         """What getInferLibVersion answers, and so the layouts that the library meets."""
