@@ -110,9 +110,12 @@ class GraphEmitter:
         attributes: Attributes | None = None,
     ) -> tuple[ir.Value, ...]:
         """Append a node of an operator; `inputs` are named, and those that are not given are absent."""
-        count = 1 + max(operator.inputs.index(label) for label in inputs)
-        ordered = [inputs.get(label) for label in operator.inputs[:count]]
-        return self.node(operator.name, name, ordered, outputs, attributes, domain=operator.domain)
+        values = self.node(operator.name, name, [], outputs, attributes, domain=operator.domain)
+        node = values[0].producer()
+        assert node is not None, "it was just made"
+        for label, value in inputs.items():
+            operator.set_input(node, label, value)
+        return values
 
     def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         shape = ir.Shape(int(size) for size in tensor.shape if isinstance(size, int))

@@ -11,7 +11,8 @@ from r1trt.export.forward import FLOAT, Forward, sizes
 from r1trt.export.graph import GraphEmitter
 from r1trt.families import family_of
 from r1trt.ops.cost import Dims
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
+from r1trt.ops.expert_parts import ExpertPart, fewest_parts
 
 
 def _concat(emit: GraphEmitter, name: str, parts: list[ir.Value]) -> ir.Value:
@@ -46,34 +47,41 @@ def _in_fp32(emit: GraphEmitter, weight: ir.Value, name: str) -> ir.Value:
     return emit.node("Cast", name, [weight], [(FLOAT, sizes(weight))], {"to": int(FLOAT)})[0]
 
 
-def _experts(emit: GraphEmitter, moe: MoeConfig, prefix: str, hidden: int) -> dict[str, ir.Value]:
-    """Stacked experts, and the block scales of FP8 experts, by the operator's names."""
-    width = moe.expert_width
-    return {
-        **_stacked_projections(emit, moe, prefix, "gate_up", ("gate_proj", "up_proj"), (width, hidden)),
-        **_stacked_projections(emit, moe, prefix, "down", ("down_proj",), (hidden, width)),
-    }
+def _experts(emit: GraphEmitter, spec: MoeSpec, prefix: str) -> dict[str, ir.Value]:
+    """Stacked experts of each part, and the block scales of FP8 experts, by the operator's names."""
+    width, hidden = spec.expert_width, spec.hidden_size
+    found: dict[str, ir.Value] = {}
+    for part in spec.parts:
+        suffix = f".{part.index}" if spec.expert_parts > 1 else ""
+        for label, projections, shape in (
+            ("gate_up", ("gate_proj", "up_proj"), (width, hidden)),
+            ("down", ("down_proj",), (hidden, width)),
+        ):
+            stacks = _stacked_projections(emit, part, prefix, label, projections, shape, suffix)
+            found |= {part.input(name): value for name, value in stacks.items()}
+    return found
 
 
 def _stacked_projections(
     emit: GraphEmitter,
-    moe: MoeConfig,
+    part: ExpertPart,
     prefix: str,
     label: str,
     projections: tuple[str, ...],
     shape: tuple[int, int],
+    suffix: str,
 ) -> dict[str, ir.Value]:
-    """`shape` is that of one projection of one expert."""
+    """`shape` is that of one projection of one expert; `suffix` tells the nodes of parts apart."""
     names = [
         f"{prefix}.experts.{expert}.{projection}.weight"
-        for expert in range(moe.num_experts)
+        for expert in range(part.first, part.stop)
         for projection in projections
     ]
     fp8 = emit.is_fp8(names[0])
 
     def stacked(what: str, parts: list[ir.Value], rows: int, columns: int) -> ir.Value:
-        whole = (moe.num_experts, len(projections) * rows, columns)
-        return _stacked(emit, f"{prefix}.experts.{what}", parts, whole)
+        whole = (part.count, len(projections) * rows, columns)
+        return _stacked(emit, f"{prefix}.experts.{what}{suffix}", parts, whole)
 
     weights = [emit.stored(name, ir.DataType.UINT8 if fp8 else None) for name in names]
     found = {f"w_{label}": stacked(label, weights, *shape)}
@@ -99,14 +107,15 @@ def moe_mlp(forward: Forward, index: int, config: MoeConfig, x: ir.Value) -> ir.
     hidden, names = forward.model.hidden_size, family_of(forward.model).moe_names
     w_router = _router_weight(emit, f"{prefix}.{names.router}")
     router_bias = _router_bias(emit, config, f"{prefix}.{names.router}")
-    experts = _experts(emit, config, prefix, hidden)
+    fp8 = emit.is_fp8(f"{prefix}.experts.0.down_proj.weight")
+    parts = fewest_parts(config.num_experts, 2 * config.expert_width * hidden)
+    spec = DYNAMIC_MOE.spec_from_config(config, hidden, ir.DataType.UINT8 if fp8 else FLOAT, parts)
     inputs = {
         "x": x,
         "seq_len": forward.seq_len,
         "w_router": w_router,
         "router_bias": router_bias,
-        **experts,
+        **_experts(emit, spec, prefix),
         **_shared_expert(emit, config, f"{prefix}.{names.shared}"),
     }
-    spec = DYNAMIC_MOE.spec_from_config(config, hidden, experts["w_gate_up"].dtype or FLOAT)
     return emit.operator(DYNAMIC_MOE, f"{prefix}.moe", inputs, [(FLOAT, sizes(x))], spec.attributes())[0]

@@ -61,7 +61,8 @@ def body_of_node(node: ir.Node, backend: LoweringBackend, overload: str = "") ->
     """The body of one operator node under an `overload`. Raises ExportError where the backend has none."""
     operator = OPERATORS[node.op_type]
     make = LOWERINGS[backend].bodies[operator.name]
-    return operator_function(operator, make(operator.spec_from_node(node)), overload)
+    spec = operator.spec_from_node(node)
+    return operator_function(operator, make(spec), overload, operator.input_names(node))
 
 
 def _backend_of(node: ir.Node, backends: tuple[LoweringBackend, ...]) -> LoweringBackend:

@@ -32,9 +32,12 @@ class Lowering:
     computes: Callable[[Any], bool]
 
 
-def operator_function(operator: Operator[Any], body: Body, overload: str = "") -> ir.Function:
-    """Make an operator's body: the function declares all of the operator's inputs and attributes."""
-    return function_from_body(operator.name, operator.inputs, body, operator.attributes, overload=overload)
+def operator_function(
+    operator: Operator[Any], body: Body, overload: str = "", inputs: Sequence[str] = ()
+) -> ir.Function:
+    """Make an operator's body: the function declares all of its inputs, or all `inputs` of its nodes."""
+    names = inputs or operator.inputs
+    return function_from_body(operator.name, names, body, operator.attributes, overload=overload)
 
 
 def constant(op: OpBuilder, array: np.ndarray[Any, Any]) -> ir.Value:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from r1trt.errors import PlanError
-from r1trt.lowerings.statistics import MID_INPUTS, Statistic, mid_statistic_function
+from r1trt.lowerings.statistics import Statistic, mid_inputs, mid_statistic_function
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.operator import Operator
 
@@ -20,18 +20,18 @@ class InnerStatistic:
     """How a value inside an operator is measured.
 
     Attributes:
-        inputs: The operator's inputs that the value is made of, in the function's order.
+        inputs: The operator's inputs that the value is made of, in the function's order, for a node's spec.
         function: The function of a node's spec, a statistic and an overload. It takes `inputs` and the N
             candidate scales, and gives FLOAT [N].
     """
 
-    inputs: tuple[str, ...]
+    inputs: Callable[[Any], tuple[str, ...]]
     function: Callable[[Any, Statistic, str], ir.Function]
 
 
 # By the names of the operator and of the scale, one of its `input_scales`.
 INNER_STATISTICS: Mapping[tuple[str, str], InnerStatistic] = MappingProxyType(
-    {(DYNAMIC_MOE.name, "mid_scale"): InnerStatistic(inputs=MID_INPUTS, function=mid_statistic_function)}
+    {(DYNAMIC_MOE.name, "mid_scale"): InnerStatistic(inputs=mid_inputs, function=mid_statistic_function)}
 )
 
 

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import constant
+from r1trt.lowerings.builder import arange, constant, dim
 from r1trt.ops.dynamic_moe import MoeSpec
+from r1trt.ops.expert_parts import ExpertPart
 
 NORMALIZATION_EPSILON = 1e-20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed:
+    """A call's tokens and where they go.
+
+    Attributes:
+        x_TD: Tokens of all sequences, padding included.
+        valid_T: Which of them are no padding.
+        expert_TK: Expert ids, int64.
+        weight_TK: Weights, FLOAT.
+        kept_TK: False beyond a token's adaptive K and for padding.
+        active_U: The experts that any token takes, ascending.
+    """
+
+    x_TD: ir.Value
+    valid_T: ir.Value
+    expert_TK: ir.Value
+    weight_TK: ir.Value
+    kept_TK: ir.Value
+    active_U: ir.Value
+
+    def active_by_part(self, op: OpBuilder, spec: MoeSpec) -> Iterator[tuple[ExpertPart, ir.Value]]:
+        """Each part of the stacks, and those of its experts that any token takes, ascending."""
+        for part in spec.parts:
+            active_U = self.active_U
+            if spec.expert_parts > 1:
+                inside = op.And(op.GreaterOrEqual(active_U, part.first), op.Less(active_U, part.stop))
+                active_U = op.Compress(active_U, inside)
+            yield part, active_U
+
+
+def inputs_by_name(names: Sequence[str], values: Sequence[ir.Value]) -> Mapping[str, ir.Value]:
+    """A body's values by the names of the inputs that it declares."""
+    return dict(zip(names, values, strict=True))
 
 
 def _mask_groups(op: OpBuilder, spec: MoeSpec, selection_TE: ir.Value) -> ir.Value:
@@ -62,3 +101,23 @@ def route(
         total = op.Add(op.ReduceSum(weight_TK, [1], keepdims=1), NORMALIZATION_EPSILON)
         weight_TK = op.Div(weight_TK, total)
     return expert_TK, op.Mul(weight_TK, spec.routed_scaling_factor), kept_TK
+
+
+def routed_tokens(op: OpBuilder, spec: MoeSpec, given: Mapping[str, ir.Value]) -> Routed:
+    """Choose experts for x [B,S,D] of which seq_len [B] tokens are no padding; FLOAT."""
+    x, seq_len = given["x"], given["seq_len"]
+    x_TD = op.Reshape(x, [-1, spec.hidden_size])
+    real_BS = op.Less(op.Unsqueeze(arange(op, dim(op, x, 1)), [0]), op.Unsqueeze(seq_len, [1]))
+    valid_T = op.Reshape(real_BS, [-1])
+    chosen = route(op, spec, x_TD, given["w_router"], given["router_bias"], valid_T)
+    expert_TK, weight_TK, kept_TK = chosen
+    active = op.Compress(op.Reshape(expert_TK, [-1]), op.Reshape(kept_TK, [-1]))
+    active_U, *_unused = op.Unique(active, sorted=1, _outputs=4)
+    return Routed(
+        x_TD=x_TD,
+        valid_T=valid_T,
+        expert_TK=expert_TK,
+        weight_TK=weight_TK,
+        kept_TK=kept_TK,
+        active_U=active_U,
+    )

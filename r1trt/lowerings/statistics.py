@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.graph.functions import function_from_body, to_float
-from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, subgraph
-from r1trt.lowerings.onnxruntime.expert_weights import expert_gate_up
-from r1trt.lowerings.router import route
-from r1trt.ops.dynamic_moe import MoeSpec
+from r1trt.lowerings.builder import BOOL, FLOAT, INT64, dim, subgraph
+from r1trt.lowerings.onnxruntime.expert_weights import expert_gate_up, stack_of
+from r1trt.lowerings.router import Routed, inputs_by_name, routed_tokens
+from r1trt.ops.dynamic_moe import MoeSpec, moe_inputs
 
 _FP8 = ir.DataType.FLOAT8E4M3FN
 _STATISTIC = "R1CalibrationStatistic"
 _MID_STATISTIC = "R1CalibrationMidStatistic"
-# Inputs of R1DynamicMoE that the second product's input is made of.
-MID_INPUTS = ("x", "seq_len", "w_router", "router_bias", "w_gate_up", "shared_gate_up", "gate_up_scale")
+# Inputs of R1DynamicMoE that the second product's input is not made of.
+_NOT_IN_MID = ("w_down", "shared_down", "x_scale", "mid_scale", "down_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,63 +79,55 @@ def _mid(op: OpBuilder, x: ir.Value, gate_up: ir.Value) -> ir.Value:
 
 def _expert_loop(
     op: OpBuilder,
+    name: str,
     statistic: Statistic,
-    x_TD: ir.Value,
-    expert_TK: ir.Value,
-    kept_TK: ir.Value,
+    routed: Routed,
     active_U: ir.Value,
     gate_up: Callable[[OpBuilder, ir.Value], ir.Value],
     scales: ir.Value,
 ) -> ir.Graph:
     def body(inner: OpBuilder, step: ir.Value, condition: ir.Value, so_far: ir.Value) -> list[ir.Value]:
         expert = inner.Gather(active_U, step, axis=0)
-        hits = inner.NonZero(inner.And(inner.Equal(expert_TK, expert), kept_TK))
-        x_MD = inner.Gather(x_TD, inner.Gather(hits, 0, axis=0), axis=0)
+        hits = inner.NonZero(inner.And(inner.Equal(routed.expert_TK, expert), routed.kept_TK))
+        x_MD = inner.Gather(routed.x_TD, inner.Gather(hits, 0, axis=0), axis=0)
         measured = statistic.measured(inner, _mid(inner, x_MD, gate_up(inner, expert)), scales)
         return [inner.Identity(condition), statistic.merged(inner, so_far, measured)]
 
-    def value(name: str, dtype: ir.DataType) -> ir.Value:
-        return ir.Value(name=name, type=ir.TensorType(dtype))
+    def value(label: str, dtype: ir.DataType) -> ir.Value:
+        return ir.Value(name=f"{name}_{label}", type=ir.TensorType(dtype))
 
     inputs = [value("step", INT64), value("go_on", BOOL), value("so_far", FLOAT)]
     inputs[0].shape, inputs[1].shape = ir.Shape([]), ir.Shape([])  # ONNX Runtime insists
-    return subgraph(op, "expert", body, inputs, [value("go_on_out", BOOL), value("so_far_out", FLOAT)])
+    return subgraph(op, name, body, inputs, [value("go_on_out", BOOL), value("so_far_out", FLOAT)])
+
+
+def mid_inputs(spec: MoeSpec) -> tuple[str, ...]:
+    """Inputs of R1DynamicMoE that the second product's input is made of."""
+    return tuple(name for name in moe_inputs(spec) if name.partition(".")[0] not in _NOT_IN_MID)
 
 
 def mid_statistic_function(spec: MoeSpec, statistic: Statistic, overload: str) -> ir.Function:
     """Statistic of the second product's inputs: routed tokens in their experts, all in the shared one."""
 
-    def body(
-        op: OpBuilder,
-        x: ir.Value,
-        seq_len: ir.Value,
-        w_router: ir.Value,
-        router_bias: ir.Value,
-        w_gate_up: ir.Value,
-        shared_gate_up: ir.Value,
-        gate_up_scale: ir.Value,
-        scales: ir.Value,
-    ) -> ir.Value:
-        x_TD = op.Reshape(x, [-1, spec.hidden_size])
-        real_BS = op.Less(op.Unsqueeze(arange(op, dim(op, x, 1)), [0]), op.Unsqueeze(seq_len, [1]))
-        expert_TK, _, kept_TK = route(op, spec, x_TD, w_router, router_bias, op.Reshape(real_BS, [-1]))
-        chosen = op.Compress(op.Reshape(expert_TK, [-1]), op.Reshape(kept_TK, [-1]))
-        active_U, *_unused = op.Unique(chosen, sorted=1, _outputs=4)
-        loop = _expert_loop(
-            op,
-            statistic,
-            x_TD,
-            expert_TK,
-            kept_TK,
-            active_U,
-            lambda inner, expert: expert_gate_up(inner, spec, w_gate_up, gate_up_scale, expert),
-            scales,
-        )
-        start = op.Constant(value_floats=[0.0] * statistic.size)
-        total: ir.Value = op.Loop(op.Squeeze(dim(op, active_U, 0)), True, start, body=loop)
+    def body(op: OpBuilder, *values: ir.Value) -> ir.Value:
+        *found, scales = values
+        given = inputs_by_name(mid_inputs(spec), found)
+        routed = routed_tokens(op, spec, given)
+        total: ir.Value = op.Constant(value_floats=[0.0] * statistic.size)
+        for part, active_U in routed.active_by_part(op, spec):
+            loop = _expert_loop(
+                op,
+                f"expert{part.index or ''}",
+                statistic,
+                routed,
+                active_U,
+                partial(expert_gate_up, spec, stack_of(given, part, "gate_up")),
+                scales,
+            )
+            total = op.Loop(op.Squeeze(dim(op, active_U, 0)), True, total, body=loop)
         if spec.shared_width:
-            measured = statistic.measured(op, _mid(op, x_TD, shared_gate_up), scales)
+            measured = statistic.measured(op, _mid(op, routed.x_TD, given["shared_gate_up"]), scales)
             total = statistic.merged(op, total, measured)
         return total
 
-    return function_from_body(_MID_STATISTIC, [*MID_INPUTS, "scales"], body, overload=overload)
+    return function_from_body(_MID_STATISTIC, [*mid_inputs(spec), "scales"], body, overload=overload)

@@ -13,8 +13,10 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from r1trt.config import MoeConfig, Scoring, TopkMethod
+from r1trt.errors import ExportError
 from r1trt.graph.network_view import LayerParts, ReadBack, joined
 from r1trt.ops.cost import CallSize, Cost, cost_of
+from r1trt.ops.expert_parts import ExpertPart, expert_parts, part_inputs
 from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
 from r1trt.ops.moe_typing import expected_scales, realize_moe
 from r1trt.ops.operator import AttributeValue, Operator, ScaledWeight
@@ -31,7 +33,8 @@ TOPK_METHODS: tuple[TopkMethod, ...] = ("greedy", "group_limited_greedy", "noaux
 class MoeSpec:
     """One R1DynamicMoE: w_gate_up [E,2F,D] (gate rows first), w_down [E,D,F], shared_gate_up [2Fs,D].
 
-    `activation` is the type of x and y, `weights` that of the experts.
+    `activation` is the type of x and y, `weights` that of the experts, whose stacks come in `expert_parts`
+    tensors along E.
     """
 
     num_experts: int
@@ -47,6 +50,7 @@ class MoeSpec:
     routed_scaling_factor: float
     n_group: int
     topk_group: int
+    expert_parts: int = 1
     has_router_bias: bool
     activation: ir.DataType
     weights: ir.DataType
@@ -63,7 +67,13 @@ class MoeSpec:
             "routed_scaling_factor": self.routed_scaling_factor,
             "n_group": self.n_group,
             "topk_group": self.topk_group,
+            "expert_parts": self.expert_parts,
         }
+
+    @property
+    def parts(self) -> tuple[ExpertPart, ...]:
+        """Which experts each part of the stacks holds."""
+        return expert_parts(self.num_experts, self.expert_parts)
 
     @property
     def fp8(self) -> bool:
@@ -79,6 +89,11 @@ class MoeSpec:
     def uses_groups(self) -> bool:
         """Whether the coarse stage masks any expert group."""
         return self.n_group > 1 and self.topk_method != "greedy"
+
+
+def moe_inputs(spec: MoeSpec) -> tuple[str, ...]:
+    """Names of the inputs of a node with this spec, in order."""
+    return DynamicMoe.inputs + part_inputs(spec.expert_parts)
 
 
 class DynamicMoe(Operator[MoeSpec]):
@@ -122,6 +137,7 @@ class DynamicMoe(Operator[MoeSpec]):
             "routed_scaling_factor": 1.0,
             "n_group": 1,
             "topk_group": 1,
+            "expert_parts": 1,
         }
     )
 
@@ -130,7 +146,36 @@ class DynamicMoe(Operator[MoeSpec]):
     weight_scales = ("weight_scale", "down_scale")
     plugin_types = PLUGIN_NARROW
 
-    def spec_from_config(self, config: MoeConfig, hidden_size: int, weights: ir.DataType) -> MoeSpec:
+    def input_names(self, node: ir.Node) -> tuple[str, ...]:
+        """The operator's inputs, and behind them those of the experts' parts 1 to `expert_parts` - 1."""
+        return self.inputs + part_inputs(int(self.attribute(node, "expert_parts")))
+
+    def parts(self, node: ir.Node) -> tuple[ExpertPart, ...]:
+        """Which experts each part of a node's stacks holds. Raises ExportError where one has others."""
+        (experts,) = self.sizes(node, "w_router", 0)
+        count = int(self.attribute(node, "expert_parts"))
+        if not 1 <= count <= experts:
+            raise self._refused(node, "expert_parts", count, f"1 to {experts}, the layer's experts")
+        parts = expert_parts(experts, count)
+        for part in parts:
+            for name in ("w_gate_up", "w_down"):
+                self._require_experts(node, part.input(name), part.count)
+        return parts
+
+    def _require_experts(self, node: ir.Node, name: str, expected: int) -> None:
+        (found,) = self.sizes(node, name, 0)
+        if found != expected:
+            raise ExportError(
+                f"A stack of {self.name} does not hold the experts of its part.",
+                where=f"input '{name}' of node '{node.name}'",
+                found=f"{found} experts",
+                expected=f"{expected}: equal parts, the first ones one larger where it does not divide",
+                fix="export the graph again",
+            )
+
+    def spec_from_config(
+        self, config: MoeConfig, hidden_size: int, weights: ir.DataType, parts: int = 1
+    ) -> MoeSpec:
         """The spec of an exported layer, whose activations are FLOAT."""
         return MoeSpec(
             num_experts=config.num_experts,
@@ -146,6 +191,7 @@ class DynamicMoe(Operator[MoeSpec]):
             routed_scaling_factor=config.routed_scaling_factor,
             n_group=config.n_group,
             topk_group=config.topk_group,
+            expert_parts=parts,
             has_router_bias=config.scoring == "sigmoid",
             activation=ir.DataType.FLOAT,
             weights=weights,
@@ -153,12 +199,12 @@ class DynamicMoe(Operator[MoeSpec]):
 
     def spec_from_node(self, node: ir.Node) -> MoeSpec:
         """Read an R1DynamicMoE node. Raises ExportError where a static size is missing."""
-        experts, hidden, width = self.sizes(node, "w_down", 0, 1, 2)
+        parts, (hidden, width) = self.parts(node), self.sizes(node, "w_down", 1, 2)
         shared = 0
         if self.input(node, "shared_down") is not None:
             (shared,) = self.sizes(node, "shared_down", 1)
         return MoeSpec(
-            num_experts=experts,
+            num_experts=parts[-1].stop,
             hidden_size=hidden,
             expert_width=width,
             shared_width=shared,
@@ -171,6 +217,7 @@ class DynamicMoe(Operator[MoeSpec]):
             routed_scaling_factor=float(self.attribute(node, "routed_scaling_factor")),
             n_group=int(self.attribute(node, "n_group")),
             topk_group=int(self.attribute(node, "topk_group")),
+            expert_parts=len(parts),
             has_router_bias=self.input(node, "router_bias") is not None,
             activation=self.dtype(node, "x"),
             weights=self.dtype(node, "w_gate_up"),
@@ -232,10 +279,11 @@ class DynamicMoe(Operator[MoeSpec]):
         for scale, (experts, shared) in pairs.items():
             found[scale] = [
                 ScaledWeight(
-                    value=self.required(node, experts),
+                    value=self.required(node, part.input(experts)),
                     axis=0,
-                    block_scales=self.input(node, BLOCK_SCALES[experts]),
+                    block_scales=self.input(node, part.input(BLOCK_SCALES[experts])),
                 )
+                for part in self.parts(node)
             ]
             value = self.input(node, shared)
             if value is not None:
@@ -244,7 +292,7 @@ class DynamicMoe(Operator[MoeSpec]):
 
     def realize(self, node: ir.Node, layer: LayerPrecision) -> None:
         """The node stays: activations and weights take the plan's types, FP8 scales become its inputs."""
-        realize_moe(self, node, layer)
+        realize_moe(self, node, layer, self.parts(node))
 
     def read_back(self, parts: LayerParts, layer: LayerPrecision) -> ReadBack:
         """The router's product comes first, in FP32; the experts' follow."""

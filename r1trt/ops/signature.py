@@ -34,9 +34,13 @@ class Signature:
     outputs: ClassVar[tuple[str, ...]]
     attributes: ClassVar[Mapping[str, AttributeValue]] = {}
 
+    def input_names(self, node: ir.Node) -> tuple[str, ...]:
+        """Names of a node's inputs in order: `inputs`, and more where an attribute says so."""
+        return self.inputs
+
     def input(self, node: ir.Node, name: str) -> ir.Value | None:
         """The value at the input `name`, or None where it is absent."""
-        index = self.inputs.index(name)
+        index = self.input_names(node).index(name)
         return node.inputs[index] if index < len(node.inputs) else None
 
     def required(self, node: ir.Node, name: str) -> ir.Value:
@@ -62,14 +66,14 @@ class Signature:
 
     def set_input(self, node: ir.Node, name: str, value: ir.Value | None) -> None:
         """Put a value at the input `name`; optional inputs in front of it stay absent where they are."""
-        index = self.inputs.index(name)
+        index = self.input_names(node).index(name)
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
         node.replace_input_with(index, value)
 
     def cast_input(self, emit: Emitter, node: ir.Node, name: str, dtype: ir.DataType) -> None:
         """Cast one input of a node that stays; an absent input stays absent."""
-        value, index = self.input(node, name), self.inputs.index(name)
+        value, index = self.input(node, name), self.input_names(node).index(name)
         if value is not None:
             node.replace_input_with(index, emit.cast(value, dtype, f"CastInput_{index}"))
 

@@ -127,7 +127,7 @@ class AddProbesPass(ir.passes.InPlacePass):
         if spec not in bodies:
             overload = str(len(bodies) + 1) if bodies else ""
             bodies[spec] = inner.function(spec, self._statistic, overload)
-        return [operator.input(node, name) for name in inner.inputs], bodies[spec]
+        return [operator.input(node, name) for name in inner.inputs(spec)], bodies[spec]
 
 
 def _operator(node: ir.Node) -> Operator[Any]:

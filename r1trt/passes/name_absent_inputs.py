@@ -38,7 +38,7 @@ class RestoreAbsentInputsPass(ir.passes.InPlacePass):
         nodes = [node for node in _operator_nodes(model) if INPUT_MASK in node.attributes]
         for node in nodes:
             mask, left = node.attributes.pop(INPUT_MASK).as_int(), iter(list(node.inputs))
-            count = len(OPERATORS[node.op_type].inputs)
+            count = len(OPERATORS[node.op_type].input_names(node))
             _set_inputs(node, [next(left) if mask >> index & 1 else None for index in range(count)])
         return ir.passes.PassResult(model, bool(nodes))
 

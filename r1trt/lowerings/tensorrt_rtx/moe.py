@@ -5,13 +5,15 @@ E / k times the arithmetic of a sparse kernel. Legend: T tokens (B * S), E exper
 width.
 
 FP8 scales: `x_scale` and `mid_scale` are per tensor, for routed and shared experts alike; `gate_up_scale` and
-`down_scale` hold one entry an expert, [E], and the shared expert's behind them, [E + 1], where there is one.
+`down_scale` hold one entry an expert of their part, and part 0's the shared expert's behind them where there
+is one.
 Weights are dequantized by 1 and the products' results are multiplied by the scale: one scale an expert inside
 the dequantization makes the builder leave FP8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,20 +23,18 @@ from onnxscript._internal.builder import OpBuilder
 from r1trt.errors import ExportError
 from r1trt.graph.functions import Body, to_float
 from r1trt.lowerings.builder import FLOAT, arange, constant, dim
-from r1trt.lowerings.router import route
-from r1trt.ops.dynamic_moe import MoeSpec
+from r1trt.lowerings.router import inputs_by_name, route
+from r1trt.ops.dynamic_moe import MoeSpec, moe_inputs
 
 FP8 = ir.DataType.FLOAT8E4M3FN
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Scales:
-    """FP32 scales; x and mid scalar, gate_up and down an entry an expert."""
+    """Static FP32 scales of activations, scalars."""
 
     x: ir.Value
     mid: ir.Value
-    gate_up: ir.Value
-    down: ir.Value
 
 
 class _Products:
@@ -95,22 +95,35 @@ def _entries(op: OpBuilder, scale: ir.Value, start: int, end: int) -> ir.Value:
     return entries
 
 
+def _experts_scales(op: OpBuilder, spec: MoeSpec, given: Mapping[str, ir.Value], name: str) -> ir.Value:
+    """One scale an expert, [E]: those of all parts, without the shared expert's."""
+    first, *others = spec.parts
+    routed = _entries(op, given[name], 0, first.count)
+    if not others:
+        return routed
+    joined: ir.Value = op.Concat(routed, *(given[part.input(name)] for part in others), axis=0)
+    return joined
+
+
 def _routed(
     op: OpBuilder,
     spec: MoeSpec,
     products: _Products,
-    scales: _Scales | None,
     x_TD: ir.Value,
     weight_TE: ir.Value,
-    weights: tuple[ir.Value, ir.Value],
+    given: Mapping[str, ir.Value],
 ) -> ir.Value:
-    """The kept experts' weighted sum, FLOAT [T,D]."""
-    gate_up_scale = None
-    if scales is not None:
-        gate_up_scale = op.Unsqueeze(_entries(op, scales.gate_up, 0, spec.num_experts), [1, 2])
-        weight_TE = op.Mul(weight_TE, _entries(op, scales.down, 0, spec.num_experts))
-    mid_ETF = products.gate_up(op.Unsqueeze(x_TD, [0]), weights[0], [0, 2, 1], gate_up_scale)
-    y_ETD = products.down(mid_ETF, weights[1], [0, 2, 1])
+    """The kept experts' weighted sum, FLOAT [T,D]; one sum over the experts of all parts."""
+    x_1TD, made = op.Unsqueeze(x_TD, [0]), []
+    for part in spec.parts:
+        scale = None
+        if spec.fp8:
+            scale = op.Unsqueeze(_entries(op, given[part.input("gate_up_scale")], 0, part.count), [1, 2])
+        mid_ETF = products.gate_up(x_1TD, given[part.input("w_gate_up")], [0, 2, 1], scale)
+        made.append(products.down(mid_ETF, given[part.input("w_down")], [0, 2, 1]))
+    y_ETD = made[0] if len(made) == 1 else op.Concat(*made, axis=0)
+    if spec.fp8:
+        weight_TE = op.Mul(weight_TE, _experts_scales(op, spec, given, "down_scale"))
     weight_ET1 = op.Unsqueeze(op.Transpose(weight_TE, perm=[1, 0]), [2])
     # Not `Mul` alone: an expert that overflows on a token it was not given would turn 0 * inf into NaN.
     weighted = op.Where(op.Equal(weight_ET1, 0.0), 0.0, op.Mul(y_ETD, weight_ET1))
@@ -122,16 +135,16 @@ def _shared(
     op: OpBuilder,
     spec: MoeSpec,
     products: _Products,
-    scales: _Scales | None,
     x_TD: ir.Value,
-    weights: tuple[ir.Value, ir.Value],
+    given: Mapping[str, ir.Value],
 ) -> ir.Value:
-    """The shared expert, FLOAT [T,D]."""
-    last = (spec.num_experts, spec.num_experts + 1)
-    gate_up_scale = None if scales is None else _entries(op, scales.gate_up, *last)
-    y_TD = products.down(products.gate_up(x_TD, weights[0], [1, 0], gate_up_scale), weights[1], [1, 0])
-    if scales is not None:
-        y_TD = op.Mul(y_TD, _entries(op, scales.down, *last))
+    """The shared expert, FLOAT [T,D]; its scales stand behind those of the experts of part 0."""
+    last = (spec.parts[0].count, spec.parts[0].count + 1)
+    gate_up_scale = _entries(op, given["gate_up_scale"], *last) if spec.fp8 else None
+    mid = products.gate_up(x_TD, given["shared_gate_up"], [1, 0], gate_up_scale)
+    y_TD = products.down(mid, given["shared_down"], [1, 0])
+    if spec.fp8:
+        y_TD = op.Mul(y_TD, _entries(op, given["down_scale"], *last))
     return y_TD
 
 
@@ -156,35 +169,21 @@ def moe_body(spec: MoeSpec) -> Body:
     """
     _check(spec)
 
-    def body(
-        op: OpBuilder,
-        x: ir.Value,
-        seq_len: ir.Value,
-        w_router: ir.Value,
-        router_bias: ir.Value,
-        w_gate_up: ir.Value,
-        w_down: ir.Value,
-        shared_gate_up: ir.Value,
-        shared_down: ir.Value,
-        x_scale: ir.Value,
-        gate_up_scale: ir.Value,
-        mid_scale: ir.Value,
-        down_scale: ir.Value,
-    ) -> ir.Value:
-        scales = None
-        if spec.fp8:
-            scales = _Scales(x=x_scale, mid=mid_scale, gate_up=gate_up_scale, down=down_scale)
-        real_BS = op.Less(op.Unsqueeze(arange(op, dim(op, x, 1)), [0]), op.Unsqueeze(seq_len, [1]))
+    def body(op: OpBuilder, *values: ir.Value) -> ir.Value:
+        given = inputs_by_name(moe_inputs(spec), values)
+        x = given["x"]
+        scales = _Scales(x=given["x_scale"], mid=given["mid_scale"]) if spec.fp8 else None
+        real_BS = op.Less(op.Unsqueeze(arange(op, dim(op, x, 1)), [0]), op.Unsqueeze(given["seq_len"], [1]))
         real_T = op.Reshape(real_BS, [-1])
         x_TD = op.Reshape(x, [-1, spec.hidden_size])
-        expert_TK, weight_TK, _ = route(op, spec, to_float(op, x_TD), w_router, router_bias, real_T)
+        router = (given["w_router"], given["router_bias"])
+        expert_TK, weight_TK, _ = route(op, spec, to_float(op, x_TD), *router, real_T)
         weight_TE = _combine_weights(op, spec, expert_TK, weight_TK)
         products = _Products(op, spec.activation, scales)
         seen_TD = products.input(x_TD)
-        y_TD = _routed(op, spec, products, scales, seen_TD, weight_TE, (w_gate_up, w_down))
+        y_TD = _routed(op, spec, products, seen_TD, weight_TE, given)
         if spec.shared_width:
-            shared = _shared(op, spec, products, scales, seen_TD, (shared_gate_up, shared_down))
-            y_TD = op.Add(y_TD, shared)
+            y_TD = op.Add(y_TD, _shared(op, spec, products, seen_TD, given))
         y_TD = op.Where(op.Unsqueeze(real_T, [1]), y_TD, 0.0)
         y: ir.Value = op.Reshape(op.Cast(y_TD, to=spec.activation), op.Shape(x))
         return y
