@@ -1,5 +1,6 @@
 #include "dynamic_moe_plugin.h"
 
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -15,18 +16,13 @@ Signature const& DynamicMoePlugin::operatorSignature() {
   constexpr double kHuge = std::numeric_limits<float>::max();
   static Signature const signature{
       "R1DynamicMoE",
-      {{"x", false},
-       {"seq_len", false},
-       {"w_router", false},
-       {"router_bias", true},
-       {"w_gate_up", false},
-       {"w_down", false},
-       {"shared_gate_up", true},
-       {"shared_down", true},
-       {"x_scale", true},
-       {"gate_up_scale", true},
-       {"mid_scale", true},
-       {"down_scale", true}},
+      {{"x", false},          {"seq_len", false},      {"w_router", false},       {"router_bias", true},
+       {"w_gate_up", false},  {"w_down", false},       {"shared_gate_up", true},  {"shared_down", true},
+       {"x_scale", true},     {"gate_up_scale", true}, {"mid_scale", true},       {"down_scale", true},
+       {"w_gate_up.1", true}, {"w_down.1", true},      {"gate_up_scale.1", true}, {"down_scale.1", true},
+       {"w_gate_up.2", true}, {"w_down.2", true},      {"gate_up_scale.2", true}, {"down_scale.2", true},
+       {"w_gate_up.3", true}, {"w_down.3", true},      {"gate_up_scale.3", true}, {"down_scale.3", true},
+       {"w_gate_up.4", true}, {"w_down.4", true},      {"gate_up_scale.4", true}, {"down_scale.4", true}},
       {"y"},
       {
           {"scoring", AttributeType::kInt, 0, 0, 1},
@@ -38,6 +34,7 @@ Signature const& DynamicMoePlugin::operatorSignature() {
           {"routed_scaling_factor", AttributeType::kFloat, 1.0, -kHuge, kHuge},
           {"n_group", AttributeType::kInt, 1, 1, kernels::kMaxGroups},
           {"topk_group", AttributeType::kInt, 1, 1, kernels::kMaxGroups},
+          {"expert_parts", AttributeType::kInt, 1, 1, kernels::kMaxExpertParts},
       },
   };
   return signature;
@@ -80,7 +77,8 @@ std::string DynamicMoePlugin::typeFault(int32_t index, Tensors const& tensors) c
     case kSharedDown:
       return unlessType(tensors[index], tensors[kWGateUp].type);
     default:
-      return unlessType(tensors[index], DataType::kFLOAT);
+      bool const stack = index >= kFirstOfParts && (index - kFirstOfParts) % 4 < 2;
+      return unlessType(tensors[index], stack ? tensors[kWGateUp].type : DataType::kFLOAT);
   }
 }
 
@@ -88,15 +86,28 @@ void DynamicMoePlugin::checkTypes(Tensors const& tensors) const {
   if (tensors[kSharedGateUp].present != tensors[kSharedDown].present) {
     throw PluginError("one of 'shared_gate_up' and 'shared_down' is there without the other");
   }
+  checkParts(tensors);
   bool const fp8 = tensors[kWGateUp].type == DataType::kFP8;
-  for (int32_t scale : {kGateUpScale, kDownScale}) {
-    if (tensors[scale].present != fp8) {
-      throw PluginError(std::string("input '") + signature().inputs[scale].name + "' is " +
-                        (fp8 ? "absent; FP8 weights need it" : "there; it belongs to FP8 weights"));
-    }
-  }
   if (!fp8 && (tensors[kXScale].present || tensors[kMidScale].present)) {
     throw PluginError("'x_scale' or 'mid_scale' is there; they belong to FP8 weights");
+  }
+}
+
+void DynamicMoePlugin::checkParts(Tensors const& tensors) const {
+  bool const fp8 = tensors[kWGateUp].type == DataType::kFP8;
+  auto const require = [&](int32_t index, bool expected, char const* why) {
+    if (tensors[index].present == expected) return;
+    throw PluginError(std::string("input '") + signature().inputs[index].name + "' is " +
+                      (expected ? "absent; " : "there; ") + why);
+  };
+  for (int32_t part = 0; part < kernels::kMaxExpertParts; ++part) {
+    bool const used = part < parts();
+    for (Input const stack : {kWGateUp, kWDown})
+      require(inputOfPart(stack, part), used, "'expert_parts' says which parts there are");
+    for (Input const scale : {kGateUpScale, kDownScale}) {
+      require(inputOfPart(scale, part), used && fp8,
+              fp8 && used ? "FP8 weights need it" : "it belongs to FP8 weights of a part that is there");
+    }
   }
 }
 
@@ -113,8 +124,7 @@ void DynamicMoePlugin::matchShapes(ShapeMatcher& shapes) const {
   shapes.match(kSeqLen, {"B"});
   shapes.match(kWRouter, {"E", "D"});
   shapes.match(kRouterBias, {"E"});
-  shapes.match(kWGateUp, {"E", "2F", "D"});
-  shapes.match(kWDown, {"E", "D", "F"});
+  matchStacks(shapes);
   shapes.match(kSharedGateUp, {"2Fs", "D"});
   shapes.match(kSharedDown, {"D", "Fs"});
   int32_t const topK = attributes().integer("top_k"), groups = attributes().integer("n_group");
@@ -134,6 +144,23 @@ void DynamicMoePlugin::matchShapes(ShapeMatcher& shapes) const {
   }
 }
 
+void DynamicMoePlugin::matchStacks(ShapeMatcher& shapes) const {
+  static constexpr char const* kCounts[] = {"E of part 0", "E of part 1", "E of part 2", "E of part 3",
+                                            "E of part 4"};
+  static_assert(std::size(kCounts) == kernels::kMaxExpertParts);
+  for (int32_t part = 0; part < parts(); ++part) {
+    char const* const count = parts() == 1 ? "E" : kCounts[part];
+    shapes.match(inputOfPart(kWGateUp, part), {count, "2F", "D"});
+    shapes.match(inputOfPart(kWDown, part), {count, "D", "F"});
+    int64_t const experts = shapes.value("E");
+    if (experts < 0) continue;
+    int64_t const expected = experts / parts() + (part < experts % parts() ? 1 : 0);
+    shapes.require(count, shapes.value(count) == expected && expected > 0,
+                   std::to_string(expected) + " expected: " + std::to_string(experts) + " experts in " +
+                       std::to_string(parts()) + " equal parts, the first ones one larger");
+  }
+}
+
 DynamicMoePlugin::LaunchSetup DynamicMoePlugin::setupFromTensors(Tensors const& tensors) const {
   ShapeMatcher shapes(signature(), tensors);
   matchShapes(shapes);
@@ -145,6 +172,7 @@ DynamicMoePlugin::LaunchSetup DynamicMoePlugin::setupFromTensors(Tensors const& 
   params.seq = shapes.size("S");
   params.hidden = shapes.size("D");
   params.experts = shapes.size("E");
+  params.expert_parts = parts();
   params.width = shapes.size("F");
   params.shared_width = shapes.size("Fs");
   params.scoring = static_cast<kernels::Scoring>(attributes().integer("scoring"));
@@ -160,18 +188,25 @@ DynamicMoePlugin::LaunchSetup DynamicMoePlugin::setupFromTensors(Tensors const& 
   return setup;
 }
 
-void DynamicMoePlugin::setScales(Tensors const& tensors, LaunchSetup& setup) {
+void DynamicMoePlugin::setScales(Tensors const& tensors, LaunchSetup& setup) const {
   requireOneElement("x_scale", tensors[kXScale]);
   requireOneElement("mid_scale", tensors[kMidScale]);
-  WeightScales const gateUp =
-      scalesFromTensor("gate_up_scale", tensors[kGateUpScale], tensors[kWGateUp], tensors[kSharedGateUp]);
-  WeightScales const down =
-      scalesFromTensor("down_scale", tensors[kDownScale], tensors[kWDown], tensors[kSharedDown]);
-  if (gateUp.layout != down.layout)
-    throw PluginError("'gate_up_scale' and 'down_scale' have different layouts");
-  setup.params.scale_layout = gateUp.layout;
-  setup.gateUpScales = gateUp.routedCount;
-  setup.downScales = down.routedCount;
+  for (int32_t part = 0; part < parts(); ++part) {
+    auto const scalesOf = [&](Input weight, Input scale, Input shared) {
+      int32_t const index = inputOfPart(scale, part);
+      // The shared expert's stand behind those of part 0.
+      return scalesFromTensor(signature().inputs[index].name, tensors[index],
+                              tensors[inputOfPart(weight, part)], part == 0 ? tensors[shared] : Tensor{});
+    };
+    WeightScales const gateUp = scalesOf(kWGateUp, kGateUpScale, kSharedGateUp);
+    WeightScales const down = scalesOf(kWDown, kDownScale, kSharedDown);
+    if (gateUp.layout != down.layout || (part > 0 && gateUp.layout != setup.params.scale_layout))
+      throw PluginError("scales of 'gate_up' and 'down', or of the parts, have different layouts");
+    if (part > 0) continue;
+    setup.params.scale_layout = gateUp.layout;
+    setup.gateUpScales = gateUp.routedCount;
+    setup.downScales = down.routedCount;
+  }
 }
 
 void DynamicMoePlugin::checkShapes(Tensors const& tensors) const {
@@ -198,8 +233,12 @@ cudaError_t DynamicMoePlugin::launch(Pointers const& pointers, void* workspace, 
   params.seq_len = pointers.input<int64_t>(kSeqLen);
   params.w_router = pointers.input<float>(kWRouter);
   params.router_bias = pointers.input<float>(kRouterBias);
-  params.gate_up = {pointers.input(kWGateUp), gateUpScale};
-  params.down = {pointers.input(kWDown), downScale};
+  for (int32_t part = 0; part < params.expert_parts; ++part) {
+    params.gate_up.part[part] = {pointers.input(inputOfPart(kWGateUp, part)),
+                                 pointers.input<float>(inputOfPart(kGateUpScale, part))};
+    params.down.part[part] = {pointers.input(inputOfPart(kWDown, part)),
+                              pointers.input<float>(inputOfPart(kDownScale, part))};
+  }
   if (params.shared_width > 0) {
     params.shared_gate_up = {pointers.input(kSharedGateUp), behind(gateUpScale, setup_.gateUpScales)};
     params.shared_down = {pointers.input(kSharedDown), behind(downScale, setup_.downScales)};

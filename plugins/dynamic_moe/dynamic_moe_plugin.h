@@ -24,8 +24,16 @@ class DynamicMoePlugin final : public OperatorPlugin {
     kXScale,
     kGateUpScale,
     kMidScale,
-    kDownScale
+    kDownScale,
+    kFirstOfParts  // behind: gate_up, down and their scales of part 1, then those of part 2, and so on
   };
+
+  // One input of a part; part 0 has the operator's own.
+  static constexpr int32_t inputOfPart(Input input, int32_t part) {
+    if (part == 0) return input;
+    int32_t const offset = input == kWGateUp ? 0 : input == kWDown ? 1 : input == kGateUpScale ? 2 : 3;
+    return kFirstOfParts + 4 * (part - 1) + offset;
+  }
 
   static Signature const& operatorSignature();
 
@@ -52,10 +60,13 @@ class DynamicMoePlugin final : public OperatorPlugin {
   };
 
   void requireRouting() const;
+  int32_t parts() const { return attributes().integer("expert_parts"); }
+  void checkParts(Tensors const& tensors) const;
+  void matchStacks(ShapeMatcher& shapes) const;
   // Throws PluginError if a size breaks the operator's contract.
   void matchShapes(ShapeMatcher& shapes) const;
   LaunchSetup setupFromTensors(Tensors const& tensors) const;
-  static void setScales(Tensors const& tensors, LaunchSetup& setup);
+  void setScales(Tensors const& tensors, LaunchSetup& setup) const;
 
   LaunchSetup setup_;
 };

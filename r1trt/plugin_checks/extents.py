@@ -6,9 +6,10 @@ Buffers of exactly these sizes let compute-sanitizer see an access past their en
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from r1trt.ops.expert_parts import expert_parts
 from r1trt.plugin_checks.cases.moe_cases import BLOCK_128, PER_CHANNEL, PER_TENSOR
 from r1trt.plugin_checks.cases.params import Params
 
@@ -16,7 +17,8 @@ ELEMENT = {0: 4, 1: 2, 2: 2, 3: 1}  # bytes by DataType
 FLOAT, INT64 = 4, 8
 BLOCK = 128
 
-FieldPath = tuple[str, ...]
+FieldPath = tuple[str | int, ...]
+"""Names of fields, and indices into arrays."""
 
 
 def _rope(p: Any) -> dict[FieldPath, int]:
@@ -71,14 +73,18 @@ def _moe(p: Any) -> dict[FieldPath, int]:
         ("mid_scale",): FLOAT,
         ("y",): tokens * p.hidden * element,
     }
-    for name, matrices, rows, columns in (
-        ("gate_up", p.experts, 2 * p.width, p.hidden),
-        ("down", p.experts, p.hidden, p.width),
-        ("shared_gate_up", 1, 2 * p.shared_width, p.hidden),
-        ("shared_down", 1, p.hidden, p.shared_width),
-    ):
-        sizes[name, "data"] = matrices * rows * columns * ELEMENT[p.weight_type]
-        sizes[name, "scale"] = _scales(p.scale_layout, matrices, rows, columns) * FLOAT
+
+    def weight(path: FieldPath, matrices: int, rows: int, columns: int) -> None:
+        sizes[*path, "data"] = matrices * rows * columns * ELEMENT[p.weight_type]
+        sizes[*path, "scale"] = _scales(p.scale_layout, matrices, rows, columns) * FLOAT
+
+    counts = [part.count for part in expert_parts(p.experts, p.expert_parts)]
+    for index in range(len(p.gate_up.part)):
+        count = counts[index] if index < len(counts) else 0
+        weight(("gate_up", "part", index), count, 2 * p.width, p.hidden)
+        weight(("down", "part", index), count, p.hidden, p.width)
+    weight(("shared_gate_up",), 1, 2 * p.shared_width, p.hidden)
+    weight(("shared_down",), 1, p.hidden, p.shared_width)
     return sizes
 
 
@@ -93,16 +99,19 @@ WORKSPACE = ("workspace",)
 
 def pointer(params: Any, path: FieldPath) -> int | None:
     """The address in a field; None for null."""
-    for name in path:
-        params = getattr(params, name)
-    return params or None
+    return _at(params, path) or None
 
 
 def set_pointer(params: Any, path: FieldPath, address: int) -> None:
     """Changes the address in a field."""
-    for name in path[:-1]:
-        params = getattr(params, name)
-    setattr(params, path[-1], address)
+    *before, name = path
+    setattr(_at(params, before), str(name), address)
+
+
+def _at(params: Any, path: Sequence[str | int]) -> Any:
+    for step in path:
+        params = getattr(params, step) if isinstance(step, str) else params[step]
+    return params
 
 
 def pointer_paths(kind: type[ctypes.Structure]) -> list[FieldPath]:
@@ -113,7 +122,14 @@ def pointer_paths(kind: type[ctypes.Structure]) -> list[FieldPath]:
             found.append((name,))
         elif issubclass(field, ctypes.Structure):
             found += [(name, *path) for path in pointer_paths(field)]
+        elif issubclass(field, ctypes.Array):
+            element, count = _element_and_count(field)
+            found += [(name, index, *path) for index in range(count) for path in pointer_paths(element)]
     return found
+
+
+def _element_and_count(array: Any) -> tuple[type[ctypes.Structure], int]:
+    return array._type_, array._length_
 
 
 def extents(params: Params) -> dict[FieldPath, int]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.expert_parts import PARTED, expert_parts
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.plugin_checks.cases import moe_reference
 from r1trt.plugin_checks.cases.arrays import FLOAT8_E4M3
@@ -22,6 +23,7 @@ from r1trt.plugin_checks.harness.driver import BF16, FLOAT, FP8, HALF, NUMPY_TYP
 from r1trt.plugin_checks.harness.layers import (
     Layer,
     attention_layer,
+    in_parts,
     latent_attention_layer,
     moe_layer,
     rope_layer,
@@ -96,13 +98,25 @@ def _draw_moe(layer: Layer, generator: np.random.Generator) -> Arrays:
     if "x_scale" in arrays:
         for name, scale in (("x_scale", 0.01), ("mid_scale", 0.25)):
             arrays[name] = np.full(layer.inputs[name].dims, scale, np.float32)
-        for name in ("gate_up_scale", "down_scale"):
-            arrays[name] = generator.uniform(0.2, 2.0, arrays[name].shape).astype(np.float32)
+        for name in arrays:
+            if name.partition(".")[0] in ("gate_up_scale", "down_scale"):
+                arrays[name] = generator.uniform(0.2, 2.0, arrays[name].shape).astype(np.float32)
     return arrays
 
 
+def _joined(layer: Layer, arrays: Arrays) -> Arrays:
+    """The tensors of the same layer with all experts in one part."""
+    experts, parts = len(arrays["w_router"]), int(layer.attributes["expert_parts"])
+    joined = {name: array for name, array in arrays.items() if "." not in name}
+    for name in set(PARTED) & set(arrays):
+        pieces = [arrays[part.input(name)] for part in expert_parts(experts, parts)]
+        first = len(pieces[0]) if parts == 1 else -(-experts // parts)
+        joined[name] = np.concatenate([pieces[0][:first], *pieces[1:], pieces[0][first:]])
+    return joined
+
+
 def _moe(layer: Layer, arrays: Arrays) -> list[np.ndarray]:
-    return [reference.moe(arrays, layer.attributes)]
+    return [reference.moe(_joined(layer, arrays), layer.attributes)]
 
 
 def _weight(weight: np.ndarray, scale: np.ndarray) -> Any:
@@ -112,6 +126,7 @@ def _weight(weight: np.ndarray, scale: np.ndarray) -> Any:
 
 def _moe_fp8(layer: Layer, arrays: Arrays, sm: int) -> list[np.ndarray]:
     """By the kernels' own reference, which also quantizes what enters a product."""
+    arrays = _joined(layer, arrays)
     batch, seq, hidden = arrays["x"].shape
     experts, _, width = arrays["w_down"].shape
     at = layer.attributes
@@ -146,7 +161,8 @@ def _case(name: str, layer: Layer) -> PluginCase:
 
 def plugin_cases(sm: int) -> list[PluginCase]:
     """Every plugin, in every type and form, for a compute capability."""
-    fp8 = _case("moe fp8", moe_layer(hidden=256, width=128, shared=128, weights=FP8))
+    narrow = moe_layer(hidden=256, width=128, shared=128, weights=FP8)
+    fp8, parts = _case("moe fp8", narrow), _case("moe fp8 in parts", in_parts(narrow, 3))
     return [
         _case("rope fp32", rope_layer(FLOAT)),
         _case("rope fp16", rope_layer(HALF)),
@@ -158,7 +174,9 @@ def plugin_cases(sm: int) -> list[PluginCase]:
         _case("attention latent", latent_attention_layer()),
         _case("moe bf16", moe_layer()),
         _case("moe fp16 without a shared expert", moe_layer(HALF, shared=0).without("router_bias")),
+        _case("moe in parts", in_parts(moe_layer(), 3)),
         replace(fp8, expected=partial(_moe_fp8, sm=sm)),
+        replace(parts, expected=partial(_moe_fp8, sm=sm)),
     ]
 
 

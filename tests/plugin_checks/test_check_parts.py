@@ -37,9 +37,10 @@ def arrays_of(problem: object) -> Iterator[np.ndarray]:
         if isinstance(value, np.ndarray):
             yield value
         elif isinstance(value, moe_cases.Weight):
-            yield value.data
-            if value.scale is not None:
-                yield value.scale
+            for data, scale in value.cut or [(value.data, value.scale)]:
+                yield data
+                if scale is not None:
+                    yield scale
 
 
 @pytest.mark.parametrize("cases", [attention_cases, moe_cases], ids=["attention", "moe"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from harness.compile import harness_library, host_plugin_library
 
+from r1trt.ops.expert_parts import PARTED, expert_parts
 from r1trt.plugin_checks.harness import reference
 from r1trt.plugin_checks.harness.driver import (
     BF16,
@@ -25,6 +26,7 @@ from r1trt.plugin_checks.harness.driver import (
 from r1trt.plugin_checks.harness.layers import (
     Layer,
     attention_layer,
+    in_parts,
     latent_attention_layer,
     moe_layer,
     rope_layer,
@@ -173,6 +175,49 @@ def test_moe_with_fp8_weights(library: PluginLibraryUnderTest, form: str) -> Non
     assert error < 0.06, f"largest error {error:.3g}"
 
 
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("weights", [None, FP8])
+def test_moe_in_parts(library: PluginLibraryUnderTest, weights: int | None, parts: int) -> None:
+    """Bit by bit what the experts in one part give; the shared expert's scale stands behind part 0's."""
+    whole = moe_layer(hidden=256, width=128, shared=128, weights=weights)
+    arrays = random_inputs(whole, {"seq_len": [5, 3]}, scale=0.3)
+    generator = np.random.default_rng(1)
+    for name in ("gate_up_scale", "down_scale") if weights == FP8 else ():
+        arrays[name][...] = generator.uniform(0.2, 2.0, arrays[name].shape)
+    [want] = enqueued(created(library, whole), whole, arrays)
+    layer = in_parts(whole, parts)
+    cut = {name: array for name, array in arrays.items() if name not in PARTED}
+    for part in expert_parts(8, parts):
+        for name in set(PARTED) & set(arrays):
+            behind = arrays[name][8:] if part.index == 0 else arrays[name][:0]
+            cut[part.input(name)] = np.concatenate([arrays[name][part.first : part.stop], behind])
+    [y] = enqueued(created(library, layer), layer, cut)
+    np.testing.assert_array_equal(y.view(np.uint16), want.view(np.uint16))
+
+
+def test_moe_as_deepseek_ships_it(library: PluginLibraryUnderTest) -> None:
+    """Block scales in parts, the shared expert's behind part 0's; activations are quantized as they come."""
+    layer = moe_layer(hidden=256, width=128, shared=128, weights=FP8).without("x_scale", "mid_scale")
+    layer, widths = _with_scales(layer, "per block")
+    arrays = random_inputs(layer, {"seq_len": [5, 3]}, scale=0.3)
+    generator = np.random.default_rng(1)
+    for name in ("gate_up_scale", "down_scale"):
+        arrays[name][...] = generator.uniform(0.2, 2.0, arrays[name].shape)
+    expected = reference.moe(_dequantized(arrays, widths), layer.attributes)
+    parts, cut = in_parts(layer, 2), {name: array for name, array in arrays.items() if name not in PARTED}
+    for scale, weight, blocks in (("gate_up_scale", "w_gate_up", (2, 2)), ("down_scale", "w_down", (2, 1))):
+        each = blocks[0] * blocks[1]
+        halves = np.split(arrays[scale][: 8 * each], 2)
+        cut |= {scale: np.concatenate([halves[0], arrays[scale][8 * each :]])}
+        cut |= {f"{scale}.1": halves[1].reshape(4, *blocks)}
+        cut |= dict(zip((weight, f"{weight}.1"), np.split(arrays[weight], 2), strict=True))
+        for name in (scale, f"{scale}.1"):
+            parts = parts.with_input(name, Tensor(FLOAT, cut[name].shape))
+    [y] = enqueued(created(library, parts), parts, cut)
+    error = np.abs(y.astype(np.float64) - expected).max() / np.abs(expected).max()
+    assert error < 0.06, f"largest error {error:.3g}"
+
+
 def _with_scales(layer: Layer, form: str) -> tuple[Layer, Mapping[str, tuple[int, int]]]:
     """The layer with scales in a form, and the rows and columns that one scale is for."""
 
@@ -185,7 +230,8 @@ def _with_scales(layer: Layer, form: str) -> tuple[Layer, Mapping[str, tuple[int
         extra = layer.inputs[shared].dims[0] if shared in layer.inputs else 0
         block = {"per expert": (rows, columns), "per block": (128, 128)}.get(form, (1, columns))
         count = experts * (rows // block[0]) * (columns // block[1])
-        behind = 0 if not extra else 1 if form == "per expert" else extra
+        behind = {"per expert": 1, "per block": (extra // 128) * (columns // 128)}.get(form, extra)
+        behind = behind if extra else 0
         found = found.with_input(scale, Tensor(FLOAT, (count + behind,)))
         widths[scale] = block
     return found, widths
@@ -205,8 +251,9 @@ def _dequantized(
         grid = arrays[scale][:count].reshape(experts, rows // height, columns // width)
         result[weight] = arrays[weight].astype(np.float64) * grid.repeat(height, 1).repeat(width, 2)
         if shared in arrays:
-            behind = arrays[scale][count:]
-            result[shared] = arrays[shared].astype(np.float64) * behind[:, None]
+            behind = arrays[scale][count:].reshape(-1, columns // width if width < columns else 1)
+            tall, wide = (arrays[shared].shape[axis] // behind.shape[axis] for axis in (0, 1))
+            result[shared] = arrays[shared].astype(np.float64) * behind.repeat(tall, 0).repeat(wide, 1)
     return result
 
 

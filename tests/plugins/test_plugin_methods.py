@@ -32,6 +32,7 @@ from r1trt.plugin_checks.harness.layers import (
     LAYERS,
     Layer,
     attention_layer,
+    in_parts,
     latent_attention_layer,
     moe_layer,
     rope_layer,
@@ -155,6 +156,18 @@ TYPE_FAULTS: Mapping[str, tuple[Layer, str]] = {
         moe_layer().with_input("down_scale", Tensor(FLOAT, (9,))),
         "'down_scale' is there",
     ),
+    "a part without a stack": (
+        in_parts(moe_layer(), 3).without("w_down.2"),
+        "'w_down.2' is absent; 'expert_parts' says which parts there are",
+    ),
+    "a part without scales": (
+        in_parts(moe_layer(weights=FP8), 3).without("down_scale.1"),
+        "'down_scale.1' is absent; FP8 weights need it",
+    ),
+    "a part of another type": (
+        in_parts(moe_layer(weights=FP8), 2).with_input("w_gate_up.1", Tensor(BF16, (4, 64, 64))),
+        "'w_gate_up.1' is BF16; FP8 expected",
+    ),
     "activation scales without FP8": (moe_layer().with_input("x_scale", Tensor(FLOAT, (1,))), "'x_scale' or"),
 }
 
@@ -244,6 +257,18 @@ SHAPE_FAULTS: Mapping[str, tuple[Layer, str]] = {
         changed(moe_layer(weights=FP8), "x_scale", 2),
         "'x_scale' is [2]; one number expected",
     ),
+    "a part with too few experts": (
+        changed(changed(in_parts(moe_layer(), 3), "w_down.1", 2, 64, 32), "w_gate_up.1", 2, 64, 64),
+        "E of part 1 is 2 in 'w_gate_up.1'; 3 expected: 8 experts in 3 equal parts",
+    ),
+    "parts of other sizes": (
+        changed(in_parts(moe_layer(), 3), "w_gate_up.2", 2, 64, 32),
+        "'w_gate_up.2' is [2, 64, 32]",
+    ),
+    "parts with other layouts": (
+        changed(in_parts(moe_layer(weights=FP8, shared=0), 2), "gate_up_scale.1", 4, 64),
+        "or of the parts, have different layouts",
+    ),
     "mixed scale layouts": (
         changed(moe_layer(weights=FP8, shared=0), "down_scale", 8, 64),
         "have different layouts",
@@ -275,11 +300,15 @@ SCALE_SHAPES = {
 }
 
 
-@pytest.mark.parametrize("case", SCALE_SHAPES)
-def test_scale_layouts(library: PluginLibraryUnderTest, case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "parts"),
+    [*((case, 1) for case in SCALE_SHAPES), *((case, 3) for case in SCALE_SHAPES if "flat" not in case)],
+)
+def test_scale_layouts(library: PluginLibraryUnderTest, case: str, parts: int) -> None:
     gate_up, down = SCALE_SHAPES[case]
     layer = moe_layer(weights=FP8, hidden=384, width=256, shared=0)
     layer = changed(changed(layer, "gate_up_scale", *gate_up), "down_scale", *down)
+    layer = in_parts(layer, parts)
     plugin = created(library, layer)
     assert plugin.on_shape_change(layer.tensors, layer.outputs), plugin.messages()
 

@@ -25,15 +25,18 @@ __host__ __device__ inline CutlassGroup cutlassGroup(GroupedGemm const& g, int32
   int64_t const end = g.offset != nullptr ? g.offset[expert + 1] : g.rows;
   int64_t const k_blocks = scaleBlocks(g.k);
   int64_t const matrix = static_cast<int64_t>(g.n) * g.k;
+  ExpertPlace const place =
+      g.offset != nullptr ? placeOfExpert(expert, g.experts, g.parts) : ExpertPlace{0, 0};
+  MoeWeight const& weight = g.weight.part[place.part];
   constexpr int64_t kOutputBytes = 2;
   return {static_cast<int32_t>(end - begin),
           g.n,
           g.k,
           static_cast<char const*>(g.a.data) + begin * g.k,
-          static_cast<char const*>(g.weight.data) + expert * matrix,
+          static_cast<char const*>(weight.data) + place.index * matrix,
           static_cast<char*>(g.out) + begin * g.n * kOutputBytes,
           g.a.scale + begin * k_blocks,
-          g.weight.scale + expert * scaleBlocks(g.n) * k_blocks};
+          weight.scale + place.index * scaleBlocks(g.n) * k_blocks};
 }
 
 // Whether a layer's routed products are worth CUTLASS: many rows, block scales on both sides.

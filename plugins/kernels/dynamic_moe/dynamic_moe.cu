@@ -80,7 +80,8 @@ bool checkSizes(DynamicMoeParams const& p) {
   bool const sizes = p.batch >= 0 && p.seq >= 0 && multiple(p.hidden, 16) && multiple(p.width, 16) &&
                      p.shared_width >= 0 && p.shared_width % 16 == 0;
   bool const routing = p.experts > 0 && p.experts <= kMaxExperts && p.top_k > 0 && p.top_k <= kMaxTopK &&
-                       p.top_k <= p.experts && p.top_k_min > 0 && p.top_k_min <= p.top_k;
+                       p.top_k <= p.experts && p.top_k_min > 0 && p.top_k_min <= p.top_k &&
+                       p.expert_parts > 0 && p.expert_parts <= kMaxExpertParts && p.expert_parts <= p.experts;
   bool const groups = p.n_group > 0 && p.n_group <= kMaxGroups && p.experts % p.n_group == 0 &&
                       p.topk_group > 0 && p.topk_group <= p.n_group;
   if (!sizes || !routing || !groups) return false;
@@ -97,10 +98,16 @@ bool checkWeight(DynamicMoeParams const& p, MoeWeight const& weight) {
   return weight.data != nullptr && aligned16(weight.data) && scaled;
 }
 
+bool checkWeights(DynamicMoeParams const& p, ExpertWeights const& weights) {
+  bool good = true;
+  for (int i = 0; i < p.expert_parts; ++i) good = good && checkWeight(p, weights.part[i]);
+  return good;
+}
+
 bool checkPointers(DynamicMoeParams const& p) {
   bool good = p.x != nullptr && p.y != nullptr && p.w_router != nullptr && p.workspace != nullptr &&
               aligned16(p.x) && aligned16(p.y) && aligned16(p.w_router) && aligned16(p.workspace);
-  good = good && checkWeight(p, p.gate_up) && checkWeight(p, p.down);
+  good = good && checkWeights(p, p.gate_up) && checkWeights(p, p.down);
   if (p.shared_width > 0) good = good && checkWeight(p, p.shared_gate_up) && checkWeight(p, p.shared_down);
   return good;
 }
@@ -150,6 +157,7 @@ cudaError_t runRouted(Layer const& layer, int sm, cudaStream_t stream) {
     g.rows = layer.rows;
     g.a = gated ? w.permuted : w.mid;
     g.weight = gated ? p.gate_up : p.down;
+    g.parts = p.expert_parts;
     g.out = gated ? w.mid.data : w.out;
     g.out_row_scale = gated ? w.mid.scale : nullptr;
     g.n = gated ? p.width : p.hidden;
@@ -172,7 +180,8 @@ cudaError_t runShared(Layer const& layer, int sm, cudaStream_t stream) {
     g.most_tiles = ceilDiv<int64_t>(layer.tokens, g.tile_rows);
     g.rows = layer.tokens;
     g.a = !gated ? w.shared_mid : layer.quantized ? w.shared_in : Rows{const_cast<void*>(p.x), nullptr};
-    g.weight = gated ? p.shared_gate_up : p.shared_down;
+    g.weight.part[0] = gated ? p.shared_gate_up : p.shared_down;
+    g.parts = 1;
     g.out = gated ? w.shared_mid.data : w.shared_out;
     g.out_row_scale = gated ? w.shared_mid.scale : nullptr;
     g.n = gated ? p.shared_width : p.hidden;

@@ -48,6 +48,13 @@ struct MoeWeight {
 constexpr int32_t kMaxExperts = 256;
 constexpr int32_t kMaxTopK = 8;
 constexpr int32_t kMaxGroups = 32;
+constexpr int32_t kMaxExpertParts = 5;
+
+// The routed experts' weights, in parts along E: no tensor of TensorRT may have 2^31 elements. Parts are
+// equal, the first E mod P of them one expert larger; those behind P are not looked at.
+struct ExpertWeights {
+  MoeWeight part[kMaxExpertParts];
+};
 
 struct DynamicMoeParams {
   DataType data_type = DataType::kBFloat16;    // of x and y: kFloat16 or kBFloat16
@@ -59,6 +66,7 @@ struct DynamicMoeParams {
   int32_t seq = 0;           // S
   int32_t hidden = 0;        // D, a multiple of 16 (FP8: also of 16)
   int32_t experts = 0;       // E, at most kMaxExperts
+  int32_t expert_parts = 1;  // P, at most kMaxExpertParts and E
   int32_t width = 0;         // F, a multiple of 16
   int32_t shared_width = 0;  // Fs, a multiple of 16; 0: no shared expert
 
@@ -77,8 +85,10 @@ struct DynamicMoeParams {
   float const* w_router = nullptr;     // [E, D]
   float const* router_bias = nullptr;  // [E] or null; moves the selection, never the weights
 
-  MoeWeight gate_up;  // [E, 2F, D], gate rows first; scales [E], [E, 2F] or [E, ceil(2F/128), ceil(D/128)]
-  MoeWeight down;     // [E, D, F]; scales [E], [E, D] or [E, ceil(D/128), ceil(F/128)]
+  // E is that of the part.
+  ExpertWeights
+      gate_up;         // [E, 2F, D], gate rows first; scales [E], [E, 2F] or [E, ceil(2F/128), ceil(D/128)]
+  ExpertWeights down;  // [E, D, F]; scales [E], [E, D] or [E, ceil(D/128), ceil(F/128)]
   MoeWeight shared_gate_up;  // [2Fs, D]; scales [1], [2Fs] or [ceil(2Fs/128), ceil(D/128)]
   MoeWeight shared_down;     // [D, Fs]; scales [1], [D] or [ceil(D/128), ceil(Fs/128)]
   // kBlock128 needs F and Fs to be multiples of 128, so that no block holds rows of both gate and up.

@@ -56,7 +56,7 @@ struct Tile {
 struct TileWork {
   int64_t row0;  // first row
   int rows;      // useful rows, at most kRows
-  int expert;
+  ExpertPlace expert;
   int column0;
 };
 
@@ -65,14 +65,15 @@ __device__ __forceinline__ bool findWork(GroupedGemm const& g, TileWork& work) {
   int const tiles_across = ceilDiv(g.n, kColumns);
   int const tile = static_cast<int>(blockIdx.x) / tiles_across;
   work.column0 = static_cast<int>(blockIdx.x) % tiles_across * kColumns;
-  work.expert = 0;
+  work.expert = {0, 0};
   int64_t end = g.rows;
   work.row0 = static_cast<int64_t>(tile) * kRows;
   if (g.offset != nullptr) {
     if (tile >= g.tile_offset[g.experts]) return false;  // the grid is for the worst routing
-    work.expert = g.tile_expert[tile];
-    work.row0 = g.offset[work.expert] + static_cast<int64_t>(tile - g.tile_offset[work.expert]) * kRows;
-    end = g.offset[work.expert + 1];
+    int const expert = g.tile_expert[tile];
+    work.expert = placeOfExpert(expert, g.experts, g.parts);
+    work.row0 = g.offset[expert] + static_cast<int64_t>(tile - g.tile_offset[expert]) * kRows;
+    end = g.offset[expert + 1];
   }
   work.rows = end - work.row0 < kRows ? static_cast<int>(end - work.row0) : kRows;
   return true;
@@ -109,7 +110,8 @@ __device__ __forceinline__ void loadStage(GroupedGemm const& g, TileWork const& 
     return valid ? a + static_cast<int64_t>(row) * g.k : a;
   });
   int64_t const matrix = static_cast<int64_t>(Tile::kHalves) * g.n * g.k;
-  auto const* const b = static_cast<B const*>(g.weight.data) + work.expert * matrix;
+  auto const* const b =
+      static_cast<B const*>(g.weight.part[work.expert.part].data) + work.expert.index * matrix;
   char* const weights = stage + kRows * Tile::kDepth * static_cast<int>(sizeof(A));
   loadRows<B, Tile::kWeightRows, Tile::kDepth, Tile::kThreads>(weights, k0, g.k, [&](int row, bool& valid) {
     int const column = work.column0 + row % kColumns;
@@ -217,7 +219,7 @@ __device__ __forceinline__ float weightBlockScale(GroupedGemm const& g, TileWork
   if (g.scale_layout != ScaleLayout::kBlock128) return 1.0F;
   int64_t const across = scaleBlocks(g.k), down = scaleBlocks(static_cast<int64_t>(halves) * g.n);
   int64_t const row = (static_cast<int64_t>(half) * g.n + work.column0) / kScaleBlock;
-  return g.weight.scale[(work.expert * down + row) * across + k_block];
+  return g.weight.part[work.expert.part].scale[(work.expert.index * down + row) * across + k_block];
 }
 
 // total += partial of one half, times the scales of this block of k.
@@ -251,9 +253,10 @@ __device__ __forceinline__ float columnScale(GroupedGemm const& g, TileWork cons
                                              int column) {
   if constexpr (!Operands::kScaled) return 1.0F;
   float const a = g.a_scale != nullptr && !Operands::kWidened ? *g.a_scale : 1.0F;
-  if (g.scale_layout == ScaleLayout::kPerTensor) return a * g.weight.scale[work.expert];
+  float const* const scale = g.weight.part[work.expert.part].scale;
+  if (g.scale_layout == ScaleLayout::kPerTensor) return a * scale[work.expert.index];
   if (g.scale_layout == ScaleLayout::kBlock128 || column >= g.n) return a;
-  return a * g.weight.scale[(static_cast<int64_t>(work.expert) * halves + half) * g.n + column];
+  return a * scale[(static_cast<int64_t>(work.expert.index) * halves + half) * g.n + column];
 }
 
 // Scales, applies SwiGLU, and lays the tile out in shared memory as FP32.

@@ -72,6 +72,19 @@ cudaError_t launchPermute(Layer const& layer, cudaStream_t stream);
 cudaError_t launchSwiGlu(Layer const& layer, cudaStream_t stream);
 cudaError_t launchCombine(Layer const& layer, cudaStream_t stream);
 
+// Where an expert's weights lie.
+struct ExpertPlace {
+  int part;
+  int index;  // in the part
+};
+
+__host__ __device__ constexpr ExpertPlace placeOfExpert(int expert, int experts, int parts) {
+  int const small = experts / parts, larger = experts % parts;  // the first ones have one more
+  int const boundary = larger * (small + 1);
+  if (expert < boundary) return {expert / (small + 1), expert % (small + 1)};
+  return {larger + (expert - boundary) / small, (expert - boundary) % small};
+}
+
 // One grouped GEMM: out[rows, N] = epilogue(a[rows, K] weight[e]^T), e by row. With `gated`, weight has 2 N
 // rows and the epilogue is silu(gate) * up.
 struct GroupedGemm {
@@ -85,15 +98,16 @@ struct GroupedGemm {
 
   Rows a;
   float const* a_scale;  // static scale of a, or null
-  MoeWeight weight;
-  void* out;  // of type T, or E4M3 where out_quantized
+  ExpertWeights weight;
+  int32_t parts;  // of `weight`
+  void* out;      // of type T, or E4M3 where out_quantized
   bool out_quantized;
   float* out_row_scale;    // [rows, scaleBlocks(N)]; null with a static scale
   float const* out_scale;  // static scale of out, or null
 
   int32_t n;              // N
   int32_t k;              // K
-  int64_t rows;           // all rows of one weight where offset is null
+  int64_t rows;           // all rows of one weight, that of part 0, where offset is null
   int32_t const* offset;  // [E + 1]
   int32_t const* tile_offset;
   int32_t const* tile_expert;

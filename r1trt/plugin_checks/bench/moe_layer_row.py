@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from r1trt.ops.expert_parts import expert_parts
 from r1trt.plugin_checks.bench import moe_peers, roofline
 from r1trt.plugin_checks.bench.aims import OURS, RATIO, Aim, Work
 from r1trt.plugin_checks.bench.launching import compiled, launch
@@ -74,8 +75,10 @@ class LayerRow:
         y = torch.full_like(inputs.x, float("nan"))
         params.y = y.data_ptr()
         for name, weight, scale in (("gate_up", gate_up, scales[0]), ("down", down, scales[1])):
-            field = getattr(params, name)
-            field.data, field.scale = weight.data_ptr(), scale.data_ptr() if self.fp8 else None
+            for part in expert_parts(s.experts, s.parts):
+                field = getattr(params, name).part[part.index]
+                field.data = weight[part.first].data_ptr()
+                field.scale = scale[part.first].data_ptr() if self.fp8 else None
         kept = (inputs.x, inputs.w_router, inputs.bias, gate_up, down, *scales)
         return [
             Contender(name=OURS, make=lambda: launch(library, params, y, *kept)),

@@ -27,13 +27,15 @@ class Shape:
     hidden: int
     width: int
     routing: dict[str, Any]
+    parts: int = 1
 
     def params(self, library: DeviceKernels, tokens: int, **fields: Any) -> Any:
         """The call but for its pointers."""
         routing = self.routing
         return library.params(
             MoeParams, data_type=BFLOAT16, batch=1, seq=tokens, hidden=self.hidden, experts=self.experts,
-            width=self.width, scoring=int(routing["sigmoid"]), top_k=routing["top_k"],
+            expert_parts=self.parts, width=self.width, scoring=int(routing["sigmoid"]),
+            top_k=routing["top_k"],
             topk_method=GROUP_TWO_HIGHEST if routing["n_group"] > 1 else GREEDY, n_group=routing["n_group"],
             topk_group=routing["topk_group"],
             routed_scaling_factor=routing["scaling"], **{"weight_type": BFLOAT16, **fields},
@@ -42,7 +44,12 @@ class Shape:
 
 V3_ROUTING = {"sigmoid": True, "top_k": 8, "n_group": 8, "topk_group": 4, "scaling": 2.5}
 DEEPSEEK_V3 = Shape(
-    name="256 experts, top 8, 7168/2048", experts=256, hidden=7168, width=2048, routing=V3_ROUTING
+    name="256 experts, top 8, 7168/2048",
+    experts=256,
+    hidden=7168,
+    width=2048,
+    routing=V3_ROUTING,
+    parts=4,
 )
 MIXTRAL = Shape(
     name="8 experts, top 2, 4096/14336", experts=8, hidden=4096, width=14336,

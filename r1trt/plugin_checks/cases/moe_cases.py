@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from r1trt.ops.expert_parts import ExpertPart, expert_parts
 from r1trt.plugin_checks.cases.arrays import (
     BFLOAT16,
     DTYPES,
@@ -19,7 +20,7 @@ from r1trt.plugin_checks.cases.arrays import (
 )
 from r1trt.plugin_checks.cases.case import Case, require_distinct
 from r1trt.plugin_checks.cases.library import KernelLibrary
-from r1trt.plugin_checks.cases.params import MoeParams, MoeWeight
+from r1trt.plugin_checks.cases.params import ExpertWeights, MoeParams, MoeWeight
 
 PER_TENSOR, PER_CHANNEL, BLOCK_128 = range(3)
 GREEDY, GROUP_MAXIMUM, GROUP_TWO_HIGHEST = range(3)
@@ -37,6 +38,7 @@ class MoeCase(Case):
     seq: int = 33
     hidden: int = 64
     experts: int = 8
+    parts: int = 1
     width: int = 48
     shared_width: int = 0
     top_k: int = 2
@@ -126,6 +128,13 @@ CASES = [
     MoeCase(seq=80, hidden=272, width=256, layout=BLOCK_128, shared_width=128, swiglu=SEPARATE, **_FP8),
     MoeCase(seq=33, hidden=144, width=144, static=True, swiglu=SEPARATE, data_type=FLOAT16, **_FP8),
     MoeCase(seq=33, hidden=144, width=144, sm=80, swiglu=SEPARATE, layout=PER_CHANNEL, **_FP8),
+    MoeCase(seq=40, experts=16, parts=5, top_k=6, shared_width=16),
+    MoeCase(seq=20, experts=5, parts=5, top_k=3, data_type=FLOAT16),
+    MoeCase(seq=70, experts=7, parts=3, hidden=144, width=144, layout=PER_CHANNEL, shared_width=48, **_FP8),
+    MoeCase(seq=33, experts=6, parts=4, hidden=144, width=144, static=True, sm=80, **_FP8),
+    # As DeepSeek-R1's experts come, but for their sizes.
+    MoeCase(seq=5, experts=256, parts=4, hidden=256, width=128, layout=BLOCK_128, shared_width=128,
+            **_DEEPSEEK, **_FP8),
 ]  # fmt: skip
 require_distinct(CASES)
 
@@ -144,6 +153,7 @@ class Weight:
     """Random weights [..., rows, columns] as stored, their scales, and what they stand for in FP64."""
 
     def __init__(self, case: MoeCase, rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+        self.cut: list[tuple[np.ndarray, np.ndarray | None]] = []
         value = rng.standard_normal(shape) / np.sqrt(shape[-1])
         if not case.fp8:
             self.data, self.scale = aligned_copy(value.astype(DTYPES[case.data_type])), None
@@ -163,8 +173,23 @@ class Weight:
         self.value = self.data.astype(np.float64) * wide
 
     def argument(self) -> MoeWeight:
-        """As the kernels take it."""
+        """As the kernels take the shared expert's."""
         return MoeWeight(address(self.data), address(self.scale))
+
+    def in_parts(self, parts: int) -> ExpertWeights:
+        """As the kernels take the experts', each part in arrays of its own."""
+        if parts == 1:
+            return ExpertWeights.of(self.argument())
+        self.cut = [self._cut(part) for part in expert_parts(len(self.data), parts)]
+        return ExpertWeights.of(*(MoeWeight(address(data), address(scale)) for data, scale in self.cut))
+
+    def _cut(self, part: ExpertPart) -> tuple[np.ndarray, np.ndarray | None]:
+        data, scale = (
+            None if array is None else aligned_copy(array[part.first : part.stop])
+            for array in (self.data, self.scale)
+        )
+        assert data is not None
+        return data, scale
 
 
 @dataclass
@@ -227,12 +252,13 @@ def arguments(library: KernelLibrary, case: MoeCase, p: Problem, y: np.ndarray) 
         MoeParams, data_type=case.data_type, scale_layout=case.layout, fp8_math=case.math, swiglu=case.swiglu,
         weight_type=case.data_type if case.weight_type is None else case.weight_type,
         batch=case.batch, seq=case.seq, hidden=case.hidden, experts=case.experts, width=case.width,
-        shared_width=case.shared_width, scoring=int(case.sigmoid), topk_method=case.method, top_k=case.top_k,
+        expert_parts=case.parts, shared_width=case.shared_width, scoring=int(case.sigmoid),
+        topk_method=case.method, top_k=case.top_k,
         top_k_min=case.top_k_min, adaptive_threshold=case.threshold, norm_topk_prob=case.norm,
         routed_scaling_factor=case.scaling, n_group=case.n_group, topk_group=case.topk_group,
         x=address(p.x), seq_len=address(p.seq_len), w_router=address(p.w_router),
-        router_bias=address(p.bias), gate_up=p.gate_up.argument(), down=p.down.argument(), y=address(y),
-        sm=case.sm,
+        router_bias=address(p.bias), gate_up=p.gate_up.in_parts(case.parts), down=p.down.in_parts(case.parts),
+        y=address(y), sm=case.sm,
     )  # fmt: skip
     if p.shared_gate_up is not None and p.shared_down is not None:
         params.shared_gate_up, params.shared_down = p.shared_gate_up.argument(), p.shared_down.argument()

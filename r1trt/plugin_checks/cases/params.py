@@ -16,13 +16,16 @@ TYPES: dict[str, Any] = {
     "size_t": ctypes.c_size_t,
 }
 KERNELS = source_directory() / "kernels"
-FIELD = re.compile(r"^(?P<type>[\w ]+?)(?P<pointer>\s*\*)?\s*(?P<name>\w+)(?:\s*=.*)?$", re.DOTALL)
+FIELD = re.compile(
+    r"^(?P<type>[\w ]+?)(?P<pointer>\s*\*)?\s*(?P<name>\w+)(?:\[(?P<count>\w+)\])?(?:\s*=.*)?$", re.DOTALL
+)
+CONSTANT = re.compile(r"constexpr int32_t (\w+) = (\d+);")
 
 Fields = list[tuple[str, Any]]
 
 
 def fields_from_header(header: str, struct: str, *, structs: dict[str, Any] | None = None) -> Fields:
-    """The fields of a struct of plain numbers, pointers, enumerations and other structs, for `ctypes`.
+    """The fields of a struct of numbers, pointers, enumerations, other structs and arrays, for `ctypes`.
 
     Args:
         header: The header, relative to the kernels' folder.
@@ -39,13 +42,15 @@ def fields_from_header(header: str, struct: str, *, structs: dict[str, Any] | No
     declared = text + (KERNELS / "common" / "types.h").read_text(encoding="utf-8")
     enumerations = dict.fromkeys(re.findall(r"enum class (\w+) : int32_t", declared), ctypes.c_int32)
     types = {**TYPES, **enumerations, **(structs or {})}
+    constants = {name: int(value) for name, value in CONSTANT.findall(text)}
     fields: Fields = []
     for declaration in filter(None, map(str.strip, body[1].split(";"))):
         match = FIELD.match(declaration)
         words = [] if match is None else [word for word in match["type"].split() if word != "const"]
         if match is None or not (match["pointer"] or words[0] in types):
             raise LookupError(f"{header}, {struct}: not a field: {declaration!r}")
-        fields.append((match["name"], ctypes.c_void_p if match["pointer"] else types[words[0]]))
+        kind = ctypes.c_void_p if match["pointer"] else types[words[0]]
+        fields.append((match["name"], kind * constants[match["count"]] if match["count"] else kind))
     return fields
 
 
@@ -77,9 +82,25 @@ class AttentionParams(Params):
 
 
 class MoeWeight(_Struct):
-    """Weights of the experts, and their scales."""
+    """Weights of a part of the experts, or of the shared one, and their scales."""
 
     _fields_ = fields_from_header("dynamic_moe/dynamic_moe.h", "MoeWeight")
+
+
+class ExpertWeights(_Struct):
+    """Weights of the experts, part by part."""
+
+    _fields_ = fields_from_header(
+        "dynamic_moe/dynamic_moe.h", "ExpertWeights", structs={"MoeWeight": MoeWeight}
+    )
+
+    @classmethod
+    def of(cls, *parts: MoeWeight) -> ExpertWeights:
+        """Of some parts; the kernels do not look at the others."""
+        weights = cls()
+        for index, part in enumerate(parts):
+            weights.part[index] = part
+        return weights
 
 
 class MoeParams(Params):
@@ -87,7 +108,9 @@ class MoeParams(Params):
 
     operator = "dynamic_moe"
     _fields_ = fields_from_header(
-        "dynamic_moe/dynamic_moe.h", "DynamicMoeParams", structs={"MoeWeight": MoeWeight}
+        "dynamic_moe/dynamic_moe.h",
+        "DynamicMoeParams",
+        structs={"MoeWeight": MoeWeight, "ExpertWeights": ExpertWeights},
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.expert_parts import PARTED, expert_parts, part_inputs
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.registry import OPERATORS
 from r1trt.passes.name_absent_inputs import INPUT_MASK
@@ -26,9 +27,14 @@ class Layer:
     attributes: Mapping[str, float]
 
     @property
+    def operator_inputs(self) -> tuple[str, ...]:
+        """The inputs that the operator may have, in its order."""
+        return OPERATORS[self.operator].inputs + part_inputs(int(self.attributes.get("expert_parts", 1)))
+
+    @property
     def names(self) -> list[str]:
         """The inputs that are there, in the operator's order."""
-        return [name for name in OPERATORS[self.operator].inputs if name in self.inputs]
+        return [name for name in self.operator_inputs if name in self.inputs]
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -38,8 +44,7 @@ class Layer:
     @property
     def mask(self) -> int:
         """A bit for each of the operator's inputs that is there."""
-        names = OPERATORS[self.operator].inputs
-        return sum(1 << bit for bit, name in enumerate(names) if name in self.inputs)
+        return sum(1 << bit for bit, name in enumerate(self.operator_inputs) if name in self.inputs)
 
     @property
     def fields(self) -> list[Field]:
@@ -136,9 +141,22 @@ def moe_layer(
         inputs |= {"gate_up_scale": Tensor(FLOAT, entries), "down_scale": Tensor(FLOAT, entries)}
     attributes = {
         "scoring": 1, "topk_method": 2, "top_k": 3, "top_k_min": 2, "adaptive_threshold": 0.75,
-        "norm_topk_prob": 1, "routed_scaling_factor": 2.5, "n_group": 4, "topk_group": 2,
+        "norm_topk_prob": 1, "routed_scaling_factor": 2.5, "n_group": 4, "topk_group": 2, "expert_parts": 1,
     }  # fmt: skip
     return Layer(DYNAMIC_MOE.name, inputs, (x,), attributes)
+
+
+def in_parts(layer: Layer, parts: int) -> Layer:
+    """A layer of R1DynamicMoE with its experts in several parts."""
+    (experts, _) = layer.inputs["w_router"].dims
+    inputs = {name: tensor for name, tensor in layer.inputs.items() if name not in PARTED}
+    for part in expert_parts(experts, parts):
+        for name in set(PARTED) & set(layer.inputs):
+            whole = layer.inputs[name]
+            count, *rest = whole.dims
+            behind = count - experts if part.index == 0 else 0  # the shared expert's scale
+            inputs[part.input(name)] = Tensor(whole.type, (part.count + behind, *rest))
+    return replace(layer, inputs=inputs).with_attributes(expert_parts=parts)
 
 
 LAYERS: Mapping[str, Layer] = {
@@ -150,4 +168,5 @@ LAYERS: Mapping[str, Layer] = {
     "moe": moe_layer(),
     "moe without a shared expert": moe_layer(shared=0).without("router_bias"),
     "moe with FP8 weights": moe_layer(weights=FP8),
+    "moe in parts": in_parts(moe_layer(weights=FP8), 3),
 }

@@ -242,8 +242,8 @@ SCALES = [
         name="the first expert's scale for all",
         change=changed(
             "grouped_gemm.cuh",
-            "a * g.weight.scale[work.expert];",
-            "a * g.weight.scale[0];",
+            "a * scale[work.expert.index];",
+            "a * scale[0];",
             GEMM_FP8,
             GEMM_WIDENED,
         ),
@@ -329,6 +329,48 @@ SWIGLU = [
     ),
 ]
 
+PARTED = "seq=70,hidden=144,experts=7,parts=3,width=144,shared_width=48,weight_type=3,layout=1"
+PARTS = [
+    Mutant(
+        name="an expert by its number in the layer",
+        change=changed(
+            "stages.cuh",
+            "(expert - boundary) / small, (expert - boundary) % small}",
+            "(expert - boundary) / small, expert % small}",
+            GEMM_FP8,
+        ),
+        cases=(PARTED,),
+    ),
+    Mutant(
+        name="a larger part as if it were a smaller one",
+        change=changed("stages.cuh", "expert % (small + 1)};", "expert % small};", GEMM_FP8),
+        cases=(PARTED,),
+    ),
+    Mutant(
+        name="all scales from part 0",
+        change=changed(
+            "grouped_gemm.cuh",
+            "scale = g.weight.part[work.expert.part].scale",
+            "scale = g.weight.part[0].scale",
+            GEMM_FP8,
+        ),
+        cases=(PARTED,),
+    ),
+    Mutant(
+        name="all block scales from part 0",
+        change=changed(
+            "grouped_gemm.cuh",
+            "return g.weight.part[work.expert.part].scale[",
+            "return g.weight.part[0].scale[",
+            GEMM_FP8,
+        ),
+        cases=(
+            "seq=5,hidden=256,experts=256,parts=4,width=128,shared_width=128,top_k=8,sigmoid=True,method=2,"
+            "scaling=2.5,n_group=8,topk_group=4,weight_type=3,layout=2",
+        ),
+    ),
+]
+
 BARRIERS = [
     race(
         "no barrier when a stage has landed",
@@ -375,4 +417,4 @@ BARRIERS = [
     ),
 ]
 
-MUTANTS = [*ROUTER, *ROWS, *SCALES, *GEMM, *SWIGLU, *BARRIERS]
+MUTANTS = [*ROUTER, *ROWS, *SCALES, *GEMM, *SWIGLU, *PARTS, *BARRIERS]

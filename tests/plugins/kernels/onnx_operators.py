@@ -19,7 +19,7 @@ from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.operator import DOMAIN
 from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_checks.cases.arrays import DTYPES, address, aligned, aligned_copy
-from r1trt.plugin_checks.cases.params import AttentionParams, MoeParams, MoeWeight, RopeParams
+from r1trt.plugin_checks.cases.params import AttentionParams, ExpertWeights, MoeParams, MoeWeight, RopeParams
 
 Array = np.ndarray
 Tensors = Mapping[str, Array | None]
@@ -98,7 +98,9 @@ class Kernels:
             x=address(x), y=address(y), sm=SM,
         )  # fmt: skip
         for name, array in weights.items():
-            setattr(params, name.removeprefix("w_"), MoeWeight(address(array), None))
+            weight = MoeWeight(address(array), None)
+            routed = name.startswith("w_")
+            setattr(params, name.removeprefix("w_"), ExpertWeights.of(weight) if routed else weight)
         if "shared_down" in weights:
             params.shared_width = weights["shared_down"].shape[1]
         for name, array in others.items():

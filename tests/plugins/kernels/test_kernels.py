@@ -61,6 +61,24 @@ def test_a_token_of_the_moe_does_not_depend_on_the_others(library: HostKernels, 
         np.testing.assert_array_equal(part, together[:, first : first + count])
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        MoeCase(seq=90, experts=7, top_k=3, shared_width=32),
+        MoeCase(
+            seq=40, experts=16, hidden=272, width=128, weight_type=FLOAT8_E4M3, layout=BLOCK_128, top_k=6
+        ),
+        MoeCase(seq=20, experts=9, hidden=144, width=144, weight_type=FLOAT8_E4M3, sm=80),
+    ],
+    ids=str,
+)
+def test_the_moe_does_not_depend_on_its_parts(library: HostKernels, case: MoeCase) -> None:
+    problem = moe_cases.make_problem(case)
+    whole = moe_output(library, case, problem)
+    for parts in (2, 3, 5):
+        np.testing.assert_array_equal(moe_output(library, replace(case, parts=parts), problem), whole)
+
+
 def in_chunks(
     library: HostKernels, case: AttentionCase, whole: attention_cases.Problem, chunks: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
