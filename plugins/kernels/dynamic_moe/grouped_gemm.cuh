@@ -54,9 +54,10 @@ struct Tile {
 
 // What of the problem one block works on.
 struct TileWork {
-  int64_t row0;  // first row
-  int rows;      // useful rows, at most kRows
-  ExpertPlace expert;
+  int64_t row0;      // first row
+  int rows;          // useful rows, at most kRows
+  MoeWeight weight;  // of the expert's part
+  int expert;        // in the part
   int column0;
 };
 
@@ -65,16 +66,18 @@ __device__ __forceinline__ bool findWork(GroupedGemm const& g, TileWork& work) {
   int const tiles_across = ceilDiv(g.n, kColumns);
   int const tile = static_cast<int>(blockIdx.x) / tiles_across;
   work.column0 = static_cast<int>(blockIdx.x) % tiles_across * kColumns;
-  work.expert = {0, 0};
+  ExpertPlace place{0, 0};
   int64_t end = g.rows;
   work.row0 = static_cast<int64_t>(tile) * kRows;
   if (g.offset != nullptr) {
     if (tile >= g.tile_offset[g.experts]) return false;  // the grid is for the worst routing
     int const expert = g.tile_expert[tile];
-    work.expert = placeOfExpert(expert, g.experts, g.parts);
+    place = placeOfExpert(expert, g.experts, g.parts);
     work.row0 = g.offset[expert] + static_cast<int64_t>(tile - g.tile_offset[expert]) * kRows;
     end = g.offset[expert + 1];
   }
+  work.weight = g.weight.part[place.part];
+  work.expert = place.index;
   work.rows = end - work.row0 < kRows ? static_cast<int>(end - work.row0) : kRows;
   return true;
 }
@@ -110,8 +113,7 @@ __device__ __forceinline__ void loadStage(GroupedGemm const& g, TileWork const& 
     return valid ? a + static_cast<int64_t>(row) * g.k : a;
   });
   int64_t const matrix = static_cast<int64_t>(Tile::kHalves) * g.n * g.k;
-  auto const* const b =
-      static_cast<B const*>(g.weight.part[work.expert.part].data) + work.expert.index * matrix;
+  auto const* const b = static_cast<B const*>(work.weight.data) + work.expert * matrix;
   char* const weights = stage + kRows * Tile::kDepth * static_cast<int>(sizeof(A));
   loadRows<B, Tile::kWeightRows, Tile::kDepth, Tile::kThreads>(weights, k0, g.k, [&](int row, bool& valid) {
     int const column = work.column0 + row % kColumns;
@@ -219,7 +221,7 @@ __device__ __forceinline__ float weightBlockScale(GroupedGemm const& g, TileWork
   if (g.scale_layout != ScaleLayout::kBlock128) return 1.0F;
   int64_t const across = scaleBlocks(g.k), down = scaleBlocks(static_cast<int64_t>(halves) * g.n);
   int64_t const row = (static_cast<int64_t>(half) * g.n + work.column0) / kScaleBlock;
-  return g.weight.part[work.expert.part].scale[(work.expert.index * down + row) * across + k_block];
+  return work.weight.scale[(work.expert * down + row) * across + k_block];
 }
 
 // total += partial of one half, times the scales of this block of k.
@@ -253,10 +255,9 @@ __device__ __forceinline__ float columnScale(GroupedGemm const& g, TileWork cons
                                              int column) {
   if constexpr (!Operands::kScaled) return 1.0F;
   float const a = g.a_scale != nullptr && !Operands::kWidened ? *g.a_scale : 1.0F;
-  float const* const scale = g.weight.part[work.expert.part].scale;
-  if (g.scale_layout == ScaleLayout::kPerTensor) return a * scale[work.expert.index];
+  if (g.scale_layout == ScaleLayout::kPerTensor) return a * work.weight.scale[work.expert];
   if (g.scale_layout == ScaleLayout::kBlock128 || column >= g.n) return a;
-  return a * scale[(static_cast<int64_t>(work.expert.index) * halves + half) * g.n + column];
+  return a * work.weight.scale[(static_cast<int64_t>(work.expert) * halves + half) * g.n + column];
 }
 
 // Scales, applies SwiGLU, and lays the tile out in shared memory as FP32.

@@ -242,8 +242,8 @@ SCALES = [
         name="the first expert's scale for all",
         change=changed(
             "grouped_gemm.cuh",
-            "a * scale[work.expert.index];",
-            "a * scale[0];",
+            "a * work.weight.scale[work.expert];",
+            "a * work.weight.scale[0];",
             GEMM_FP8,
             GEMM_WIDENED,
         ),
@@ -347,27 +347,9 @@ PARTS = [
         cases=(PARTED,),
     ),
     Mutant(
-        name="all scales from part 0",
-        change=changed(
-            "grouped_gemm.cuh",
-            "scale = g.weight.part[work.expert.part].scale",
-            "scale = g.weight.part[0].scale",
-            GEMM_FP8,
-        ),
+        name="every expert from part 0",
+        change=changed("grouped_gemm.cuh", "g.weight.part[place.part]", "g.weight.part[0]", GEMM_FP8),
         cases=(PARTED,),
-    ),
-    Mutant(
-        name="all block scales from part 0",
-        change=changed(
-            "grouped_gemm.cuh",
-            "return g.weight.part[work.expert.part].scale[",
-            "return g.weight.part[0].scale[",
-            GEMM_FP8,
-        ),
-        cases=(
-            "seq=5,hidden=256,experts=256,parts=4,width=128,shared_width=128,top_k=8,sigmoid=True,method=2,"
-            "scaling=2.5,n_group=8,topk_group=4,weight_type=3,layout=2",
-        ),
     ),
 ]
 
