@@ -35,6 +35,7 @@ Signature const& DynamicMoePlugin::operatorSignature() {
           {"n_group", AttributeType::kInt, 1, 1, kernels::kMaxGroups},
           {"topk_group", AttributeType::kInt, 1, 1, kernels::kMaxGroups},
           {"expert_parts", AttributeType::kInt, 1, 1, kernels::kMaxExpertParts},
+          {"weight_only", AttributeType::kInt, 0, 0, 1},
       },
   };
   return signature;
@@ -182,6 +183,8 @@ DynamicMoePlugin::LaunchSetup DynamicMoePlugin::setupFromTensors(Tensors const& 
   params.adaptive_threshold = attributes().real("adaptive_threshold");
   params.norm_topk_prob = attributes().flag("norm_topk_prob");
   params.routed_scaling_factor = attributes().real("routed_scaling_factor");
+  params.fp8_math =
+      attributes().flag("weight_only") ? kernels::Fp8Math::kWeightOnly : kernels::Fp8Math::kAuto;
   params.n_group = attributes().integer("n_group");
   params.topk_group = attributes().integer("topk_group");
   if (tensors[kGateUpScale].present && tensors[kDownScale].present) setScales(tensors, setup);

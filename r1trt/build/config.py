@@ -11,6 +11,7 @@ from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.export import ExportManifest
 from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.errors import ConfigError
+from r1trt.precision.rules import Requantize
 
 BackendOption = Backend | Literal["auto"]
 
@@ -26,6 +27,7 @@ class BuildConfig:
         arch: `--arch`; may be left out for an unfinished build.
         precision: None takes the architecture's own.
         plan: Precision plan to use in place of the rules'.
+        requantize: What becomes of a checkpoint's FP8 with block scales where no product takes it.
         calibration: Text to measure FP8 scales on; None takes the package's.
         backend: Builder.
         max_batch_size: Rows of a call at most; None means 4.
@@ -46,6 +48,7 @@ class BuildConfig:
     arch: str | None = None
     precision: BuildPrecision | None = None
     plan: Path | None = None
+    requantize: Requantize = "none"
     calibration: Path | None = None
     backend: BackendOption = "auto"
     max_batch_size: int | None = None
@@ -65,6 +68,8 @@ class BuildConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} is too small.", found=value, expected=">= 1")
         if self.plan is not None and self.calibration is not None:
             raise ConfigError("--plan and --calibration exclude each other: a plan brings its scales.")
+        if self.plan is not None and self.requantize != "none":
+            raise ConfigError("--plan and --requantize exclude each other: a plan says what is quantized.")
         if not self.cache and self.max_seq_len is not None:
             raise ConfigError("--max-seq-len is the KV cache's capacity, and --no-cache builds none.")
 

@@ -18,7 +18,7 @@ from r1trt.build.engines import build_engines
 from r1trt.build.finish import builder_unavailable, finish_build
 from r1trt.build.graphs import graphs_from_plan
 from r1trt.build.plan import plan_for_target
-from r1trt.build.plugins import plugins_for_build
+from r1trt.build.plugins import plugins_for_build, require_plugin_sizes
 from r1trt.build.target import BuildTarget, limits_from_config, target_from_config
 from r1trt.build.weight_scan import require_finite_weights
 from r1trt.build.write import write_build
@@ -63,6 +63,8 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     export = load_export(source)
     limits = limits_from_config(config, export)
     missing = backend_available(target.backend)
+    if target.backend == "tensorrt":
+        require_plugin_sizes(export.model)
     plugins = plugins_for_build(config, target.backend, target.sms, required=missing is None)
     output = config.output or source / f"{target.arch.name}-{target.precision}"
     step = _step(export, target, builds=missing is None, calibrated=given_plan is not None)
@@ -72,7 +74,14 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     require_finite_weights(export.model, progress)
     _require_plan_unedited(BuildDirectory(path=output), config)
 
-    plan = plan_for_target(export, target, plan=given_plan, calibration=config.calibration, progress=progress)
+    plan = plan_for_target(
+        export,
+        target,
+        plan=given_plan,
+        requantize=config.requantize,
+        calibration=config.calibration,
+        progress=progress,
+    )
     progress("typing the graph", 0, 1)
     graphs = graphs_from_plan(export.model, plan, target, limits, after_pass=dump)
     progress("typing the graph", 1, 1)

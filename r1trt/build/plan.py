@@ -8,9 +8,11 @@ from pathlib import Path
 from r1trt.build.target import BuildTarget
 from r1trt.build.versions import versions_of_build
 from r1trt.export.io import ExportedModel
-from r1trt.precision.checks import check_plan, check_plan_fits_model
+from r1trt.ops.layer_precision import FP8
+from r1trt.ops.registry import operator_of_layer
+from r1trt.precision.checks import check_plan, check_plan_fits_model, layer_nodes
 from r1trt.precision.plan import PrecisionPlan
-from r1trt.precision.rules import plan_from_rules
+from r1trt.precision.rules import Requantize, is_in_block_fp8, plan_from_rules
 from r1trt.progress import Progress, ignore
 
 
@@ -19,6 +21,7 @@ def plan_for_target(
     target: BuildTarget,
     *,
     plan: PrecisionPlan | None = None,
+    requantize: Requantize = "none",
     calibration: Path | None = None,
     progress: Progress = ignore,
 ) -> PrecisionPlan:
@@ -28,6 +31,7 @@ def plan_for_target(
         export: What is built.
         target: What it is built for.
         plan: A plan to use in place of the rules'; its missing scales are found.
+        requantize: For the rules: what becomes of FP8 with block scales that no product takes.
         calibration: Text to measure scales on; None takes the package's.
         progress: Called with (phase, done, total).
 
@@ -35,14 +39,46 @@ def plan_for_target(
         PlanError: The plan does not fit the model, the architecture or the builder.
     """
     if plan is None:
-        plan = plan_from_rules(export.model, target.arch.name, target.precision)
+        plan = plan_from_rules(
+            export.model, target.arch.name, target.precision, backend=target.backend, requantize=requantize
+        )
         plan = replace(plan, builder=versions_of_build(target.backend))
     check_plan(plan, target.arch.name, target.backend)
     check_plan_fits_model(plan, export.model)
+    _say_what_is_dequantized(plan, export, progress)
     if not plan.missing_scales:
         return plan
     # NOTES: calibration runs the graph, and loads ONNX Runtime for it.
     from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 
     config = CalibrationConfig(tokenizer=export.artifact.path, text=calibration)
-    return calibrated_plan(plan, export.model, export.weight_base, config, progress)
+    plan = calibrated_plan(plan, export.model, export.weight_base, config, progress)
+    errors = [layer.weight_error for layer in plan.layers.values() if layer.weight_error is not None]
+    if errors:
+        progress(
+            f"{len(errors)} layers quantized again from FP8 with block scales; their weights change by "
+            f"{sum(errors) / len(errors):.2%} on average, {max(errors):.2%} at most",
+            1,
+            1,
+        )
+    return plan
+
+
+def _say_what_is_dequantized(plan: PrecisionPlan, export: ExportedModel, progress: Progress) -> None:
+    """Of a plan in FP8, which of the checkpoint's own FP8 weights it does not multiply in FP8."""
+    if plan.precision != "fp8":
+        return
+    nodes = layer_nodes(export.model)
+    wide = [
+        name
+        for name, layer in plan.layers.items()
+        if not layer.quantizes_weight
+        and is_in_block_fp8(nodes[name])
+        and FP8 in operator_of_layer(layer).types.weight
+    ]
+    if wide:
+        progress(
+            f"{len(wide)} layers dequantized from FP8 with block scales; --requantize tensor makes them FP8",
+            1,
+            1,
+        )

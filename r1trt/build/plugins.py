@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from r1trt.artifacts.build import BuildArtifact, BuildDirectory, BuildManifest, PluginsEntry
 from r1trt.artifacts.disk import copy_file
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.config import BuildConfig
 from r1trt.errors import BuildError, ConfigError, UnavailableError
+from r1trt.ops.registry import operator_of
 from r1trt.plugin_tools.library import (
     PluginLibrary,
     find_library,
@@ -123,3 +126,26 @@ def plugins_of_unfinished(config: BuildConfig, build: BuildArtifact) -> BuildPlu
         )
     require_code_for(library, manifest.sms, where=beside)
     return BuildPlugins(library=library, embed=config.embed_plugins or recorded.embedded)
+
+
+def require_plugin_sizes(model: ir.Model) -> None:
+    """Refuse an exported graph with sizes that the plugins have no kernels for, before anything long runs.
+
+    Raises:
+        BuildError: Lists what is found, and in which nodes.
+    """
+    found: dict[str, list[str]] = {}
+    for node in model.graph:
+        operator = operator_of(node)
+        for problem in () if operator is None else operator.plugin_problems(node):
+            found.setdefault(f"{node.op_type}: {problem}", []).append(str(node.name))
+    if found:
+        lines = [
+            f"{problem} ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})"
+            for problem, names in found.items()
+        ]
+        raise BuildError(
+            "TensorRT's plugins have no kernels for sizes of this model.",
+            found="\n    ".join(["", *lines]),
+            fix="build for an architecture whose builder takes no plugins: `r1trt doctor` lists them",
+        )

@@ -15,6 +15,7 @@ from r1trt.artifacts.disk import require_free_space
 from r1trt.data_types import OF_ONNX
 from r1trt.errors import BuildError
 from r1trt.graph.quantize import WeightSource, WeightTensor
+from r1trt.passes.fp8_as_bytes import bytes_of
 from r1trt.progress import Progress, ignore
 
 INLINE_BYTES = 1024
@@ -73,8 +74,10 @@ def write_typed_model(
 def share_weights(written: ir.Model, model: ir.Model) -> None:
     """Point a graph's weights to where those of the same names were written for another graph."""
     for name, value in model.graph.initializers.items():
-        if name in written.graph.initializers:
-            value.const_value = written.graph.initializers[name].const_value
+        tensor = written.graph.initializers[name].const_value if name in written.graph.initializers else None
+        if tensor is not None:
+            # Of FP8 experts, ONNX Runtime's graph has the bytes.
+            value.const_value = tensor if tensor.dtype == value.dtype else bytes_of(tensor)
 
 
 def weight_bytes(model: ir.Model) -> int:

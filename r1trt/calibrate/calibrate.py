@@ -111,4 +111,5 @@ def _completed(layer: LayerPrecision, found: Mapping[str, Any]) -> LayerPrecisio
     lacking = {name: found[name] for name in operator_of_layer(layer).missing_scales(layer) if name in found}
     if "weight_scale" in lacking:
         lacking["weight_axis"] = found["weight_axis"]
+        lacking["weight_error"] = found.get("weight_error")
     return replace(layer, **lacking)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
-from r1trt.graph.quantize import scale_from_amax, weight_amax
-from r1trt.graph.weights import weight_source_from_value
+from r1trt.graph.block_scaled import BlockScaledTensor
+from r1trt.graph.quantize import WeightTensor, scale_from_amax, weight_amax
+from r1trt.graph.weights import FP8, weight_source_from_value
 from r1trt.ops.operator import ScaledWeight
 from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.checks import layer_nodes
@@ -44,13 +47,29 @@ def weight_scales(plan: PrecisionPlan, model: ir.Model, progress: Progress) -> d
 def _measured(weights: dict[str, list[ScaledWeight]]) -> dict[str, Any]:
     """The lists of scales; a list of one number that runs along no axis is a number."""
     found: dict[str, Any] = {"weight_axis": None}
+    changed = whole = 0.0
     for name, parts in weights.items():
-        scales = tuple(scale for part in parts for scale in _scales(part))
+        by_part = [_scales(part) for part in parts]
+        scales = tuple(scale for part in by_part for scale in part)
+        for part, own in zip(parts, by_part, strict=True):
+            squares = _squares(part, own)
+            changed, whole = changed + squares[0], whole + squares[1]
         if any(part.axis is not None for part in parts):
             found |= {name: scales, "weight_axis": 0}
         else:
             found[name] = scales[0]
+    if whole:
+        found["weight_error"] = short_float(np.float32(math.sqrt(changed / whole)))
     return found
+
+
+def _squares(weight: ScaledWeight, scales: tuple[float, ...]) -> tuple[float, float]:
+    """Of the checkpoint's own FP8 weights: what quantizing them again changes, and how large they are."""
+    source = weight_source_from_value(weight.value, weight.block_scales)
+    if not any(isinstance(part, BlockScaledTensor) for part in source.parts):
+        return 0.0, 0.0
+    scale = scales[0] if weight.axis is None else scales
+    return WeightTensor(source, FP8, name=source.name, scale=scale).squares()
 
 
 def _scales(weight: ScaledWeight) -> tuple[float, ...]:

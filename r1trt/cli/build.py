@@ -17,6 +17,7 @@ from r1trt.text import size_text
 if TYPE_CHECKING:
     from r1trt.artifacts import BuildArtifact
 
+REQUANTIZE = ("none", "tensor", "channel")
 BACKENDS = ("auto", *get_args(Backend))
 
 EPILOG = """
@@ -46,6 +47,14 @@ Examples:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Text to measure FP8 scales on; default: text that comes with r1trt.",
+)
+@click.option(
+    "--requantize",
+    type=click.Choice(REQUANTIZE),
+    default="none",
+    show_default=True,
+    help="A checkpoint's FP8 with block scales, where no product takes those: BF16, or FP8 again with one "
+    "scale for a weight or one a row.",
 )
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Builder.")
 @click.option("--max-batch-size", type=click.IntRange(min=1), metavar="N", help="Rows of a call, at most.")

@@ -6,7 +6,7 @@ Legend: N rows of a weight, K its columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -54,6 +54,28 @@ class BlockScaledTensor(RowTensor):
 
     def _whole(self) -> ir.TensorProtocol:
         return ir.Tensor(np.concatenate(list(self.rows())), name=self.name)
+
+
+class JoinedScales(ir.LazyTensor):
+    """Block scales of several weights, one after the other, as FP32; read while they are written.
+
+    Args:
+        parts: The checkpoint's tensors.
+        shape: Shape of the whole.
+        name: Its name.
+    """
+
+    def __init__(self, parts: Sequence[ir.TensorProtocol], shape: Sequence[int], *, name: str) -> None:
+        super().__init__(self._joined, ir.DataType.FLOAT, ir.Shape(shape), name=name)
+        self._parts = parts
+
+    def _joined(self) -> ir.TensorProtocol:
+        """Raises CheckpointError where a scale is no positive finite number."""
+        arrays = [part.numpy().astype(np.float32).reshape(-1) for part in self._parts]
+        for part, array in zip(self._parts, arrays, strict=True):
+            require_positive_scales(str(part.name), array)
+        shape = [int(size) for size in self.shape if isinstance(size, int)]
+        return ir.Tensor(np.concatenate(arrays).reshape(shape), name=self.name)
 
 
 def floats_from_codes(codes: Array) -> NDArray[np.float32]:

@@ -160,8 +160,9 @@ class WeightTensor(ir.LazyTensor):
     Args:
         source: Where the values come from.
         dtype: FLOAT, BFLOAT16, FLOAT16 or FLOAT8E4M3FN.
-        scale: FP8: one FP32 scale, or one for each index of axis 0.
+        scale: Of weights that become FP8: one FP32 scale, or one for each index of axis 0.
         transposed: Store a [N,K] weight as [K,N]; holds that one weight in memory.
+        bytes_only: Declare an FP8 weight as the UINT8 bytes of its elements.
     """
 
     def __init__(
@@ -172,8 +173,10 @@ class WeightTensor(ir.LazyTensor):
         name: str,
         scale: float | Sequence[float] | None = None,
         transposed: bool = False,
+        bytes_only: bool = False,
     ) -> None:
-        if (dtype == ir.DataType.FLOAT8E4M3FN) != (scale is not None):
+        narrow = dtype == ir.DataType.FLOAT8E4M3FN and source.dtype != dtype
+        if narrow != (scale is not None):
             raise PlanError("FP8 weights have a scale, others none.", where=name, found=(str(dtype), scale))
         scales = None if scale is None else np.asarray(scale, np.float32)
         if scales is not None and scales.ndim and scales.shape != source.shape[:1]:
@@ -184,10 +187,31 @@ class WeightTensor(ir.LazyTensor):
                 expected=source.shape[:1],
             )
         shape = tuple(reversed(source.shape)) if transposed else source.shape
-        super().__init__(self._assembled, dtype, ir.Shape(shape), name=name)
+        declared = ir.DataType.UINT8 if bytes_only else dtype
+        super().__init__(self._assembled, declared, ir.Shape(shape), name=name)
         self._source = source
+        self._converts_to = dtype
         self._scales = scales
         self._transposed = transposed
+
+    def as_bytes(self) -> WeightTensor:
+        """The same FP8 weight, declared as bytes."""
+        scale = None if self._scales is None else self._scales.tolist()
+        return WeightTensor(
+            self._source, self._converts_to, name=str(self.name), scale=scale, bytes_only=True
+        )
+
+    def squares(self) -> tuple[float, float]:
+        """Sums of squares, of what quantizing to FP8 changes and of the weights themselves."""
+        changed, whole, start = 0.0, 0.0, 0
+        for chunk in self._source.chunks():
+            scale = self._scales_of_rows(len(chunk), start)
+            values = chunk.astype(np.float32)
+            back = fp8_from_float(values, scale).astype(np.float32) * scale
+            changed += float(np.square(back - values, dtype=np.float64).sum())
+            whole += float(np.square(values, dtype=np.float64).sum())
+            start += len(chunk)
+        return changed, whole
 
     def chunks(self) -> Iterator[Array]:
         """The stored elements in order, as arrays of the target type."""
@@ -204,16 +228,25 @@ class WeightTensor(ir.LazyTensor):
 
     def _converted(self, chunk: Array, start: int) -> Array:
         if self._scales is None:
-            return chunk if self.dtype == self._source.dtype else chunk.astype(self.dtype.numpy())
+            same = self._converts_to == self._source.dtype
+            return chunk if same else chunk.astype(self._converts_to.numpy())
+        return fp8_from_float(chunk, self._scales_of_rows(len(chunk), start))
+
+    def _scales_of_rows(self, count: int, start: int) -> NDArray[np.float32]:
+        """One scale, or [count,1] for the rows from `start` on."""
         scale = self._scales
-        if scale.ndim:
-            rows = np.arange(start, start + len(chunk)) // self._source.rows_per_index
-            scale = scale[rows][:, None]
-        return fp8_from_float(chunk, scale)
+        assert scale is not None, "FP8 weights have a scale"
+        if not scale.ndim:
+            return scale
+        rows = np.arange(start, start + count) // self._source.rows_per_index
+        by_row: NDArray[np.float32] = scale[rows][:, None]
+        return by_row
 
     def _assembled(self) -> ir.TensorProtocol:
         shape = tuple(int(size) for size in self.shape if isinstance(size, int))
         array = np.concatenate([chunk.reshape(-1) for chunk in self.chunks()]).reshape(shape)
+        if self.dtype != self._converts_to:
+            array = array.view(self.dtype.numpy())
         return ir.Tensor(array, dtype=self.dtype, name=self.name)
 
     def tofile(self, file: Any) -> None:

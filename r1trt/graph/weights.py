@@ -17,6 +17,7 @@ from r1trt.graph.edit import Emitter, register, static_dims
 from r1trt.graph.quantize import WeightSource, WeightTensor
 
 Scale = float | tuple[float, ...]
+FP8 = ir.DataType.FLOAT8E4M3FN
 
 
 def weight_source_from_value(value: ir.Value, scales: ir.Value | None = None) -> WeightSource:
@@ -48,6 +49,60 @@ def is_block_fp8(value: ir.Value) -> bool:
     if node.op_type not in ("Cast", "Reshape", "Concat", "Slice"):
         return False
     return any(is_block_fp8(item) for item in node.inputs if item is not None)
+
+
+def own_fp8_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """A weight in the checkpoint's FP8 elements, without its block scales, as an initializer; made once.
+
+    Raises:
+        PlanError: The checkpoint does not hold it in FP8 with block scales.
+    """
+    parts = tuple(map(_as_fp8, _parts(value)))
+    name = _weight_name(value)
+    source = WeightSource(name=name, parts=parts, shape=static_dims(value))
+    return register(graph, WeightTensor(source, FP8, name=f"{name}.{OF_ONNX[FP8].name}"))
+
+
+def block_scales_of(value: ir.Value) -> list[ir.TensorProtocol]:
+    """The block scales of a weight that R1DequantizeBlocks nodes dequantize, in the order of its rows.
+
+    Raises:
+        PlanError: There is no such node.
+    """
+    return [part.scales for part in _parts(value) if isinstance(part, BlockScaledTensor)]
+
+
+def scale_tensors(value: ir.Value) -> list[ir.TensorProtocol]:
+    """The checkpoint's tensors behind stacked block scales, in the order of the stack."""
+    return _parts(value)
+
+
+def _as_fp8(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same bytes as FP8 elements; a tensor in a file is not read."""
+    if isinstance(tensor, BlockScaledTensor):
+        tensor = tensor.codes
+    if tensor.dtype == FP8:
+        return tensor
+    if isinstance(tensor, ir.ExternalTensor):
+        return ir.ExternalTensor(
+            tensor.location,
+            tensor.offset,
+            tensor.length,
+            FP8,
+            shape=tensor.shape,
+            name=str(tensor.name),
+            base_dir=tensor.base_dir,
+        )
+    return ir.Tensor(tensor.numpy().view(FP8.numpy()), dtype=FP8, name=tensor.name)
+
+
+def is_own_fp8(value: ir.Value) -> bool:
+    """Whether a weight is, by views and joins alone, FP8 with block scales in the checkpoint."""
+    try:
+        parts = _parts(value)
+    except PlanError:
+        return False
+    return all(isinstance(part, BlockScaledTensor) or part.dtype == ir.DataType.UINT8 for part in parts)
 
 
 def _scaled(codes: ir.TensorProtocol, scales: ir.TensorProtocol) -> ir.TensorProtocol:

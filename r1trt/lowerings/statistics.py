@@ -15,7 +15,7 @@ from onnxscript._internal.builder import OpBuilder
 
 from r1trt.graph.functions import function_from_body, to_float
 from r1trt.lowerings.builder import BOOL, FLOAT, INT64, dim, subgraph
-from r1trt.lowerings.onnxruntime.expert_weights import expert_gate_up, stack_of
+from r1trt.lowerings.onnxruntime.expert_weights import expert_weight, stack_of
 from r1trt.lowerings.router import Routed, inputs_by_name, routed_tokens
 from r1trt.ops.dynamic_moe import MoeSpec, moe_inputs
 
@@ -121,7 +121,7 @@ def mid_statistic_function(spec: MoeSpec, statistic: Statistic, overload: str) -
                 statistic,
                 routed,
                 active_U,
-                partial(expert_gate_up, spec, stack_of(given, part, "gate_up")),
+                partial(expert_weight, spec, stack_of(op, spec, given, part, "gate_up")),
                 scales,
             )
             total = op.Loop(op.Squeeze(dim(op, active_U, 0)), True, total, body=loop)

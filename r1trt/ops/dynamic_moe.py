@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import onnx_ir as ir
 
-from r1trt.config import MoeConfig, Scoring, TopkMethod
+from r1trt.config import SCALE_BLOCK, MoeConfig, Scoring, TopkMethod
 from r1trt.errors import ExportError
 from r1trt.graph.network_view import LayerParts, ReadBack, joined
+from r1trt.graph.weights import is_own_fp8
 from r1trt.ops.cost import CallSize, Cost, cost_of
 from r1trt.ops.expert_parts import ExpertPart, expert_parts, part_inputs
-from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
+from r1trt.ops.layer_precision import FP8, SCALES, LayerPrecision, Precision
 from r1trt.ops.moe_typing import expected_scales, realize_moe
 from r1trt.ops.operator import AttributeValue, Operator, ScaledWeight
 from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
@@ -25,6 +27,9 @@ from r1trt.ops.product import PRODUCT_TYPES, asked_of_product, product_problems
 
 BLOCK_SCALES = MappingProxyType({"w_gate_up": "gate_up_scale", "w_down": "down_scale"})
 """Inputs that hold the block scales of an export's FP8 experts, which typing takes out."""
+ScaleKind = Literal["none", "expert", "block"]
+PLUGIN_GRANULE = 16
+"""Sizes that the plugin's kernels take are multiples of it."""
 SCORINGS: tuple[Scoring, ...] = ("softmax", "sigmoid")
 TOPK_METHODS: tuple[TopkMethod, ...] = ("greedy", "group_limited_greedy", "noaux_tc")
 
@@ -34,7 +39,8 @@ class MoeSpec:
     """One R1DynamicMoE: w_gate_up [E,2F,D] (gate rows first), w_down [E,D,F], shared_gate_up [2Fs,D].
 
     `activation` is the type of x and y, `weights` that of the experts, whose stacks come in `expert_parts`
-    tensors along E.
+    tensors along E, and `shared` that of the shared expert. FP8 weights, or their bytes (UINT8), have
+    `scales`; activations are quantized too unless `weight_only`, by scales of the node if `static_scales`.
     """
 
     num_experts: int
@@ -54,6 +60,10 @@ class MoeSpec:
     has_router_bias: bool
     activation: ir.DataType
     weights: ir.DataType
+    shared: ir.DataType | None = None
+    scales: ScaleKind = "none"
+    weight_only: bool = False
+    static_scales: bool = False
 
     def attributes(self) -> dict[str, AttributeValue]:
         """The attributes of a node with this spec."""
@@ -68,6 +78,7 @@ class MoeSpec:
             "n_group": self.n_group,
             "topk_group": self.topk_group,
             "expert_parts": self.expert_parts,
+            "weight_only": int(self.weight_only),
         }
 
     @property
@@ -81,9 +92,14 @@ class MoeSpec:
         return self.weights == ir.DataType.FLOAT8E4M3FN
 
     @property
-    def has_block_scales(self) -> bool:
-        """Whether the experts are an export's bytes of FP8 weights, with block scales as inputs."""
-        return self.weights == ir.DataType.UINT8
+    def quantizes_input(self) -> bool:
+        """Whether what enters a product is FP8."""
+        return self.scales != "none" and not self.weight_only
+
+    @property
+    def scales_hold_shared(self) -> bool:
+        """Whether the shared expert's scales stand behind those of the experts of part 0."""
+        return self.scales != "none" and self.shared == self.weights
 
     @property
     def uses_groups(self) -> bool:
@@ -138,6 +154,7 @@ class DynamicMoe(Operator[MoeSpec]):
             "n_group": 1,
             "topk_group": 1,
             "expert_parts": 1,
+            "weight_only": 0,
         }
     )
 
@@ -145,6 +162,7 @@ class DynamicMoe(Operator[MoeSpec]):
     input_scales = ("input_scale", "mid_scale")
     weight_scales = ("weight_scale", "down_scale")
     plugin_types = PLUGIN_NARROW
+    block_scales = True
 
     def input_names(self, node: ir.Node) -> tuple[str, ...]:
         """The operator's inputs, and behind them those of the experts' parts 1 to `expert_parts` - 1."""
@@ -195,14 +213,17 @@ class DynamicMoe(Operator[MoeSpec]):
             has_router_bias=config.scoring == "sigmoid",
             activation=ir.DataType.FLOAT,
             weights=weights,
+            shared=ir.DataType.FLOAT if config.shared_width else None,
+            scales="block" if weights == ir.DataType.UINT8 else "none",
+            weight_only=weights == ir.DataType.UINT8,
         )
 
     def spec_from_node(self, node: ir.Node) -> MoeSpec:
         """Read an R1DynamicMoE node. Raises ExportError where a static size is missing."""
         parts, (hidden, width) = self.parts(node), self.sizes(node, "w_down", 1, 2)
-        shared = 0
+        shared, shared_type = 0, None
         if self.input(node, "shared_down") is not None:
-            (shared,) = self.sizes(node, "shared_down", 1)
+            (shared,), shared_type = self.sizes(node, "shared_down", 1), self.dtype(node, "shared_down")
         return MoeSpec(
             num_experts=parts[-1].stop,
             hidden_size=hidden,
@@ -221,7 +242,19 @@ class DynamicMoe(Operator[MoeSpec]):
             has_router_bias=self.input(node, "router_bias") is not None,
             activation=self.dtype(node, "x"),
             weights=self.dtype(node, "w_gate_up"),
+            shared=shared_type,
+            scales=self._scale_kind(node, parts[0].count),
+            weight_only=bool(self.attribute(node, "weight_only")),
+            static_scales=self.input(node, "x_scale") is not None,
         )
+
+    def _scale_kind(self, node: ir.Node, experts: int) -> ScaleKind:
+        """Which scales part 0's `experts` have: one each, and one for a shared one, or one a block."""
+        if self.input(node, "gate_up_scale") is None:
+            return "none"
+        counts = {experts, experts + self.has_shared(node)}
+        sizes = self.dims(node, "gate_up_scale")
+        return "expert" if len(sizes) == 1 and sizes[0] in counts else "block"
 
     def default_layer(self, node: ir.Node, activation: Precision, *, fp8: bool) -> LayerPrecision:
         """Experts in FP8 where asked for, the router in FP32."""
@@ -243,8 +276,10 @@ class DynamicMoe(Operator[MoeSpec]):
         return self.input(node, "shared_down") is not None
 
     def own_problems(self, layer: LayerPrecision) -> Iterator[str]:
-        """One type for activations and wide experts; FP8 experts take FP8 activations."""
-        if layer.quantizes_weight and not layer.quantizes_input:
+        """One type for activations and wide experts; FP8 experts take FP8 activations, or have own scales."""
+        if layer.own_scales:
+            yield from _own_scales_problems(layer)
+        elif layer.quantizes_weight and not layer.quantizes_input:
             yield "FP8 experts need an FP8 input; the operator has no weight-only form"
         elif layer.quantizes_input:
             yield from product_problems(layer)
@@ -258,6 +293,8 @@ class DynamicMoe(Operator[MoeSpec]):
 
     def node_problems(self, node: ir.Node, layer: LayerPrecision) -> Iterator[str]:
         """A shared expert has a type, and every expert has a scale."""
+        if layer.own_scales:
+            yield from self.own_scales_problems(node, plugin=False)
         if self.has_shared(node) and layer.shared_weight is None:
             yield f"shared_weight is missing; the layer's shared expert has the type {layer.weight}"
         elif not self.has_shared(node) and layer.shared_weight is not None:
@@ -271,6 +308,36 @@ class DynamicMoe(Operator[MoeSpec]):
                     f"{name} holds {found} scales, expected a list of {expected}: one per expert, and one "
                     "for the shared expert where there is one"
                 )
+
+    def own_scales_problems(self, node: ir.Node, *, plugin: bool) -> Iterator[str]:
+        """All weights are FP8 with block scales; the plugin wants whole blocks of gate and of up rows."""
+        names = ["w_gate_up", "w_down", *(["shared_gate_up", "shared_down"] * self.has_shared(node))]
+        wide = [name for name in names if not is_own_fp8(self.required(node, name))]
+        if wide:
+            yield f"the checkpoint does not hold {' and '.join(wide)} in FP8 with block scales"
+        spec = self.spec_from_node(node)
+        for what, width in (("experts", spec.expert_width), ("the shared expert", spec.shared_width)):
+            if plugin and width % SCALE_BLOCK:
+                yield f"the width of {what} is {width}, the plugin's blocks want a multiple of {SCALE_BLOCK}"
+
+    def plugin_problems(self, node: ir.Node) -> Iterator[str]:
+        """Limits of the kernels (plugins/kernels/dynamic_moe/dynamic_moe.h)."""
+        spec = self.spec_from_node(node)
+        for what, size in (
+            ("the hidden size", spec.hidden_size),
+            ("the experts' width", spec.expert_width),
+            ("the shared expert's width", spec.shared_width),
+        ):
+            if size % PLUGIN_GRANULE:
+                yield f"{what} is {size}; the plugin takes multiples of {PLUGIN_GRANULE}"
+        for what, count, limit in (
+            ("experts", spec.num_experts, 256),
+            ("experts a token", spec.top_k, 8),
+            ("groups", spec.n_group, 32),
+            ("parts of the experts", spec.expert_parts, 5),
+        ):
+            if count > limit:
+                yield f"{count} {what}; the plugin takes at most {limit}"
 
     def scaled_weights(self, node: ir.Node, *, by_row: bool) -> dict[str, list[ScaledWeight]]:
         """One scale an expert, and the shared expert's behind them."""
@@ -320,6 +387,16 @@ class DynamicMoe(Operator[MoeSpec]):
             ],
             writes=[(layer.output, tokens * spec.hidden_size)],
         )
+
+
+def _own_scales_problems(layer: LayerPrecision) -> Iterator[str]:
+    if not layer.quantizes_weight:
+        yield f"own_scales belongs to an fp8_e4m3 weight, and weight is {layer.weight}"
+    if not layer.quantizes_input and layer.input != layer.output:
+        yield f"input is {layer.input} and output {layer.output}; the operator has one type for both"
+    given = [name for name in SCALES if getattr(layer, name) is not None]
+    if given:
+        yield f"{' and '.join(given)} stand beside own_scales; the checkpoint's scales are all there are"
 
 
 DYNAMIC_MOE = DynamicMoe()

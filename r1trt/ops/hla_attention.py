@@ -23,6 +23,8 @@ from r1trt.ops.operator import AttributeValue, Cache, Operator
 from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
 
 INTER_BLOCKS: tuple[InterBlock, ...] = ("first_to_first", "all_to_first")
+PLUGIN_HEADS = ((64, 64), (128, 128), (192, 128))
+"""Elements of a key and of a value that the plugin has kernels for."""
 PLUGIN_LATENT = (576, 512)
 """Elements of a key and of its value that the plugin's latent kernel is made for."""
 
@@ -157,8 +159,11 @@ class HlaAttention(Operator[AttentionSpec]):
         return ReadBack(asked, found)
 
     def plugin_problems(self, node: ir.Node) -> Iterator[str]:
-        """Latents of other sizes than its kernel's."""
+        """Heads, or latents, of other sizes than its kernels'."""
         spec = self.spec_from_node(node)
+        if not spec.latent and (spec.head_dim, spec.v_head_dim) not in PLUGIN_HEADS:
+            made = ", ".join(f"{key}/{value}" for key, value in PLUGIN_HEADS)
+            yield f"heads of {spec.head_dim}/{spec.v_head_dim} elements of keys/values; its kernels: {made}"
         if spec.latent and (spec.head_dim, spec.v_head_dim) != PLUGIN_LATENT:
             key, value = PLUGIN_LATENT
             yield (

@@ -42,6 +42,10 @@ class LayerPrecision:
         mid_scale: Experts: scale of the FP8 input of `w_down`.
         down_scale: Experts: scales of `w_down`, in the same order.
         shared_weight: Experts: type of the shared expert's weights.
+        own_scales: Experts: the weights are the checkpoint's own FP8, with the scales of its blocks; an FP8
+            input is then quantized as it comes, one scale for 128 neighbours of a token.
+        weight_error: What quantizing the checkpoint's own FP8 again changes: the root mean square of the
+            difference over that of the weights.
         internals: What is known of the arithmetic inside a fused layer.
         reason: Why these types.
     """
@@ -56,6 +60,8 @@ class LayerPrecision:
     mid_scale: float | None = None
     down_scale: Scale | None = None
     shared_weight: Precision | None = None
+    own_scales: bool = False
+    weight_error: float | None = None
     internals: str | None = None
     reason: str
 

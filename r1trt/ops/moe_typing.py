@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.graph.edit import FLOAT, Emitter, data_type, retype_outputs, static_dims
-from r1trt.graph.weights import Scale, typed_weight
+from r1trt.graph.block_scaled import JoinedScales
+from r1trt.graph.edit import FLOAT, Emitter, data_type, register, retype_outputs, static_dims
+from r1trt.graph.weights import Scale, block_scales_of, own_fp8_weight, scale_tensors, typed_weight
 from r1trt.ops.expert_parts import ExpertPart
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.signature import Signature
@@ -31,14 +32,46 @@ def realize_moe(operator: Signature, node: ir.Node, layer: LayerPrecision, parts
     types |= dict.fromkeys(("shared_gate_up", "shared_down"), experts)
     types |= {part.input(name): experts for part in parts for name in ("w_gate_up", "w_down")}
     scales, blocks = _weight_scales(layer, parts), _block_scales(operator, node, parts)
+    if layer.own_scales:
+        _keep_own_weights(operator, emit, node, parts, blocks)
+    node.attributes["weight_only"] = ir.AttrInt64(
+        "weight_only", int(layer.own_scales and not layer.quantizes_input)
+    )
     for name, dtype in types.items():
         value = operator.input(node, name)
-        if value is not None:
+        own = layer.own_scales and dtype == experts
+        if value is not None and not own:
             typed = typed_weight(emit.graph, value, dtype, scales.get(name), blocks.get(name))
             operator.set_input(node, name, typed)
-    if layer.quantizes_weight:
+    if layer.quantizes_weight and not layer.own_scales:
         _add_scales(operator, emit, node, layer, parts)
     retype_outputs(node, key, act)
+
+
+def _keep_own_weights(
+    operator: Signature, emit: Emitter, node: ir.Node, parts: Parts, blocks: dict[str, ir.Value]
+) -> None:
+    """The checkpoint's FP8 elements and block scales; the shared expert's scales behind those of part 0."""
+    for label in ("gate_up", "down"):
+        shared = operator.input(node, f"shared_{label}")
+        for part in parts:
+            weight, scale = part.input(f"w_{label}"), part.input(f"{label}_scale")
+            own = own_fp8_weight(emit.graph, operator.required(node, weight))
+            behind = shared if part.index == 0 else None
+            joined = _own_scales(emit, scale, blocks.pop(weight), behind)
+            operator.set_input(node, weight, own)
+            operator.set_input(node, scale, joined)
+        if shared is not None:
+            operator.set_input(node, f"shared_{label}", own_fp8_weight(emit.graph, shared))
+
+
+def _own_scales(emit: Emitter, name: str, scales: ir.Value, shared: ir.Value | None) -> ir.Value:
+    """FP32 [E, blocks of rows, blocks of columns], or with a shared expert all of them in one row."""
+    tensors = [*scale_tensors(scales), *([] if shared is None else block_scales_of(shared))]
+    shape = static_dims(scales)
+    if shared is not None:
+        shape = (sum(tensor.size for tensor in tensors),)
+    return register(emit.graph, JoinedScales(tensors, shape, name=f"{emit.key}/{name}"))
 
 
 def _block_scales(operator: Signature, node: ir.Node, parts: Parts) -> dict[str, ir.Value]:
@@ -58,7 +91,7 @@ def _block_scales(operator: Signature, node: ir.Node, parts: Parts) -> dict[str,
 
 def _weight_scales(layer: LayerPrecision, parts: Parts) -> dict[str, Scale]:
     """Scales by weight; the plan lists those of all experts, and the shared expert's behind them."""
-    if not layer.quantizes_weight:
+    if not layer.quantizes_weight or layer.own_scales:
         return {}
     scales: dict[str, Scale] = {}
     for weight, found in (("gate_up", layer.weight_scale), ("down", layer.down_scale)):

@@ -62,6 +62,7 @@ class Operator(Signature, ABC, Generic[Spec]):
         weight_scales: Scales that FP8 weights need; calibration measures them on the weights.
         caches: Inputs and outputs that are one cache each.
         plugin_types: Activation types that its TensorRT plugin has kernels for; empty without a plugin.
+        block_scales: Whether its weights can be a checkpoint's own FP8 with block scales.
     """
 
     types: ClassVar[AllowedTypes]
@@ -69,6 +70,7 @@ class Operator(Signature, ABC, Generic[Spec]):
     weight_scales: ClassVar[tuple[str, ...]] = ()
     caches: ClassVar[tuple[Cache, ...]] = ()
     plugin_types: ClassVar[tuple[ir.DataType, ...]] = ()
+    block_scales: ClassVar[bool] = False
 
     @abstractmethod
     def spec_from_node(self, node: ir.Node) -> Spec:
@@ -115,6 +117,10 @@ class Operator(Signature, ABC, Generic[Spec]):
             yield "weight_scale belongs to an fp8_e4m3 weight"
         if isinstance(layer.weight_scale, tuple) != (layer.weight_axis is not None):
             yield "weight_axis belongs to a list of weight scales, and to nothing else"
+        if layer.own_scales and not self.block_scales:
+            yield f"own_scales is given, but {self.name} computes with no block scales"
+        if layer.weight_error is not None and not layer.quantizes_weight:
+            yield "weight_error belongs to an fp8_e4m3 weight"
         if layer.weight_axis not in (None, 0):
             yield f"weight_axis is {layer.weight_axis}, but weights are scaled along their rows (axis 0)"
         yield from self.own_problems(layer)
@@ -132,18 +138,22 @@ class Operator(Signature, ABC, Generic[Spec]):
         """Sizes of a node that the operator's TensorRT plugin has no kernel for."""
         yield from ()
 
+    def own_scales_problems(self, node: ir.Node, *, plugin: bool) -> Iterator[str]:
+        """Why a node's weights cannot stay a checkpoint's FP8 with block scales, for the plugin or at all."""
+        yield f"{self.name} computes with no block scales"
+
     def missing_scales(self, layer: LayerPrecision) -> tuple[str, ...]:
         """Names of the scales that the types ask for and that are not known yet."""
         return self.missing_input_scales(layer) + self.missing_weight_scales(layer)
 
     def missing_input_scales(self, layer: LayerPrecision) -> tuple[str, ...]:
         """Those that calibration measures on text."""
-        needed = self.input_scales * layer.quantizes_input
+        needed = self.input_scales * (layer.quantizes_input and not layer.own_scales)
         return tuple(name for name in needed if getattr(layer, name) is None)
 
     def missing_weight_scales(self, layer: LayerPrecision) -> tuple[str, ...]:
         """Those that calibration measures on the weights."""
-        needed = self.weight_scales * layer.quantizes_weight
+        needed = self.weight_scales * (layer.quantizes_weight and not layer.own_scales)
         return tuple(name for name in needed if getattr(layer, name) is None)
 
     def scaled_weights(self, node: ir.Node, *, by_row: bool) -> dict[str, list[ScaledWeight]]:

@@ -14,6 +14,7 @@ from r1trt.passes.cancel_casts import CancelCastsPass
 from r1trt.passes.check_onnx import CheckOnnxPass
 from r1trt.passes.check_plan import CheckPlanPass
 from r1trt.passes.check_traps import CheckBuilderFormsPass, CheckTypedPass
+from r1trt.passes.fp8_as_bytes import Fp8AsBytesPass
 from r1trt.passes.infer_types import InferTypesPass
 from r1trt.passes.inline_bodies import InlineBodiesPass
 from r1trt.passes.name_absent_inputs import (
@@ -70,13 +71,24 @@ def passes_for(
     return [
         cache,
         *typing_passes(plan),
-        # ONNX Runtime has CPU kernels for FP32 alone; narrower layers take bodies that can be simulated.
+        *_onnxruntime_passes(CheckOnnxPass()),
+        PretransposeWeightsPass(),
+    ]
+
+
+def _onnxruntime_passes(*checks: Pass) -> Passes:
+    """Bodies of a typed graph for ONNX Runtime, which has CPU kernels for FP32 alone.
+
+    Experts have a body of their own in any type; narrower layers of other operators take those of
+    TensorRT-RTX, whose arithmetic can be simulated.
+    """
+    return [
+        Fp8AsBytesPass(),
         SetBodiesPass("onnxruntime", "tensorrt-rtx"),
-        CheckOnnxPass(),
+        *checks,
         InlineBodiesPass(keep="onnxruntime"),
         InferTypesPass(),
         SimulateBf16Pass(),
-        PretransposeWeightsPass(),
     ]
 
 
@@ -100,15 +112,9 @@ def typing_passes(plan: PrecisionPlan) -> Passes:
 def simulation_passes() -> Passes:
     """What turns a builder's graph into the same arithmetic for ONNX Runtime's CPU.
 
-    Plugins get the `tensorrt-rtx` bodies: same roundings at the boundary.
+    Plugins get bodies with the same roundings at the boundary.
     """
-    return [
-        RestoreAbsentInputsPass(),
-        SetBodiesPass("tensorrt-rtx"),
-        InlineBodiesPass(),
-        InferTypesPass(),
-        SimulateBf16Pass(),
-    ]
+    return [RestoreAbsentInputsPass(), *_onnxruntime_passes()]
 
 
 def calibration_passes(

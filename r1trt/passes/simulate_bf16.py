@@ -10,6 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from r1trt.ops.registry import operator_of
+
 BF16, FLOAT = ir.DataType.BFLOAT16, ir.DataType.FLOAT
 
 # Exact on numbers that BF16 holds: they move, choose or negate elements.
@@ -50,7 +52,10 @@ def _widen_sources(graph: ir.Graph) -> None:
     for value in list(graph.initializers.values()):
         if value.dtype != BF16:
             continue
-        users = list(value.uses())
+        # The experts' own body takes what it needs out of a stack, and widens that.
+        users = [(user, index) for user, index in value.uses() if operator_of(user) is None]
+        if not users:
+            continue
         cast = _cast(value, FLOAT, f"{value.name}/float")
         for user, index in users:
             user.replace_input_with(index, cast.outputs[0])

@@ -107,6 +107,12 @@ def check_plan(plan: PrecisionPlan, arch: str, backend: Backend | None = None) -
         list(_arch_problems(plan, arch)),
         "plan with --bf16, or build for ada, hopper or blackwell",
     )
+    if backend == "tensorrt-rtx":
+        _raise(
+            "The precision plan cannot be built with TensorRT-RTX, which multiplies by no block scales.",
+            [f"'{name}': own_scales is given" for name, layer in plan.layers.items() if layer.own_scales],
+            "give these layers bf16 in the plan, or fp8_e4m3 with scales of their own",
+        )
     if backend == "tensorrt":
         _raise(
             "The precision plan cannot be built with TensorRT: its plugins compute in other types.",

@@ -72,6 +72,18 @@ def _read_scales(value: object) -> float | tuple[float, ...]:
     return tuple(_read_scale(item) for item in value)
 
 
+def _read_switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"is {value!r}, can be true or false")
+    return value
+
+
+def _read_share(value: object) -> float:
+    if not is_number(value) or not 0 <= (share := float_from_yaml(value)) < math.inf:
+        raise ValueError(f"is {value!r}, expected a number from 0 on")
+    return share
+
+
 FIELD_READERS: Mapping[str, Callable[[object], Any]] = {
     "op": _read_op,
     "input": _read_precision,
@@ -83,6 +95,8 @@ FIELD_READERS: Mapping[str, Callable[[object], Any]] = {
     "mid_scale": _read_scale,
     "down_scale": _read_scales,
     "shared_weight": _read_precision,
+    "own_scales": _read_switch,
+    "weight_error": _read_share,
     "internals": _read_text,
     "reason": _read_text,
 }

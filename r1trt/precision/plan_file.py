@@ -83,7 +83,9 @@ def yaml_from_plan(plan: PrecisionPlan, scales: ScalesFile | None = None) -> str
 def _layer_document(key: str, layer: LayerPrecision, stored: dict[str, int]) -> dict[str, object]:
     values = {item.name: getattr(layer, item.name) for item in fields(LayerPrecision)}
     lengths = {name: {"stored": stored[f"{key}.{name}"]} for name in values if f"{key}.{name}" in stored}
-    return {name: value for name, value in (values | lengths).items() if value is not None}
+    return {
+        name: value for name, value in (values | lengths).items() if value is not None and value is not False
+    }
 
 
 def plan_from_yaml(text: str, *, where: object = "plan", directory: Path | None = None) -> PrecisionPlan:

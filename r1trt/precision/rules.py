@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import onnx_ir as ir
 
-from r1trt.arch import BuildPrecision
+from r1trt.arch import Backend, BuildPrecision, architecture
 from r1trt.errors import PlanError
 from r1trt.graph.weights import is_block_fp8
-from r1trt.ops.layer_precision import LayerPrecision, Precision
+from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
+from r1trt.ops.operator import Operator
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import check_plan, graph_hash, layer_nodes
 from r1trt.precision.plan import PLAN_KINDS, PrecisionPlan, Thresholds
 
 WeightScaling = Literal["tensor", "channel"]
+Requantize = Literal["none", "tensor", "channel"]
+"""What becomes of a checkpoint's FP8 with block scales where no product takes it: BF16, or FP8 again."""
 
 HEAD = "lm_head"
 
@@ -39,24 +42,37 @@ def plan_from_rules(
     arch: str,
     precision: BuildPrecision,
     *,
+    backend: Backend | None = None,
     weight_scaling: WeightScaling = "tensor",
+    requantize: Requantize = "none",
     builder: Mapping[str, str] | None = None,
 ) -> PrecisionPlan:
     """Make the plan of a graph by rule; FP8 scales stay open until calibration.
+
+    Weights that the checkpoint has in FP8 with block scales stay so in products that take them, those of
+    experts on Hopper and on the CPU. Elsewhere they are dequantized, or quantized again where asked for.
 
     Args:
         model: Exported graph.
         arch: `--arch`.
         precision: What the user asked for.
+        backend: Builder; None means the architecture's own.
         weight_scaling: FP8 weights of linears get one scale a tensor, or one a row ("channel").
+        requantize: Scaling of weights that are quantized again; "none" dequantizes them.
         builder: Versions of the builder modules, for the plan's header.
 
     Raises:
-        PlanError: FP8 for an architecture without it.
+        PlanError: FP8 for an architecture without it, or nothing to quantize again.
     """
+    backend = backend or architecture(arch).backend
     if precision not in PLAN_KINDS:
         raise PlanError("Unknown precision.", found=precision, expected=" | ".join(PLAN_KINDS))
-    layers = {name: _layer(name, node, precision) for name, node in layer_nodes(model).items()}
+    nodes = layer_nodes(model)
+    if requantize != "none":
+        _require_requantizable(nodes, precision)
+        weight_scaling = requantize
+    rules = _Rules(precision=precision, backend=backend, requantize=requantize != "none")
+    layers = {name: rules.layer(name, node) for name, node in nodes.items()}
     plan = PrecisionPlan(
         model_hash=graph_hash(model),
         arch=arch,
@@ -70,15 +86,72 @@ def plan_from_rules(
     return plan
 
 
-def _layer(name: str, node: ir.Node, precision: BuildPrecision) -> LayerPrecision:
+def is_in_block_fp8(node: ir.Node) -> bool:
+    """Whether a checkpoint has any weight of a layer in FP8 with block scales."""
+    return any(is_block_fp8(value) for value in node.inputs if value is not None)
+
+
+def _require_requantizable(nodes: Mapping[str, ir.Node], precision: BuildPrecision) -> None:
+    if precision != "fp8":
+        raise PlanError(
+            "Weights are quantized again for FP8 products alone.",
+            found=f"precision {precision}",
+            fix="build with --fp8, or leave --requantize out",
+        )
+    if not any(map(is_in_block_fp8, nodes.values())):
+        raise PlanError(
+            "There is nothing to quantize again: the checkpoint has no FP8 weights with block scales.",
+            fix="leave --requantize out; --fp8 quantizes the weights that the checkpoint has",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rules:
+    precision: BuildPrecision
+    backend: Backend
+    requantize: bool
+
+    def layer(self, name: str, node: ir.Node) -> LayerPrecision:
+        if is_in_block_fp8(node):
+            return self._of_block_fp8(node)
+        fp8 = self.precision == "fp8"
+        layer = _operator(node).default_layer(node, self._activation, fp8=fp8 and name != HEAD)
+        if fp8 and name == HEAD:
+            reason = "the head's logits decide the token; FP8 there costs accuracy and saves little time"
+            return replace(layer, reason=reason)
+        return layer
+
+    @property
+    def _activation(self) -> Precision:
+        return "fp32" if self.precision == "fp32" else "bf16"
+
+    def _of_block_fp8(self, node: ir.Node) -> LayerPrecision:
+        operator, fp8 = _operator(node), self.precision == "fp8"
+        wide = operator.default_layer(node, self._activation, fp8=False)
+        dequantized = f"{wide.reason}; weights dequantized from FP8 with block scales"
+        problems = self._problems(operator, node) if operator.block_scales else []
+        if operator.block_scales and not problems:
+            return replace(
+                wide,
+                input=FP8 if fp8 else wide.input,
+                weight=FP8,
+                shared_weight=None if wide.shared_weight is None else FP8,
+                own_scales=True,
+                reason="the checkpoint's own FP8 with block scales, exact",
+            )
+        if self.requantize:
+            layer = operator.default_layer(node, self._activation, fp8=fp8)
+            again = f"{layer.reason}; weights quantized again from FP8 with block scales"
+            return replace(layer, reason=again if layer.quantizes_weight else dequantized)
+        return replace(wide, reason=f"{dequantized}{': ' if problems else ''}{'; '.join(problems)}")
+
+    def _problems(self, operator: Operator[Any], node: ir.Node) -> list[str]:
+        if self.backend == "tensorrt-rtx":
+            return ["TensorRT-RTX multiplies by no block scales"]
+        return list(operator.own_scales_problems(node, plugin=self.backend == "tensorrt"))
+
+
+def _operator(node: ir.Node) -> Operator[Any]:
     operator = layer_operator_of(node)
     assert operator is not None, "layer_nodes finds operators alone"
-    activation: Precision = "fp32" if precision == "fp32" else "bf16"
-    layer = operator.default_layer(node, activation, fp8=precision == "fp8" and name != HEAD)
-    if precision == "fp8" and name == HEAD:
-        reason = "the head's logits decide the token; FP8 there costs accuracy and saves little time"
-        return replace(layer, reason=reason)
-    if any(is_block_fp8(value) for value in node.inputs if value is not None):
-        how = "quantized again" if layer.quantizes_weight else "dequantized"
-        return replace(layer, reason=f"{layer.reason}; weights {how} from FP8 with block scales")
-    return layer
+    return operator

@@ -42,7 +42,7 @@ COMMANDS = {
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One directory of each kind, of a small Llama."""
     directory = tmp_path_factory.mktemp("artifacts")
-    checkpoint = write_llama(directory / "checkpoint", tokenizer=True)
+    checkpoint = write_llama(directory / "checkpoint", tokenizer=True, head_dim=64)
     export = export_checkpoint(
         ExportConfig(checkpoint=checkpoint, output=directory / "export", max_seq_len=64)
     )

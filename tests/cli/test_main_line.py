@@ -15,7 +15,7 @@ from r1trt.cli import main
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory to work in, as a user does: results go to `engines/` in it."""
-    write_llama(tmp_path / "tiny", tokenizer=True)
+    write_llama(tmp_path / "tiny", tokenizer=True, head_dim=64)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

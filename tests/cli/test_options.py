@@ -15,9 +15,9 @@ OPTIONS = {
     "estimate": "model --batch --max-seq-len --max-input-len --json",
     "export": "checkpoint --output -o --max-seq-len --copy --dry-run --last-token-logits --json",
     "build": (
-        "model --arch --fp8 --bf16 --fp32 --plan --calibration --backend --max-batch-size --max-input-len"
-        " --max-seq-len --no-cache --plugin-library --embed-plugins --timing-cache --dump-passes"
-        " --output -o --json"
+        "model --arch --fp8 --bf16 --fp32 --plan --requantize --calibration --backend --max-batch-size"
+        " --max-input-len --max-seq-len --no-cache --plugin-library --embed-plugins --timing-cache"
+        " --dump-passes --output -o --json"
     ),
     "validate": "engine --reference --prompts --max-tokens --json",
     "generate": "engine --prompt --max-new-tokens --temperature --seed --thinking --json",

@@ -15,17 +15,26 @@ from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.precision.plan_file import load_plan
+from r1trt.precision.rules import Requantize
 from r1trt.runtime.generate import GenerateConfig, generate
 
 PROMPT, NEW_TOKENS = "Every function writes", 20
 
 
-def build(checkpoint: Path, directory: Path, arch: str, precision: BuildPrecision) -> Path:
+def build(
+    checkpoint: Path,
+    directory: Path,
+    arch: str,
+    precision: BuildPrecision,
+    requantize: Requantize = "none",
+) -> Path:
     """Exports a checkpoint with a cache of 64 tokens, and builds it."""
     export = export_checkpoint(
         ExportConfig(checkpoint=checkpoint, output=directory / "export", max_seq_len=64)
     )
-    config = BuildConfig(model=export, arch=arch, precision=precision, output=directory / "engine")
+    config = BuildConfig(
+        model=export, arch=arch, precision=precision, requantize=requantize, output=directory / "engine"
+    )
     return build_engine(config)
 
 
@@ -51,9 +60,10 @@ def assert_fp8_engine_obeys_its_plan(
     directory: Path,
     named: Sequence[str] = (),
     product: str = "model.layers.0.self_attn.q_proj",
+    requantize: Requantize = "none",
 ) -> None:
     """The engine for SM89 is there, its network is what the plan asks for, and the plan names `named`."""
-    engine = build(checkpoint, directory, "ada", "fp8")
+    engine = build(checkpoint, directory, "ada", "fp8", requantize)
     manifest = read_manifest(engine, "engine")
     assert manifest["status"] == "complete" and [entry["sm"] for entry in manifest["engines"]] == [89]
     assert manifest["network_check"]["disobeyed"] == 0

@@ -68,7 +68,7 @@ R1_YARN = {
     "mscale_all_dim": 1.0,
     "original_max_position_embeddings": 4096,
 }
-PLUGIN_SIZES = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
+PLUGIN_SIZES = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "moe_intermediate_size": 32}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "as published": {"hub_spelling": True},

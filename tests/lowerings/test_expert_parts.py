@@ -47,6 +47,7 @@ def model_of(case: MoeCase, inputs: dict[str, Array], parts: int, backend: Lower
             name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
         )
     attributes = {name: getattr(case, name) for name in DYNAMIC_MOE.attributes} | {"expert_parts": parts}
+    attributes["weight_only"] = int(given["w_gate_up"].dtype == np.uint8)
     y = ir.Value(name="y", type=ir.TensorType(FLOAT), shape=values["x"].shape)
     names = DYNAMIC_MOE.inputs + part_inputs(parts)
     node = ir.node(

@@ -313,6 +313,7 @@ class MoeCase:
     bias: bool = False
     shared_width: int = 0
     expert_parts: int = field(default=1, kw_only=True)
+    weight_only: int = field(default=0, kw_only=True)
     experts: int = field(default=8, kw_only=True)
     hidden: int = field(default=32, kw_only=True)
     width: int = field(default=16, kw_only=True)

@@ -31,8 +31,9 @@ from r1trt.export.io import ExportedModel, load_export
 from r1trt.ops.registry import OPERATORS
 from r1trt.passes.check_onnx import proto_without_weights
 from r1trt.passes.pipeline import passes_for, run_passes
+from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
-from r1trt.precision.rules import plan_from_rules
+from r1trt.precision.rules import Requantize, is_in_block_fp8, plan_from_rules
 
 CAPACITY, PROMPT = 64, 20
 SHARED = {"num_shared_experts": 1, "shared_intermediate_size": 48}
@@ -85,7 +86,9 @@ def plan_for(exported: ExportedModel, precision: BuildPrecision) -> PrecisionPla
 
 
 def calibrated(exported: ExportedModel, precision: BuildPrecision) -> PrecisionPlan:
-    plan = plan_from_rules(exported.model, "ada", precision)
+    own = any(map(is_in_block_fp8, layer_nodes(exported.model).values()))
+    requantize: Requantize = "tensor" if own and precision == "fp8" else "none"
+    plan = plan_from_rules(exported.model, "ada", precision, requantize=requantize)
     config = CalibrationConfig(tokenizer=exported.path, tokens=512, chunk=64)
     return calibrated_plan(plan, exported.model, exported.weight_base, config)
 

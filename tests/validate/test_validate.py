@@ -31,7 +31,7 @@ TOKENS = 300
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("llama") / "checkpoint", tokenizer=True)
+    return write_llama(tmp_path_factory.mktemp("llama") / "checkpoint", tokenizer=True, head_dim=64)
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +226,13 @@ def test_without_the_checkpoint_the_report_says_so(export: Path, tmp_path: Path)
 
 
 def test_a_reference_of_another_model(export: Path, tmp_path: Path) -> None:
-    other = write_llama(tmp_path / "other", num_hidden_layers=1)
+    other = write_llama(tmp_path / "other", num_hidden_layers=1, head_dim=64)
     with pytest.raises(ConfigError, match=r"another model(.|\n)*num_layers 1"):
         validated(export, reference=other)
 
 
 def test_another_checkpoint_of_the_same_shape_fails(export: Path, tmp_path: Path) -> None:
-    other = write_llama(tmp_path / "other", seed=9)
+    other = write_llama(tmp_path / "other", seed=9, head_dim=64)
     with pytest.raises(ValidationError):
         validated(export, reference=other)
 

@@ -1,4 +1,4 @@
-"""Bodies that ONNX Runtime executes in FP32: only routed tokens, only the blocks that are needed."""
+"""Bodies that ONNX Runtime executes: only routed tokens, only the blocks that are needed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
 
 
 def _computes(spec: RopeSpec | AttentionSpec | MoeSpec) -> bool:
-    """ONNX Runtime has CPU kernels for FP32 alone; the bodies cast weights, but know no scales."""
-    return spec.activation == FLOAT and not (isinstance(spec, MoeSpec) and spec.fp8)
+    """Kernels on the CPU are FP32 alone; the experts' body rounds to other types, and indexes no FP8."""
+    return not spec.fp8 if isinstance(spec, MoeSpec) else spec.activation == FLOAT
 
 
 LOWERING = Lowering(

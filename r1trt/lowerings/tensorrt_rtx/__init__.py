@@ -5,13 +5,21 @@ They are generic in the activation type: the same bodies, typed FLOAT, run in ON
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from r1trt.lowerings.builder import Lowering
 from r1trt.lowerings.tensorrt_rtx.attention import attention_body
 from r1trt.lowerings.tensorrt_rtx.moe import moe_body
 from r1trt.lowerings.tensorrt_rtx.rope import rope_body
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
+
+
+def _computes(spec: object) -> bool:
+    """TensorRT-RTX multiplies nothing by block scales, and knows FP8 by its type."""
+    return not isinstance(spec, MoeSpec) or (spec.scales != "block" and spec.weights != ir.DataType.UINT8)
+
 
 LOWERING = Lowering(
     bodies={
@@ -19,5 +27,5 @@ LOWERING = Lowering(
         HLA_ATTENTION.name: attention_body,
         DYNAMIC_MOE.name: moe_body,
     },
-    computes=lambda spec: True,
+    computes=_computes,
 )

@@ -142,6 +142,7 @@ def moe_layer(
     attributes = {
         "scoring": 1, "topk_method": 2, "top_k": 3, "top_k_min": 2, "adaptive_threshold": 0.75,
         "norm_topk_prob": 1, "routed_scaling_factor": 2.5, "n_group": 4, "topk_group": 2, "expert_parts": 1,
+        "weight_only": 0,
     }  # fmt: skip
     return Layer(DYNAMIC_MOE.name, inputs, (x,), attributes)
 

@@ -90,6 +90,7 @@ class Kernels:
             if inputs[name] is not None
         }
         x = self.rounded(inputs["x"])
+        attributes = {name: value for name, value in attributes.items() if name != "weight_only"}
         y = aligned(x.shape, x.dtype)
         params = self.library.params(
             MoeParams, **attributes, data_type=self.data_type, weight_type=self.data_type, batch=x.shape[0],
