@@ -53,6 +53,11 @@ def plan_for_target(
 
     config = CalibrationConfig(tokenizer=export.artifact.path, text=calibration)
     plan = calibrated_plan(plan, export.model, export.weight_base, config, progress)
+    _say_what_is_requantized(plan, progress)
+    return plan
+
+
+def _say_what_is_requantized(plan: PrecisionPlan, progress: Progress) -> None:
     errors = [layer.weight_error for layer in plan.layers.values() if layer.weight_error is not None]
     if errors:
         progress(
@@ -61,7 +66,6 @@ def plan_for_target(
             1,
             1,
         )
-    return plan
 
 
 def _say_what_is_dequantized(plan: PrecisionPlan, export: ExportedModel, progress: Progress) -> None:

@@ -90,7 +90,9 @@ def estimate_of(model: SizedModel, use: Use, directory: Path, *, copy: bool = Fa
         for arch in ARCHITECTURES.values()
         for precision in _precisions(arch)
     }
-    by_precision = {planned.precision: planned for planned in by_arch.values()}
+    # Of architectures that differ, the one that keeps most of a checkpoint's FP8.
+    largest_first = sorted(by_arch.values(), key=lambda planned: -planned.bytes)
+    by_precision = {planned.precision: planned for planned in largest_first}
     memory, free = memory_of_machine(), free_disk(directory)
     export = export_step(model, copy=copy)
     steps = [StepHere(step=export, obstacles=tuple(obstacles(export, memory, free)))]

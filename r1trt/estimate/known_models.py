@@ -67,6 +67,12 @@ _YARN = {
     "beta_fast": 32,
     "beta_slow": 1,
 }
+_FP8 = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [128, 128],
+}
 _LATENT = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
 
 KNOWN_MODELS: Mapping[str, RawConfig] = MappingProxyType(
@@ -78,7 +84,7 @@ KNOWN_MODELS: Mapping[str, RawConfig] = MappingProxyType(
         "r1-distill-llama-8b": _llama3(128256, 4096, 14336, 32, 32, 8),
         "r1-distill-llama-70b": _LLAMA_70B,
         "r1-70b": _LLAMA_70B,
-        "r1-671b": _raw(  # converted to BF16, as it is read today
+        "r1-671b": _raw(
             "DeepseekV3ForCausalLM",
             "deepseek_v3",
             (129280, 7168, 18432, 61, 128, 128),
@@ -99,6 +105,7 @@ KNOWN_MODELS: Mapping[str, RawConfig] = MappingProxyType(
             norm_topk_prob=True,
             routed_scaling_factor=2.5,
             num_nextn_predict_layers=1,
+            quantization_config=_FP8,
         ),
         "v2-lite": _raw(
             "DeepseekV2ForCausalLM",

@@ -11,8 +11,9 @@ from r1trt.export.forward import FLOAT, Forward, sizes
 from r1trt.export.graph import GraphEmitter
 from r1trt.families import family_of
 from r1trt.ops.cost import Dims
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.expert_parts import ExpertPart, fewest_parts
+from r1trt.ops.moe_spec import MoeSpec
 
 
 def _concat(emit: GraphEmitter, name: str, parts: list[ir.Value]) -> ir.Value:

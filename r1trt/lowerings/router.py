@@ -10,8 +10,8 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.lowerings.builder import arange, constant, dim
-from r1trt.ops.dynamic_moe import MoeSpec
 from r1trt.ops.expert_parts import ExpertPart
+from r1trt.ops.moe_spec import MoeSpec
 
 NORMALIZATION_EPSILON = 1e-20
 

@@ -17,7 +17,7 @@ from r1trt.graph.functions import function_from_body, to_float
 from r1trt.lowerings.builder import BOOL, FLOAT, INT64, dim, subgraph
 from r1trt.lowerings.onnxruntime.expert_weights import expert_weight, stack_of
 from r1trt.lowerings.router import Routed, inputs_by_name, routed_tokens
-from r1trt.ops.dynamic_moe import MoeSpec, moe_inputs
+from r1trt.ops.moe_spec import MoeSpec, moe_inputs
 
 _FP8 = ir.DataType.FLOAT8E4M3FN
 _STATISTIC = "R1CalibrationStatistic"

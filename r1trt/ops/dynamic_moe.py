@@ -7,129 +7,34 @@ Fs width of all shared experts together.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
 import onnx_ir as ir
 
-from r1trt.config import SCALE_BLOCK, MoeConfig, Scoring, TopkMethod
+from r1trt.config import SCALE_BLOCK, MoeConfig
 from r1trt.errors import ExportError
 from r1trt.graph.network_view import LayerParts, ReadBack, joined
 from r1trt.graph.weights import is_own_fp8
 from r1trt.ops.cost import CallSize, Cost, cost_of
 from r1trt.ops.expert_parts import ExpertPart, expert_parts, part_inputs
 from r1trt.ops.layer_precision import FP8, SCALES, LayerPrecision, Precision
+from r1trt.ops.moe_spec import INPUTS, SCORINGS, TOPK_METHODS, MoeSpec, ScaleKind
 from r1trt.ops.moe_typing import expected_scales, realize_moe
-from r1trt.ops.operator import AttributeValue, Operator, ScaledWeight
+from r1trt.ops.operator import Operator, ScaledWeight
 from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
 from r1trt.ops.product import PRODUCT_TYPES, asked_of_product, product_problems
 
 BLOCK_SCALES = MappingProxyType({"w_gate_up": "gate_up_scale", "w_down": "down_scale"})
 """Inputs that hold the block scales of an export's FP8 experts, which typing takes out."""
-ScaleKind = Literal["none", "expert", "block"]
 PLUGIN_GRANULE = 16
 """Sizes that the plugin's kernels take are multiples of it."""
-SCORINGS: tuple[Scoring, ...] = ("softmax", "sigmoid")
-TOPK_METHODS: tuple[TopkMethod, ...] = ("greedy", "group_limited_greedy", "noaux_tc")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MoeSpec:
-    """One R1DynamicMoE: w_gate_up [E,2F,D] (gate rows first), w_down [E,D,F], shared_gate_up [2Fs,D].
-
-    `activation` is the type of x and y, `weights` that of the experts, whose stacks come in `expert_parts`
-    tensors along E, and `shared` that of the shared expert. FP8 weights, or their bytes (UINT8), have
-    `scales`; activations are quantized too unless `weight_only`, by scales of the node if `static_scales`.
-    """
-
-    num_experts: int
-    hidden_size: int
-    expert_width: int
-    shared_width: int
-    scoring: Scoring
-    topk_method: TopkMethod
-    top_k: int
-    top_k_min: int
-    adaptive_threshold: float
-    norm_topk_prob: bool
-    routed_scaling_factor: float
-    n_group: int
-    topk_group: int
-    expert_parts: int = 1
-    has_router_bias: bool
-    activation: ir.DataType
-    weights: ir.DataType
-    shared: ir.DataType | None = None
-    scales: ScaleKind = "none"
-    weight_only: bool = False
-    static_scales: bool = False
-
-    def attributes(self) -> dict[str, AttributeValue]:
-        """The attributes of a node with this spec."""
-        return {
-            "scoring": SCORINGS.index(self.scoring),
-            "topk_method": TOPK_METHODS.index(self.topk_method),
-            "top_k": self.top_k,
-            "top_k_min": self.top_k_min,
-            "adaptive_threshold": self.adaptive_threshold,
-            "norm_topk_prob": int(self.norm_topk_prob),
-            "routed_scaling_factor": self.routed_scaling_factor,
-            "n_group": self.n_group,
-            "topk_group": self.topk_group,
-            "expert_parts": self.expert_parts,
-            "weight_only": int(self.weight_only),
-        }
-
-    @property
-    def parts(self) -> tuple[ExpertPart, ...]:
-        """Which experts each part of the stacks holds."""
-        return expert_parts(self.num_experts, self.expert_parts)
-
-    @property
-    def fp8(self) -> bool:
-        """Whether the experts' weights are FP8 with scales as inputs of the node."""
-        return self.weights == ir.DataType.FLOAT8E4M3FN
-
-    @property
-    def quantizes_input(self) -> bool:
-        """Whether what enters a product is FP8."""
-        return self.scales != "none" and not self.weight_only
-
-    @property
-    def scales_hold_shared(self) -> bool:
-        """Whether the shared expert's scales stand behind those of the experts of part 0."""
-        return self.scales != "none" and self.shared == self.weights
-
-    @property
-    def uses_groups(self) -> bool:
-        """Whether the coarse stage masks any expert group."""
-        return self.n_group > 1 and self.topk_method != "greedy"
-
-
-def moe_inputs(spec: MoeSpec) -> tuple[str, ...]:
-    """Names of the inputs of a node with this spec, in order."""
-    return DynamicMoe.inputs + part_inputs(spec.expert_parts)
 
 
 class DynamicMoe(Operator[MoeSpec]):
     """R1DynamicMoE: a router and its experts, as many a token as the router keeps."""
 
     name = "R1DynamicMoE"
-    inputs = (
-        "x",
-        "seq_len",
-        "w_router",
-        "router_bias",
-        "w_gate_up",
-        "w_down",
-        "shared_gate_up",
-        "shared_down",
-        "x_scale",
-        "gate_up_scale",
-        "mid_scale",
-        "down_scale",
-    )
+    inputs = INPUTS
     optional_inputs = frozenset(
         {
             "router_bias",

@@ -49,8 +49,7 @@ def plan_from_rules(
 ) -> PrecisionPlan:
     """Make the plan of a graph by rule; FP8 scales stay open until calibration.
 
-    Weights that the checkpoint has in FP8 with block scales stay so in products that take them, those of
-    experts on Hopper and on the CPU. Elsewhere they are dequantized, or quantized again where asked for.
+    FP8 with block scales stays in products that take it, experts' on Hopper and the CPU.
 
     Args:
         model: Exported graph.
@@ -64,15 +63,14 @@ def plan_from_rules(
     Raises:
         PlanError: FP8 for an architecture without it, or nothing to quantize again.
     """
-    backend = backend or architecture(arch).backend
     if precision not in PLAN_KINDS:
         raise PlanError("Unknown precision.", found=precision, expected=" | ".join(PLAN_KINDS))
     nodes = layer_nodes(model)
     if requantize != "none":
         _require_requantizable(nodes, precision)
         weight_scaling = requantize
+    backend = backend or architecture(arch).backend
     rules = _Rules(precision=precision, backend=backend, requantize=requantize != "none")
-    layers = {name: rules.layer(name, node) for name, node in nodes.items()}
     plan = PrecisionPlan(
         model_hash=graph_hash(model),
         arch=arch,
@@ -80,7 +78,7 @@ def plan_from_rules(
         builder=builder or {},
         thresholds=THRESHOLDS[precision],
         calibration={"weight_scaling": weight_scaling} if precision == "fp8" else {},
-        layers=layers,
+        layers={name: rules.layer(name, node) for name, node in nodes.items()},
     )
     check_plan(plan, arch)
     return plan

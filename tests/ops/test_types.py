@@ -25,6 +25,7 @@ from ops.nodes import (
     Inputs,
     node_of,
 )
+from ops.nodes import FP8 as FP8_CODES
 
 from r1trt.errors import PlanError
 from r1trt.ops.layer_precision import PRECISIONS, LayerPrecision
@@ -195,7 +196,34 @@ def test_latents_that_the_plugin_has_a_kernel_for(key: int, value: int, fits: bo
         wide[name] = (dtype, [*dims[:-1], key])
     problems = list(operator.plugin_problems(node_of(operator, wide, {"v_head_dim": value})))
     assert not problems if fits else "made for 576 and 512" in problems[0]
-    assert not list(operator.plugin_problems(node_of(operator, ATTENTION)))
+
+
+@pytest.mark.parametrize(("size", "fits"), [(64, True), (128, True), (16, False), (100, False)])
+def test_heads_that_the_plugin_has_kernels_for(size: int, fits: bool) -> None:
+    operator, sized = OPERATORS["R1HLAAttention"], dict(ATTENTION)
+    for name in ("q", "k", "v", "key_cache", "value_cache"):
+        dtype, dims = sized[name]
+        sized[name] = (dtype, [*dims[:-1], size])
+    problems = list(operator.plugin_problems(node_of(operator, sized)))
+    assert not problems if fits else f"heads of {size}/{size} elements" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, None),
+        ({"w_gate_up": [8, 40, 32], "w_down": [8, 32, 20]}, "the experts' width is 20"),
+        ({"w_router": [512, 32], "w_gate_up": [512, 32, 32], "w_down": [512, 32, 16]}, "512 experts"),
+    ],
+)
+def test_experts_that_the_plugin_has_kernels_for(change: dict[str, list[int]], problem: str | None) -> None:
+    operator, sized = OPERATORS["R1DynamicMoE"], dict(MOE)
+    sized |= {"w_gate_up": (FP8_CODES, [8, 32, 32]), "w_down": (FP8_CODES, [8, 32, 16])}
+    sized |= {"shared_gate_up": (FP8_CODES, [32, 32]), "shared_down": (FP8_CODES, [32, 16])}
+    for name, dims in change.items():
+        sized[name] = (sized[name][0], list(dims))
+    problems = list(operator.plugin_problems(node_of(operator, sized)))
+    assert not problems if problem is None else problem in problems[0]
 
 
 def test_a_layer_of_no_operator() -> None:

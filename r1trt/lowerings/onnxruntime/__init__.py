@@ -6,9 +6,10 @@ from r1trt.lowerings.builder import FLOAT, Lowering
 from r1trt.lowerings.onnxruntime.attention import attention_body
 from r1trt.lowerings.onnxruntime.moe import moe_body
 from r1trt.lowerings.onnxruntime.rope import rope_body
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE, RopeSpec
 from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
+from r1trt.ops.moe_spec import MoeSpec
 
 
 def _computes(spec: RopeSpec | AttentionSpec | MoeSpec) -> bool:

@@ -16,7 +16,7 @@ from onnxscript._internal.builder import OpBuilder
 from r1trt.config import SCALE_BLOCK
 from r1trt.graph.functions import to_float
 from r1trt.lowerings.builder import FLOAT, constant
-from r1trt.ops.dynamic_moe import MoeSpec
+from r1trt.ops.moe_spec import MoeSpec
 
 FP8 = ir.DataType.FLOAT8E4M3FN
 LARGEST = 448.0

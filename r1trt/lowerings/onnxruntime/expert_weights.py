@@ -17,8 +17,8 @@ from onnxscript._internal.builder import OpBuilder
 from r1trt.config import scale_shape
 from r1trt.lowerings.builder import constant
 from r1trt.ops.dequantize_blocks import times_block_scales
-from r1trt.ops.dynamic_moe import MoeSpec
 from r1trt.ops.expert_parts import ExpertPart
+from r1trt.ops.moe_spec import MoeSpec
 
 INT32, UINT8 = ir.DataType.INT32, ir.DataType.UINT8
 _VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)

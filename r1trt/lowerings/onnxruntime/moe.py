@@ -20,7 +20,7 @@ from r1trt.lowerings.onnxruntime.expert_weights import (
     stack_of,
 )
 from r1trt.lowerings.router import Routed, inputs_by_name, routed_tokens
-from r1trt.ops.dynamic_moe import MoeSpec, moe_inputs
+from r1trt.ops.moe_spec import MoeSpec, moe_inputs
 
 PRODUCTS = ("gate_up", "down")
 

@@ -11,9 +11,10 @@ from r1trt.lowerings.builder import Lowering
 from r1trt.lowerings.tensorrt_rtx.attention import attention_body
 from r1trt.lowerings.tensorrt_rtx.moe import moe_body
 from r1trt.lowerings.tensorrt_rtx.rope import rope_body
-from r1trt.ops.dynamic_moe import DYNAMIC_MOE, MoeSpec
+from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
+from r1trt.ops.moe_spec import MoeSpec
 
 
 def _computes(spec: object) -> bool:

@@ -24,7 +24,7 @@ from r1trt.errors import ExportError
 from r1trt.graph.functions import Body, to_float
 from r1trt.lowerings.builder import FLOAT, arange, constant, dim
 from r1trt.lowerings.router import inputs_by_name, route
-from r1trt.ops.dynamic_moe import MoeSpec, moe_inputs
+from r1trt.ops.moe_spec import MoeSpec, moe_inputs
 
 FP8 = ir.DataType.FLOAT8E4M3FN
 
