@@ -8,9 +8,10 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
+from fp8_checkpoints import quantize_checkpoint
 from harness.compile import harness_library, host_plugin_library
 from test_plugin_registry import findings, run_child
-from tiny_checkpoints import write_r1_asa
+from tiny_checkpoints import write_deepseek, write_r1_asa
 
 from r1trt.artifacts.manifest import read_manifest
 from r1trt.artifacts.profiles import InputRange, OptimizationProfile, save_profiles
@@ -19,6 +20,7 @@ from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.cache import CACHE_VARIABLE
 from r1trt.errors import BuildError, PlanError, UnavailableError
+from r1trt.export import moe
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.ops.operator import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from r1trt.ops.registry import OPERATORS
@@ -60,13 +62,33 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_checkpoint(config)
 
 
-@pytest.fixture(scope="module", params=["fp8", "bf16", "bf16 without a cache"])
-def build(request: pytest.FixtureRequest, export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def deepseek_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DeepSeek-V3 in FP8 with block scales; latents of R1's size, 16 experts in 3 parts."""
+    directory = tmp_path_factory.mktemp("deepseek")
+    sizes = {"hidden_size": 256, "moe_intermediate_size": 128, "n_routed_experts": 16}
+    latent = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
+    plain = write_deepseek(directory / "plain", tokenizer=True, **sizes, **latent)
+    checkpoint = quantize_checkpoint(plain, directory / "fp8")
+    config = ExportConfig(checkpoint=checkpoint, output=directory / "export", max_seq_len=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moe, "fewest_parts", lambda *_: 3)
+        return export_checkpoint(config)
+
+
+@pytest.fixture(scope="module", params=["fp8", "bf16", "bf16 without a cache", "fp8 of DeepSeek"])
+def build(
+    request: pytest.FixtureRequest,
+    export: Path,
+    deepseek_export: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A build for Hopper with a plugin library that was named; it stops in front of the engine."""
     output = tmp_path_factory.mktemp("build") / "engine"
-    precision, _, without = request.param.partition(" ")
+    precision, _, kind = request.param.partition(" ")
     config = BuildConfig(
-        model=export, arch="hopper", precision=precision, cache=not without, output=output,
+        model=deepseek_export if kind == "of DeepSeek" else export,
+        arch="hopper", precision=precision, cache=kind != "without a cache", output=output,
         plugin_library=host_library(tmp_path_factory.mktemp("library")),
     )  # fmt: skip
     with pytest.raises(UnavailableError, match="Everything but the engine"):
@@ -113,14 +135,15 @@ def test_every_input_is_there_and_the_mask_names_it(build: Path) -> None:
     assert {node.op_type for node in nodes} == set(OPERATORS)
     cached = read_manifest(build)["cache"]
     for node in nodes:
-        names = OPERATORS[node.op_type].inputs
+        names = OPERATORS[node.op_type].input_names(node)
         mask = attributes_of(node)[INPUT_MASK]
         present = [name for bit, name in enumerate(names) if int(mask) >> bit & 1]
         assert None not in node.inputs and len(node.inputs) == len(present)
         assert set(names) - set(present) <= OPERATORS[node.op_type].optional_inputs
         if node.op_type == "R1HLAAttention":
-            assert ("key_cache" in present) == cached and "lam" in present
-            assert dims_of(node.inputs[present.index("lam")]) == dims_of(node.inputs[0])[:3]
+            assert ("key_cache" in present) == cached and ("lam" in present) == ("v" in present)
+            if "lam" in present:
+                assert dims_of(node.inputs[present.index("lam")]) == dims_of(node.inputs[0])[:3]
 
 
 def test_the_plugins_take_the_layers(build: Path) -> None:
