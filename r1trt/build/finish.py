@@ -24,7 +24,16 @@ from r1trt.progress import Progress, ignore
 
 # What an unfinished build has decided already, save for what is compared.
 _DECIDED = (
-    *("plan", "calibration", "max_batch_size", "max_input_len", "max_seq_len", "cache", "backend"),
+    *(
+        "plan",
+        "requantize",
+        "calibration",
+        "max_batch_size",
+        "max_input_len",
+        "max_seq_len",
+        "cache",
+        "backend",
+    ),
     "dump_passes",
 )
 _COMPARED = ("arch", "precision")

@@ -354,7 +354,14 @@ def test_a_lowered_layer_of_a_cpu_build_is_simulated(llama_export: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "option", [{"max_batch_size": 1}, {"cache": False}, {"backend": "tensorrt"}, {"plan": Path("x.yaml")}]
+    "option",
+    [
+        {"max_batch_size": 1},
+        {"cache": False},
+        {"backend": "tensorrt"},
+        {"plan": Path("x.yaml")},
+        {"requantize": "tensor"},
+    ],
 )
 def test_finishing_takes_no_options_that_are_decided(
     llama_export: Path, tmp_path: Path, option: dict[str, Any]
