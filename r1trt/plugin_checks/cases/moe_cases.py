@@ -133,7 +133,7 @@ CASES = [
     MoeCase(seq=70, experts=7, parts=3, hidden=144, width=144, layout=PER_CHANNEL, shared_width=48, **_FP8),
     MoeCase(seq=33, experts=6, parts=4, hidden=144, width=144, static=True, sm=80, **_FP8),
     # As DeepSeek-R1's experts come, but for their sizes.
-    MoeCase(seq=5, experts=256, parts=4, hidden=256, width=128, layout=BLOCK_128, shared_width=128,
+    MoeCase(seq=5, experts=32, parts=4, hidden=144, width=128, layout=BLOCK_128, shared_width=128,
             **_DEEPSEEK, **_FP8),
 ]  # fmt: skip
 require_distinct(CASES)
