@@ -19,14 +19,17 @@ PROBE = """
 #include "dynamic_moe/cutlass_gemm.h"
 using namespace r1trt::kernels::moe;
 #define EXPORT extern "C" __attribute__((visibility("default")))
-EXPORT void group_of(int n, int k, long rows, int const* offset, int expert, char* base, long* out) {
+EXPORT void group_of(int n, int k, long rows, int const* offset, int experts, int parts, int expert,
+                     char* base, long* out) {
   GroupedGemm g{};
+  g.experts = experts;
+  g.parts = parts;
   g.n = n;
   g.k = k;
   g.rows = rows;
   g.offset = offset;
   g.a = {base, reinterpret_cast<float*>(base)};
-  g.weight = {base, reinterpret_cast<float*>(base)};
+  for (auto& weight : g.weight.part) weight = {base, reinterpret_cast<float*>(base)};
   g.out = base;
   CutlassGroup const group = cutlassGroup(g, expert);
   auto at = [&](void const* pointer) { return static_cast<char const*>(pointer) - base; };
@@ -68,12 +71,20 @@ def library() -> HostKernels:
 
 
 def group_of(
-    probe: ctypes.CDLL, n: int, k: int, offset: np.ndarray | None, expert: int, rows: int = 0
+    probe: ctypes.CDLL,
+    n: int,
+    k: int,
+    offset: np.ndarray | None,
+    expert: int,
+    rows: int = 0,
+    parts: int = 1,
 ) -> list[int]:
     out = np.zeros(8, np.int64)
     pointer = None if offset is None else offset.ctypes.data_as(ctypes.c_void_p)
     base = ctypes.c_void_p(1 << 40)  # never read: cutlassGroup only adds to it
-    probe.group_of(n, k, ctypes.c_long(rows), pointer, expert, base, out.ctypes.data_as(ctypes.c_void_p))
+    experts = 0 if offset is None else len(offset) - 1
+    to = out.ctypes.data_as(ctypes.c_void_p)
+    probe.group_of(n, k, ctypes.c_long(rows), pointer, experts, parts, expert, base, to)
     return out.tolist()
 
 
@@ -93,6 +104,15 @@ def test_offsets_do_not_wrap_at_32_bits(probe: ctypes.CDLL) -> None:
     offset[255], offset[256] = 2_000_000, 2_000_300
     got = group_of(probe, 4096, 7168, offset, 255)
     assert got[:6] == [300, 4096, 7168, 2_000_000 * 7168, 255 * 4096 * 7168, 2_000_000 * 4096 * 2]
+
+
+@pytest.mark.parametrize(("expert", "index"), [(0, 0), (3, 3), (4, 0), (6, 2), (7, 0), (9, 2)])
+def test_weights_of_parts_begin_anew(probe: ctypes.CDLL, expert: int, index: int) -> None:
+    """Ten experts in parts of 4, 3 and 3; rows go on through the parts."""
+    offset = np.arange(11, dtype=np.int32) * 5
+    n, k = 256, 128
+    got = group_of(probe, n, k, offset, expert, parts=3)
+    assert got == [5, n, k, 5 * expert * k, index * n * k, 5 * expert * n * 2, 20 * expert, index * 2 * 4]
 
 
 def test_without_offsets_all_rows_are_one_group(probe: ctypes.CDLL) -> None:

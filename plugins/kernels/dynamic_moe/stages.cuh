@@ -99,8 +99,8 @@ struct GroupedGemm {
   Rows a;
   float const* a_scale;  // static scale of a, or null
   ExpertWeights weight;
-  int32_t parts;  // of `weight`
-  void* out;      // of type T, or E4M3 where out_quantized
+  int32_t parts = 1;  // of `weight`
+  void* out;          // of type T, or E4M3 where out_quantized
   bool out_quantized;
   float* out_row_scale;    // [rows, scaleBlocks(N)]; null with a static scale
   float const* out_scale;  // static scale of out, or null
