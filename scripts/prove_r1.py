@@ -173,18 +173,20 @@ def prove(work: Path) -> dict[str, Any]:
         _, seconds = run("build", export, *options, "-o", output, expected=code)
         found[name] = facts_of_build(output, seconds)
     for name in ("cpu fp32", "cpu fp8"):
-        path = work / name.replace(" ", "-")
-        report, seconds = run("validate", path, "--reference", plain, "--max-tokens", 256)
-        comparisons = [
-            {"of": item["name"], "passed": item["passed"], **item.get("figures", {})}
-            for item in report.get("comparisons", ())
-        ]
-        found[name]["validated"] = {"seconds": round(seconds, 1), "passed": report["passed"]} | (
-            {"comparisons": comparisons} if comparisons else {}
-        )
-        text, _ = run("generate", path, "--prompt", "What is a latent?", "--max-new-tokens", 16)
-        found[name]["generated tokens"] = text["new_tokens"]
+        found[name] |= facts_of_run(work / name.replace(" ", "-"), plain)
     return found
+
+
+def facts_of_run(path: Path, reference: Path) -> dict[str, Any]:
+    """How near a build's engine is to the dequantized model in `transformers`, and that it generates."""
+    report, seconds = run("validate", path, "--reference", reference, "--max-tokens", 256)
+    text, _ = run("generate", path, "--prompt", "What is a latent?", "--max-new-tokens", 16)
+    figures = ("reference", "tested", "passed", "kl_mean")
+    return {
+        "validated in seconds": round(seconds, 1),
+        "comparisons": [{name: item[name] for name in figures} for item in report["comparisons"]],
+        "generated tokens": text["new_tokens"],
+    }
 
 
 def main() -> None:
