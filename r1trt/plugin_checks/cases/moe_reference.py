@@ -17,7 +17,8 @@ from r1trt.plugin_checks.cases.moe_cases import (
 
 CLOSE_DECISION = 1e-5
 VERY_CLOSE_DECISION = 1e-6  # where neighbours are near on purpose
-MOST_CLOSE_DECISIONS = 0.05  # of the tokens
+# Tokens whose decision may be close, beside one: random draws have some, near neighbours many.
+MOST_CLOSE_DECISIONS, MOST_VERY_CLOSE_DECISIONS = 0.05, 0.3
 # Deviations of a sum of roundings that the tolerance allows; and what FP32 adds to them.
 DEVIATIONS = 4
 OF_FP32 = 1e-4
@@ -157,8 +158,9 @@ def check(case: MoeCase, outputs: Outputs) -> float:
     """Returns the largest error over its tolerance; an AssertionError where it is above 1."""
     p = make_problem(case)
     want, tolerance, close = reference(case, p)
+    share = MOST_VERY_CLOSE_DECISIONS if case.routing == "near" else MOST_CLOSE_DECISIONS
     require(
-        close.mean() < MOST_CLOSE_DECISIONS,
+        close.sum() <= 1 + share * close.size,
         f"{case}: {close.sum()} of {close.size} tokens are too close to call",
     )
     got, valid = outputs["y"].reshape(want.shape).astype(np.float64), is_token(case, p)
