@@ -11,6 +11,7 @@ from pathlib import Path
 from r1trt.errors import BuildError
 from r1trt.plugin_checks.context import Context, Result
 from r1trt.plugin_checks.host_build import (
+    HIDE_ARCHIVES,
     LAUNCH_FUNCTIONS,
     NATIVE,
     PLUGIN_FLAGS,
@@ -33,7 +34,7 @@ from r1trt.plugin_tools.toolchain import Toolchain
 
 CUDA_MEMORY = NATIVE / "cuda_memory.cu"
 MOE_STAGES = NATIVE / "moe_stages.cu"  # reaches into the kernels' inner headers; the library can do without
-LINK_FLAGS = ("-shared", "-Wl,--no-undefined")
+LINK_FLAGS = ("-shared", "-Wl,--no-undefined", HIDE_ARCHIVES)
 LINK_LIBRARIES = ("-lpthread", "-ldl", "-lrt")
 
 

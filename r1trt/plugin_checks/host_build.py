@@ -19,6 +19,10 @@ OWN_HEADERS = Headers(directory=None, version="own")
 
 COMMON_FLAGS = ("-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 PLUGIN_FLAGS = (*COMMON_FLAGS, "-Werror")
+# NOTES: where the C++ library is linked statically, its unique symbols would be taken for those of another
+# version that the process has, although neither is global; printing a number then crashes.
+HIDE_ARCHIVES = "-Wl,--exclude-libs,ALL"
+HARNESS_LINK_FLAGS = ("-shared", HIDE_ARCHIVES)
 # CUDA sources as C++: its idioms are not the compiler's.
 KERNEL_FLAGS = (
     *COMMON_FLAGS, "-Wno-unknown-pragmas", "-Wno-tsan", "-fno-strict-aliasing", "-ffp-contract=off",
@@ -105,7 +109,7 @@ def harness_library(objects: ObjectCache, *, headers: Headers = OWN_HEADERS) -> 
     """
     flags = (*PLUGIN_FLAGS, *headers.flags)
     sources = [cxx_compilation(path, flags) for path in sorted(HARNESS.glob("*.cpp"))]
-    return linked(objects, "harness", sources, ("-shared",))
+    return linked(objects, "harness", sources, HARNESS_LINK_FLAGS)
 
 
 def host_layer() -> list[Path]:

@@ -98,6 +98,17 @@ __host__ __device__ constexpr T ceilDiv(T value, T divisor) {
   return (value + divisor - 1) / divisor;
 }
 
+// threadIdx.x, read anew: what follows from it is not kept in registers over a main loop that needs them.
+__device__ __forceinline__ int threadReadAnew() {
+#ifdef R1TRT_SIMT_HOST
+  return static_cast<int>(threadIdx.x);
+#else
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#endif
+}
+
 constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 constexpr int kWarpSize = 32;
 

@@ -89,17 +89,33 @@ __device__ __forceinline__ int swizzled(int row, int chunk) {
   return row * kRowBytes + (chunk ^ (row & 7)) * 16;
 }
 
-// Copies rows of `kDepth` elements from column k0 on; what is outside becomes 0.
+// Copies rows of `kDepth` elements from column k0 on; what is outside becomes 0. address(row, valid) clears
+// `valid` where the row is outside, and then returns any row that is not.
+//
+// Eight threads copy 128 bytes of a row, and the rows of a thread are a multiple of 8 apart: its place in
+// shared memory moves by constants.
 template <class Element, int kTileRows, int kDepth, int kThreads, class RowAddress>
 __device__ __forceinline__ void loadRows(char* target, int k0, int k, RowAddress const& address) {
-  constexpr int kPerChunk = 16 / static_cast<int>(sizeof(Element)), kChunks = kDepth / kPerChunk;
-  constexpr int kRowBytes = kDepth * static_cast<int>(sizeof(Element));
-#pragma unroll 1  // addresses kept over the main loop would not fit the registers
-  for (int i = static_cast<int>(threadIdx.x); i < kTileRows * kChunks; i += kThreads) {
-    int const row = i / kChunks, chunk = i % kChunks, column = k0 + chunk * kPerChunk;
-    bool valid = column < k;
-    Element const* const source = address(row, valid);
-    copyAsync16(target + swizzled<kRowBytes>(row, chunk), source + (valid ? column : 0), valid);
+  constexpr int kLanes = 8, kPerChunk = 16 / static_cast<int>(sizeof(Element)),
+                kPerGroup = kLanes * kPerChunk;
+  constexpr int kRowBytes = kDepth * static_cast<int>(sizeof(Element)), kRowsAtOnce = kThreads / kLanes;
+  static_assert(kDepth % kPerGroup == 0 && kRowsAtOnce % 8 == 0, "whole groups; the swizzle is a thread's");
+  constexpr int kUnrolled = 4;  // more rows' addresses would not fit the registers
+  int const thread = threadReadAnew(), row0 = thread / kLanes, lane = thread % kLanes;
+  char* const mine = target + swizzled<kRowBytes>(row0, lane);
+#pragma unroll kUnrolled
+  for (int begin = 0; begin < kTileRows; begin += kRowsAtOnce) {
+    int const row = begin + row0;
+    if (begin + kRowsAtOnce > kTileRows && row >= kTileRows) continue;
+    bool row_valid = true;
+    Element const* const source = address(row, row_valid);
+#pragma unroll
+    for (int group = 0; group < kDepth; group += kPerGroup) {
+      int const column = k0 + group + lane * kPerChunk;
+      bool const valid = row_valid && column < k;
+      copyAsync16(mine + begin * kRowBytes + group * static_cast<int>(sizeof(Element)),
+                  source + (column < k ? column : 0), valid);
+    }
   }
 }
 
@@ -109,16 +125,16 @@ __device__ __forceinline__ void loadStage(GroupedGemm const& g, TileWork const& 
   using B = typename Operands::B;
   auto const* const a = static_cast<A const*>(g.a.data) + work.row0 * g.k;
   loadRows<A, kRows, Tile::kDepth, Tile::kThreads>(stage, k0, g.k, [&](int row, bool& valid) {
-    valid = valid && row < work.rows;
-    return valid ? a + static_cast<int64_t>(row) * g.k : a;
+    valid = row < work.rows;
+    return a + static_cast<int64_t>(valid ? row : 0) * g.k;
   });
   int64_t const matrix = static_cast<int64_t>(Tile::kHalves) * g.n * g.k;
   auto const* const b = static_cast<B const*>(work.weight.data) + work.expert * matrix;
   char* const weights = stage + kRows * Tile::kDepth * static_cast<int>(sizeof(A));
   loadRows<B, Tile::kWeightRows, Tile::kDepth, Tile::kThreads>(weights, k0, g.k, [&](int row, bool& valid) {
     int const column = work.column0 + row % kColumns;
-    valid = valid && column < g.n;
-    return valid ? b + (static_cast<int64_t>(row / kColumns) * g.n + column) * g.k : b;
+    valid = column < g.n;
+    return b + static_cast<int64_t>(valid ? row / kColumns * g.n + column : 0) * g.k;
   });
 }
 

@@ -12,6 +12,7 @@ namespace {
 constexpr int kWarps = 16;
 constexpr int kThreads = kWarps * kWarpSize;
 constexpr int kPerLane = kMaxExperts / kWarpSize;  // lane i holds experts i, i + 32, ...
+constexpr int kBasesAtOnce = 16;                   // loads under way: a store might alias the next load
 
 struct RouterShared {
   float score[kWarps][kMaxExperts];      // as weight
@@ -175,12 +176,18 @@ __device__ __forceinline__ void layOutRows(RouterProblem const& p, RouterShared&
   int const experts = p.params.experts, e = static_cast<int>(threadIdx.x);
   int count = 0;
   if (e < experts) {
-#pragma unroll 4
-    for (int block = 0; block < blocks; ++block) {
-      int32_t& base = p.routing.block_base[static_cast<int64_t>(block) * experts + e];
-      int const in_block = base;
-      base = count;
-      count += in_block;
+    int32_t* const base = p.routing.block_base + e;
+    for (int block0 = 0; block0 < blocks; block0 += kBasesAtOnce) {
+      int in_block[kBasesAtOnce];
+#pragma unroll
+      for (int i = 0; i < kBasesAtOnce; ++i) {
+        in_block[i] = block0 + i < blocks ? base[static_cast<int64_t>(block0 + i) * experts] : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < kBasesAtOnce; ++i) {
+        if (block0 + i < blocks) base[static_cast<int64_t>(block0 + i) * experts] = count;
+        count += in_block[i];
+      }
     }
   }
   int const first = exclusiveScan(count, shared.scan);

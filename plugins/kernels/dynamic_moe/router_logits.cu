@@ -66,7 +66,9 @@ __device__ __forceinline__ void sumStretch(LogitsProblem const& p, int64_t token
 #pragma unroll
   for (int step = 0; step < kStretch; step += 16) {
     int const column = column0 + step;
-    if (column >= p.hidden) break;  // hidden is a multiple of 16
+    // hidden is a multiple of 16. A small tile waits for its loads: a branch would keep those of steps apart.
+    bool const inside = column < p.hidden;
+    if (kMTiles * kNTiles * kInputParts<T> > 1 && !inside) break;
     uint32_t a[kInputParts<T>][kMTiles][4];
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
@@ -74,7 +76,7 @@ __device__ __forceinline__ void sumStretch(LogitsProblem const& p, int64_t token
       for (int r = 0; r < 4; ++r) {
         int64_t const token = token0 + m * 16 + group + r % 2 * 8;
         uint32_t parts[kInputParts<T>];
-        loadPair(x + token * p.hidden + column + pair + r / 2 * 8, token < p.tokens, parts);
+        loadPair(x + token * p.hidden + column + pair + r / 2 * 8, inside && token < p.tokens, parts);
 #pragma unroll
         for (int i = 0; i < kInputParts<T>; ++i) a[i][m][r] = parts[i];
       }
@@ -84,8 +86,8 @@ __device__ __forceinline__ void sumStretch(LogitsProblem const& p, int64_t token
       int const expert = expert0 + n * 8 + group;
       float const* const w = p.w + static_cast<int64_t>(expert) * p.hidden + column + pair;
       uint32_t low[kWeightParts], high[kWeightParts];
-      loadPair(w, expert < p.experts, low);
-      loadPair(w + 8, expert < p.experts, high);
+      loadPair(w, inside && expert < p.experts, low);
+      loadPair(w + 8, inside && expert < p.experts, high);
 #pragma unroll
       for (int j = kWeightParts - 1; j >= 0; --j) {
         uint32_t const b[2] = {low[j], high[j]};

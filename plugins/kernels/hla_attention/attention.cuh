@@ -18,6 +18,7 @@ __device__ __forceinline__ void attend(Attention const& a, BlockWork const& work
   WarpPlace const place = warpPlace<Tile>();
   Row const mine[2] = {rows[place.row0 + place.lane / 4], rows[place.row0 + place.lane / 4 + 8]};
   KeyList const keys = keysOf<Tile::kRows>(a, rows, count, kBlockBranch);
+  Visible const visible[2] = {visibleTo<kBlockBranch>(mine[0], keys), visibleTo<kBlockBranch>(mine[1], keys)};
   int const tiles = ceilDiv(keys.size, Tile::kKeys);
   int const first = static_cast<int>(static_cast<int64_t>(tiles) * work.split / a.splits);
   int const end = static_cast<int>(static_cast<int64_t>(tiles) * (work.split + 1) / a.splits);
@@ -44,7 +45,7 @@ __device__ __forceinline__ void attend(Attention const& a, BlockWork const& work
     if (!warp_needed) continue;
     float score[Tile::kKeyTiles][4] = {};
     scoreKeys<Tile>(queries, stage, place, score);
-    updateSoftmax<Tile, kBlockBranch>(a.scale_log2, mine, keys, tile * Tile::kKeys + place.key0, place.lane,
+    updateSoftmax<Tile, kBlockBranch>(a.scale_log2, visible, tile * Tile::kKeys + place.key0, place.lane,
                                       score, state);
     addValues<Tile>(Tile::kLatent ? stage : stage + Tile::kKeyBytes, place, score, state);
   }

@@ -59,8 +59,9 @@ __global__ void __launch_bounds__(kThreads) combineKernel(Attention const a) {
   HlaAttentionParams const& p = a.params;
   int64_t const s = blockIdx.x, b = blockIdx.y;
   if (s >= tokensOf(p, b)) return;
-  int const columns = p.v_head_dim / 4;
-  for (int i = static_cast<int>(threadIdx.x); i < p.heads * columns; i += kThreads) {
+  int const columns = p.v_head_dim / 4,
+            i = static_cast<int>(blockIdx.z) * kThreads + static_cast<int>(threadIdx.x);
+  if (i < p.heads * columns) {
     int const head = i / columns, column = i % columns * 4;
     float const lam = lamOf(p, b, s, head);
     int64_t const in_head = s * a.group + head % a.group;
@@ -94,7 +95,8 @@ cudaError_t launchCacheWrite(Attention const& a, cudaStream_t stream) {
 
 cudaError_t launchCombine(Attention const& a, cudaStream_t stream) {
   HlaAttentionParams const& p = a.params;
-  dim3 const grid(static_cast<unsigned>(p.seq), static_cast<unsigned>(p.batch));
+  dim3 const grid(static_cast<unsigned>(p.seq), static_cast<unsigned>(p.batch),
+                  static_cast<unsigned>(ceilDiv(p.heads * (p.v_head_dim / 4), kThreads)));
   auto* const kernel =
       p.data_type == DataType::kBFloat16 ? combineKernel<__nv_bfloat16> : combineKernel<__half>;
   return launch({"hla_combine", grid, kThreads}, stream, kernel, a);

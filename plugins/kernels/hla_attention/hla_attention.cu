@@ -40,7 +40,7 @@ bool smallTiles(HlaAttentionParams const& p, int sm) {
 
 // Parts of the keys, so that a decoding call fills the GPU. By the capacity, for lengths are on the device.
 int splitsOf(HlaAttentionParams const& p, int64_t slots, int64_t blocks, int num_sms) {
-  constexpr int64_t kKeysOfSplit = 256;  // fewer are not worth a combination
+  constexpr int64_t kKeysOfSplit = 128;  // fewer are not worth a combination
   int64_t const rows = static_cast<int64_t>(p.seq) * (p.heads / p.kv_heads);
   if (rows > kDecodingRows && p.seq > 1) return 1;
   int64_t splits = kBlocksOfSm * num_sms / blocks;

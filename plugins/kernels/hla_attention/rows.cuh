@@ -161,12 +161,32 @@ __device__ __forceinline__ int keyPosition(KeyList const& keys, int index, int b
   return index < keys.firsts ? index * block_size : keys.begin + index - keys.firsts;
 }
 
+// Which of a branch's keys a row sees: those before `firsts`, and those from `low` to `high`.
+struct Visible {
+  int firsts, low, high;
+};
+
 template <bool kBlockBranch>
-__device__ __forceinline__ bool sees(Row const& row, KeyList const& keys, int index) {
-  if constexpr (!kBlockBranch) return index <= row.position && index < keys.size;
-  if (index < keys.firsts) return index < row.firsts;
-  int const position = keys.begin + index - keys.firsts;
-  return index < keys.size && position >= row.own_begin && position <= row.position;
+__device__ __forceinline__ Visible visibleTo(Row const& row, KeyList const& keys) {
+  if constexpr (!kBlockBranch) return {0, 0, min(row.position, keys.size - 1)};
+  int const shift = keys.firsts - keys.begin;  // of a position in the list
+  Visible visible{min(row.firsts, keys.firsts), INT32_MAX, min(row.position + shift, keys.size - 1)};
+  if (row.own_begin != INT32_MAX) visible.low = max(row.own_begin + shift, keys.firsts);
+  return visible;
+}
+
+// Without a branch: what is not needed costs less than to jump over it.
+template <bool kBlockBranch>
+__device__ __forceinline__ bool sees(Visible const& visible, int index) {
+  if constexpr (!kBlockBranch) return index <= visible.high;
+  return (index < visible.firsts) | ((index >= visible.low) & (index <= visible.high));
+}
+
+// Whether a row sees all of `count` keys from `index` on.
+template <bool kBlockBranch>
+__device__ __forceinline__ bool seesAll(Visible const& visible, int index, int count) {
+  if constexpr (!kBlockBranch) return index + count - 1 <= visible.high;
+  return (index + count <= visible.firsts) | ((index >= visible.low) & (index + count - 1 <= visible.high));
 }
 
 }  // namespace r1trt::kernels::hla

@@ -40,9 +40,21 @@ __device__ __forceinline__ void scoreKeys(char const* queries, char const* keys,
 
 // Online softmax: turns scores into weights relative to the new largest score, and rescales what was summed.
 template <class Tile, bool kBlockBranch>
-__device__ __forceinline__ void updateSoftmax(float scale, Row const (&row)[2], KeyList const& keys,
-                                              int index0, int lane, float (&score)[Tile::kKeyTiles][4],
-                                              SoftmaxState<Tile>& state) {
+__device__ __forceinline__ void updateSoftmax(float scale, Visible const (&visible)[2], int index0, int lane,
+                                              float (&score)[Tile::kKeyTiles][4], SoftmaxState<Tile>& state) {
+  constexpr int kCount = Tile::kKeyTiles * 8;
+  bool const all =
+      seesAll<kBlockBranch>(visible[0], index0, kCount) && seesAll<kBlockBranch>(visible[1], index0, kCount);
+  if (!__all_sync(kAllLanes, all ? 1 : 0)) {  // most tiles need no mask
+#pragma unroll
+    for (int n = 0; n < Tile::kKeyTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        int const index = index0 + n * 8 + lane % 4 * 2 + i % 2;
+        if (!sees<kBlockBranch>(visible[i / 2], index)) score[n][i] = -INFINITY;
+      }
+    }
+  }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float largest = state.largest[r];
@@ -50,8 +62,7 @@ __device__ __forceinline__ void updateSoftmax(float scale, Row const (&row)[2], 
     for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll
       for (int i = 2 * r; i < 2 * r + 2; ++i) {
-        bool const visible = sees<kBlockBranch>(row[r], keys, index0 + n * 8 + lane % 4 * 2 + i % 2);
-        score[n][i] = visible ? score[n][i] * scale : -INFINITY;
+        score[n][i] *= scale;
         largest = fmaxf(largest, score[n][i]);
       }
     }
@@ -61,10 +72,12 @@ __device__ __forceinline__ void updateSoftmax(float scale, Row const (&row)[2], 
     float const decay = fastExp2(state.largest[r] - offset);
     state.largest[r] = largest;
     state.sum[r] *= decay;
+    if (__any_sync(kAllLanes, decay != 1.0F ? 1 : 0)) {  // the largest score soon stays what it is
 #pragma unroll
-    for (int n = 0; n < Tile::kValueTiles; ++n) {
-      state.out[n][2 * r] *= decay;
-      state.out[n][2 * r + 1] *= decay;
+      for (int n = 0; n < Tile::kValueTiles; ++n) {
+        state.out[n][2 * r] *= decay;
+        state.out[n][2 * r + 1] *= decay;
+      }
     }
 #pragma unroll
     for (int n = 0; n < Tile::kKeyTiles; ++n) {

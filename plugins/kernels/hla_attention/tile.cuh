@@ -41,16 +41,28 @@ __device__ __forceinline__ int swizzled(int row, int chunk) {
   return row * kBytes + (chunk ^ (row & 7)) * 16;
 }
 
-// Copies kCount rows of kBytes; address(row) is null where zeros are wanted.
+// Copies kCount rows of kBytes. address(row, valid) clears `valid` where zeros are wanted, and then returns
+// any row that there is.
+//
+// Eight threads copy 128 bytes of a row, and the rows of a thread are a multiple of 8 apart: its place in
+// shared memory moves by constants, and the row's address serves for all of its 128-byte groups.
 template <int kCount, int kBytes, int kThreads, class Address>
-__device__ __forceinline__ void loadRows(char* target, void const* any, Address const& address) {
-  constexpr int kChunks = kBytes / 16;
-#pragma unroll 1  // addresses kept over the main loop would not fit the registers
-  for (int i = static_cast<int>(threadIdx.x); i < kCount * kChunks; i += kThreads) {
-    int const row = i / kChunks, chunk = i % kChunks;
-    auto const* const source = reinterpret_cast<char const*>(address(row));
-    bool const valid = source != nullptr;
-    copyAsync16(target + swizzled<kBytes>(row, chunk), valid ? source + chunk * 16 : any, valid);
+__device__ __forceinline__ void loadRows(char* target, Address const& address) {
+  constexpr int kLanes = 8, kGroup = kLanes * 16, kRowsAtOnce = kThreads / kLanes;
+  static_assert(kBytes % kGroup == 0 && kRowsAtOnce % 8 == 0, "whole groups; the swizzle is a thread's");
+  constexpr int kUnrolled = kBytes > 512 ? 1 : 8;  // the output of a long head fills the registers
+  int const thread = threadReadAnew(), row0 = thread / kLanes, lane = thread % kLanes;
+  char* const mine = target + swizzled<kBytes>(row0, lane);
+#pragma unroll kUnrolled
+  for (int begin = 0; begin < kCount; begin += kRowsAtOnce) {
+    int const row = begin + row0;
+    if (begin + kRowsAtOnce > kCount && row >= kCount) continue;
+    bool valid = true;
+    char const* const source = reinterpret_cast<char const*>(address(row, valid)) + lane * 16;
+#pragma unroll
+    for (int group = 0; group < kBytes; group += kGroup) {
+      copyAsync16(mine + begin * kBytes + group, source + group, valid);
+    }
   }
 }
 
@@ -59,10 +71,10 @@ __device__ __forceinline__ void loadQueries(Attention const& a, BlockWork const&
                                             char* target) {
   using T = typename Tile::T;
   HlaAttentionParams const& p = a.params;
-  loadRows<Tile::kRows, Tile::kQk * 2, Tile::kThreads>(target, p.q, [&](int row) -> T const* {
-    if (rows[row].token < 0) return nullptr;
-    return static_cast<T const*>(p.q) +
-           ((work.b * p.seq + rows[row].token) * p.heads + rows[row].head) * Tile::kQk;
+  loadRows<Tile::kRows, Tile::kQk * 2, Tile::kThreads>(target, [&](int row, bool& valid) {
+    valid = rows[row].token >= 0;
+    int const token = valid ? rows[row].token : 0;
+    return static_cast<T const*>(p.q) + ((work.b * p.seq + token) * p.heads + rows[row].head) * Tile::kQk;
   });
 }
 
@@ -73,17 +85,19 @@ __device__ __forceinline__ void loadKeys(Attention const& a, BlockWork const& wo
   auto base = [&](Source const& source) {
     return static_cast<T const*>(source.data) + work.b * source.batch + work.kv_head * source.head;
   };
-  auto address = [&](T const* data, int64_t pitch, int row) -> T const* {
+  auto address = [&](T const* data, int pitch, int row, bool& valid) {
     int const index = index0 + row;
-    return index < keys.size ? data + keyPosition(keys, index, a.params.block_size) * pitch : nullptr;
+    valid = index < keys.size;
+    int const position = valid ? keyPosition(keys, index, a.params.block_size) : 0;
+    return data + static_cast<int64_t>(position) * pitch;
   };
-  T const* const k = base(a.keys);
-  loadRows<Tile::kKeys, Tile::kQk * 2, Tile::kThreads>(
-      stage, k, [&](int row) { return address(k, a.keys.token, row); });
+  loadRows<Tile::kKeys, Tile::kQk * 2, Tile::kThreads>(stage, [&](int row, bool& valid) {
+    return address(base(a.keys), static_cast<int>(a.keys.token), row, valid);
+  });
   if constexpr (!Tile::kLatent) {
-    T const* const v = base(a.values);
-    loadRows<Tile::kKeys, Tile::kV * 2, Tile::kThreads>(
-        stage + Tile::kKeyBytes, v, [&](int row) { return address(v, a.values.token, row); });
+    loadRows<Tile::kKeys, Tile::kV * 2, Tile::kThreads>(stage + Tile::kKeyBytes, [&](int row, bool& valid) {
+      return address(base(a.values), static_cast<int>(a.values.token), row, valid);
+    });
   }
 }
 

@@ -7,6 +7,7 @@ Tensors are [B, N, H, d] and [B, N, G, d]; all functions also run on the CPU whe
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -61,13 +62,22 @@ def flash3() -> WithLse:
         forward = operator("_vllm_fa3_C.abi3.so", ("vllm.vllm_flash_attn",), "_vllm_fa3_C", "fwd")
 
     def call(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+        B, N, L = *q.shape[:2], k.shape[1]
         out, lse, *_ = bound(
-            forward, q=q, k=k, v=v, softmax_scale=q.shape[-1] ** -0.5, is_causal=causal, window_size_left=-1,
+            forward, q=q.flatten(0, 1), k=k.flatten(0, 1), v=v.flatten(0, 1),
+            cu_seqlens_q=_starts(B, N, q.device), cu_seqlens_k=_starts(B, L, q.device), max_seqlen_q=N,
+            max_seqlen_k=L, softmax_scale=q.shape[-1] ** -0.5, is_causal=causal, window_size_left=-1,
             window_size_right=-1, is_rotary_interleaved=True, where_named={"cp_world_size": 1},
         )()  # fmt: skip
-        return out, lse
+        return out.unflatten(0, (B, N)), lse.unflatten(1, (B, N)).transpose(0, 1)
 
     return call
+
+
+@cache
+def _starts(batch: int, tokens: int, device: torch.device) -> Tensor:
+    """Where the sequences begin: vLLM's build takes nothing but sequences of unequal lengths. Made once."""
+    return torch.arange(batch + 1, dtype=torch.int32, device=device) * tokens
 
 
 def merged(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:

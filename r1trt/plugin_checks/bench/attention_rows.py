@@ -213,7 +213,10 @@ class DecodeRow:
         kind = ", gathered keys" if self.block_only else ""
         return [
             Contender(name=OURS, make=ours),
-            Contender(name=f"FA3{kind}", make=lambda: _first(flash3(), q, keys, values, False)),
+            Contender(
+                name=f"FA3{kind}",
+                make=lambda: _first(flash3(), q, keys.contiguous(), values.contiguous(), False),
+            ),
             Contender(
                 name=f"cuDNN{kind}",
                 make=lambda: sdpa(SDPBackend.CUDNN_ATTENTION, q, keys, values, causal=False),

@@ -76,6 +76,7 @@ CASES = [
     AttentionCase(seq=130, heads=6, kv_heads=2, lam="heads", cached=False),
     AttentionCase(seq=200, lam="ones", room=9),
     AttentionCase(seq=150, lam_skip=0.3, scale=0.2, heads=4),
+    AttentionCase(seq=70, past=(14,), lam="none"),  # a warp's first row sees all of a tile but its last key
     AttentionCase(seq=77, block=16, past=(23,), inter_block=ALL_TO_FIRST),
     AttentionCase(seq=77, block=7, past=(11,), heads=3),
     AttentionCase(batch=4, seq=40, past=(0, 31, 64, 70), lengths=(40, 0, 1, 33), heads=4, kv_heads=2),

@@ -24,19 +24,33 @@ KEYS = [
     Mutant(
         name="one key of the future",
         change=changed(
-            "rows.cuh", "return index <= row.position && index", "return index <= row.position + 1 && index"
+            "rows.cuh", "{0, 0, min(row.position, keys.size", "{0, 0, min(row.position + 1, keys.size"
         ),
         cases=(FIRST, "seq=31", "seq=127,lam=none"),
     ),
     Mutant(
         name="an own block without its first key",
-        change=changed("rows.cuh", "position >= row.own_begin", "position > row.own_begin"),
+        change=changed("rows.cuh", "max(row.own_begin + shift, keys", "max(row.own_begin + shift + 1, keys"),
         cases=(FIRST, ALL, "seq=127,lam=zeros"),
     ),
     Mutant(
         name="one first token too many",
-        change=changed("rows.cuh", "return index < row.firsts;", "return index <= row.firsts;"),
+        change=changed("rows.cuh", "{min(row.firsts, keys.firsts)", "{min(row.firsts + 1, keys.firsts)"),
         cases=("seq=77,block=16,inter_block=1,past=(23,)",),
+    ),
+    Mutant(
+        name="no mask where one row sees a whole tile",
+        change=changed(
+            "softmax.cuh", "!__all_sync(kAllLanes, all ? 1 : 0)", "!__any_sync(kAllLanes, all ? 1 : 0)"
+        ),
+        cases=("seq=70,lam=none,past=(14,)",),
+    ),
+    Mutant(
+        name="a tile's last key is taken to be seen",
+        change=changed(
+            "rows.cuh", "return index + count - 1 <= visible.high", "return index + count - 2 <= visible.high"
+        ),
+        cases=("seq=70,lam=none,past=(14,)",),
     ),
     Mutant(
         name="first tokens for every query",

@@ -107,7 +107,9 @@ ROUTER = [
     overflow(
         "logits of experts that are not there",
         changed(
-            "router_logits.cu", "loadPair(w + 8, expert < p.experts, high)", "loadPair(w + 8, true, high)"
+            "router_logits.cu",
+            "loadPair(w + 8, inside && expert < p.experts, high)",
+            "loadPair(w + 8, true, high)",
         ),
         "seq=21,hidden=208,experts=6,method=2,n_group=3",
     ),
@@ -134,7 +136,7 @@ ROWS = [
     ),
     Mutant(
         name="every router block's rows at the expert's first",
-        change=changed("router.cu", "base = count;", "base = 0;"),
+        change=changed("router.cu", "experts] = count;", "experts] = 0;"),
         cases=(MANY,),
     ),
     Mutant(
@@ -266,12 +268,12 @@ GEMM = [
     ),
     Mutant(
         name="columns beyond the last one of k",
-        change=changed("grouped_gemm.cuh", "bool valid = column < k;", "bool valid = true;", GEMM_16BIT),
+        change=changed("grouped_gemm.cuh", "row_valid && column < k;", "row_valid;", GEMM_16BIT),
         cases=(MANY, TWO_TILES),
     ),
     overflow(
         "weights beyond the last row",
-        changed("grouped_gemm.cuh", "valid = valid && column < g.n;", "", GEMM_16BIT),
+        changed("grouped_gemm.cuh", "valid = column < g.n;", "", GEMM_16BIT),
         "seq=9,experts=1,shared_width=16,top_k=1",
     ),
     overflow(
