@@ -27,13 +27,6 @@ __device__ __forceinline__ void splitPair(float low, float high, uint32_t (&part
   }
 }
 
-template <class T, int kParts>
-__device__ __forceinline__ void loadPair(T const* source, bool valid, uint32_t (&parts)[kParts]) {
-  Vector<T, 2> pair{};
-  if (valid) pair = *reinterpret_cast<Vector<T, 2> const*>(source);
-  splitPair(toFloat(pair.value[0]), toFloat(pair.value[1]), parts);
-}
-
 struct LogitsProblem {
   void const* x;
   float const* w;
@@ -56,38 +49,72 @@ __device__ __forceinline__ void addTo(float (&sum)[kMTiles][kNTiles][4],
   }
 }
 
-// A warp's share of kMTiles * 16 tokens by kNTiles * 8 experts.
-template <class T, int kMTiles, int kNTiles>
-__device__ __forceinline__ void sumStretch(LogitsProblem const& p, int64_t token0, int expert0, int column0,
-                                           float (&sum)[kMTiles][kNTiles][4]) {
+// kSteps times 16 columns of a warp's tokens and experts, as they are loaded.
+template <class T, int kMTiles, int kNTiles, int kSteps>
+struct Piece {
+  Vector<T, 2> x[kSteps][kMTiles][4];
+  Vector<float, 2> w[kSteps][kNTiles][2];
+};
+
+template <class T>
+__device__ __forceinline__ Vector<T, 2> pairAt(T const* source, bool valid) {
+  Vector<T, 2> pair{};
+  if (valid) pair = *reinterpret_cast<Vector<T, 2> const*>(source);
+  return pair;
+}
+
+// What is outside becomes 0; hidden is a multiple of 16.
+template <class T, int kMTiles, int kNTiles, int kSteps>
+__device__ __forceinline__ void loadPiece(LogitsProblem const& p, int64_t token0, int expert0, int column0,
+                                          Piece<T, kMTiles, kNTiles, kSteps>& piece) {
   int const lane = static_cast<int>(threadIdx.x) % kWarpSize, group = lane / 4, pair = lane % 4 * 2;
-  auto const* x = static_cast<T const*>(p.x);
-  float partial[kMTiles][kNTiles][4] = {};
+  auto const* const x = static_cast<T const*>(p.x);
 #pragma unroll
-  for (int step = 0; step < kStretch; step += 16) {
-    int const column = column0 + step;
-    // hidden is a multiple of 16. A small tile waits for its loads: a branch would keep those of steps apart.
+  for (int step = 0; step < kSteps; ++step) {
+    int const column = column0 + step * 16;
     bool const inside = column < p.hidden;
-    if (kMTiles * kNTiles * kInputParts<T> > 1 && !inside) break;
-    uint32_t a[kInputParts<T>][kMTiles][4];
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         int64_t const token = token0 + m * 16 + group + r % 2 * 8;
-        uint32_t parts[kInputParts<T>];
-        loadPair(x + token * p.hidden + column + pair + r / 2 * 8, inside && token < p.tokens, parts);
-#pragma unroll
-        for (int i = 0; i < kInputParts<T>; ++i) a[i][m][r] = parts[i];
+        piece.x[step][m][r] =
+            pairAt(x + token * p.hidden + column + pair + r / 2 * 8, inside && token < p.tokens);
       }
     }
 #pragma unroll
     for (int n = 0; n < kNTiles; ++n) {
       int const expert = expert0 + n * 8 + group;
       float const* const w = p.w + static_cast<int64_t>(expert) * p.hidden + column + pair;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        piece.w[step][n][half] = pairAt(w + half * 8, inside && expert < p.experts);
+      }
+    }
+  }
+}
+
+template <class T, int kMTiles, int kNTiles, int kSteps>
+__device__ __forceinline__ void multiplyPiece(Piece<T, kMTiles, kNTiles, kSteps> const& piece,
+                                              float (&partial)[kMTiles][kNTiles][4]) {
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    uint32_t a[kInputParts<T>][kMTiles][4];
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        uint32_t parts[kInputParts<T>];
+        splitPair(toFloat(piece.x[step][m][r].value[0]), toFloat(piece.x[step][m][r].value[1]), parts);
+#pragma unroll
+        for (int i = 0; i < kInputParts<T>; ++i) a[i][m][r] = parts[i];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kNTiles; ++n) {
       uint32_t low[kWeightParts], high[kWeightParts];
-      loadPair(w, inside && expert < p.experts, low);
-      loadPair(w + 8, inside && expert < p.experts, high);
+      splitPair(piece.w[step][n][0].value[0], piece.w[step][n][0].value[1], low);
+      splitPair(piece.w[step][n][1].value[0], piece.w[step][n][1].value[1], high);
 #pragma unroll
       for (int j = kWeightParts - 1; j >= 0; --j) {
         uint32_t const b[2] = {low[j], high[j]};
@@ -99,7 +126,38 @@ __device__ __forceinline__ void sumStretch(LogitsProblem const& p, int64_t token
       }
     }
   }
-  addTo(sum, partial);
+}
+
+// A warp's share of kMTiles * 16 tokens by kNTiles * 8 experts.
+template <class T, int kMTiles, int kNTiles>
+__device__ __forceinline__ void sumColumns(LogitsProblem const& p, int64_t token0, int expert0, int column0,
+                                           float (&sum)[kMTiles][kNTiles][4]) {
+  constexpr int kStride = kWarps * kStretch;
+  if constexpr (kMTiles * kNTiles == 1) {
+    // Few warps wait for all the weights: the next stretch is on its way while this one is multiplied.
+    Piece<T, 1, 1, kStretch / 16> piece, next;
+    loadPiece(p, token0, expert0, column0, piece);
+#pragma unroll 2
+    for (int column = column0; column < p.hidden; column += kStride) {
+      float partial[1][1][4] = {};
+      loadPiece(p, token0, expert0, column + kStride, next);
+      multiplyPiece(piece, partial);
+      addTo(sum, partial);
+      piece = next;
+    }
+  } else {
+    for (int column = column0; column < p.hidden; column += kStride) {
+      float partial[kMTiles][kNTiles][4] = {};
+#pragma unroll
+      for (int step = 0; step < kStretch; step += 16) {
+        if (column + step >= p.hidden) break;
+        Piece<T, kMTiles, kNTiles, 1> piece;
+        loadPiece(p, token0, expert0, column + step, piece);
+        multiplyPiece(piece, partial);
+      }
+      addTo(sum, partial);
+    }
+  }
 }
 
 template <class T, int kMTiles, int kNTiles>
@@ -114,9 +172,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) routerLogitsKernel(LogitsPr
   if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *p.ticket = 0;  // for the next kernel
 
   float sum[kMTiles][kNTiles][4] = {};
-  for (int column = warp * kStretch; column < p.hidden; column += kWarps * kStretch) {
-    sumStretch<T, kMTiles, kNTiles>(p, token0, expert0, column, sum);
-  }
+  sumColumns<T>(p, token0, expert0, warp * kStretch, sum);
 #pragma unroll
   for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll

@@ -6,6 +6,7 @@ namespace r1trt::kernels::hla {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kPartsAtOnce = 8;
 using Word = Vector<uint32_t, 4>;  // 16 bytes
 
 struct CacheWrite {
@@ -40,12 +41,15 @@ __device__ __forceinline__ void addBranch(Attention const& a, int64_t row, float
   float largest = -INFINITY, total = 0.0F, out[4] = {};
   float const* const lse = a.partial_lse + row * a.splits;
   for (int i = 0; i < a.splits; ++i) largest = fmaxf(largest, lse[i]);
+  float const offset = largest == -INFINITY ? 0.0F : largest;
+  auto const* const parts =
+      reinterpret_cast<Vector<float, 4> const*>(a.partial + row * a.splits * a.params.v_head_dim + column);
+  int const pitch = a.params.v_head_dim / 4;
+#pragma unroll kPartsAtOnce  // no branch keeps their loads apart: a part without a key is written, too
   for (int i = 0; i < a.splits; ++i) {
-    if (lse[i] == -INFINITY) continue;
-    float const share = fastExp2(lse[i] - largest);
+    float const share = fastExp2(lse[i] - offset);
     total += share;
-    auto const part = *reinterpret_cast<Vector<float, 4> const*>(
-        a.partial + (row * a.splits + i) * a.params.v_head_dim + column);
+    Vector<float, 4> const part = parts[i * pitch];
 #pragma unroll
     for (int j = 0; j < 4; ++j) out[j] += share * part.value[j];
   }

@@ -72,7 +72,9 @@ __device__ __forceinline__ void updateSoftmax(float scale, Visible const (&visib
     float const decay = fastExp2(state.largest[r] - offset);
     state.largest[r] = largest;
     state.sum[r] *= decay;
-    if (__any_sync(kAllLanes, decay != 1.0F ? 1 : 0)) {  // the largest score soon stays what it is
+    // The largest score soon stays what it is. A latent head's output fills the registers: a branch would
+    // spill.
+    if (Tile::kLatent || __any_sync(kAllLanes, decay != 1.0F ? 1 : 0)) {
 #pragma unroll
       for (int n = 0; n < Tile::kValueTiles; ++n) {
         state.out[n][2 * r] *= decay;

@@ -87,6 +87,7 @@ def called_once(library: DeviceKernels, context: Context) -> Result:
 def small_rows() -> list[Row]:
     """A row of each kind, small enough for kernels on the CPU."""
     from r1trt.plugin_checks.bench.attention_rows import DecodeRow, PrefillRow
+    from r1trt.plugin_checks.bench.latent_rows import LatentDecodeRow
     from r1trt.plugin_checks.bench.moe_layer_row import LayerRow
     from r1trt.plugin_checks.bench.moe_rows import MoveRow, RouterRow
     from r1trt.plugin_checks.bench.moe_shapes import MIXTRAL, V3_ROUTING
@@ -99,6 +100,7 @@ def small_rows() -> list[Row]:
         PrefillRow(tokens=64, heads=4, kv_heads=2, batch=2),
         DecodeRow(batch=2, keys=70, heads=4, kv_heads=2),
         DecodeRow(batch=1, keys=70, heads=4, kv_heads=2, block_only=True),
+        LatentDecodeRow(batch=2, keys=64, heads=4),
         RouterRow(tokens=5, shape=grouped),
         MoveRow(tokens=5, shape=grouped),
         MoveRow(tokens=5, shape=grouped, combine=True),
@@ -111,9 +113,9 @@ def small_rows() -> list[Row]:
 
 def _rows(*, quick: bool) -> list[Row]:
     """Rows of all kinds in turn, the ones that matter most first."""
-    from r1trt.plugin_checks.bench import attention_rows, moe_rows, rope_rows
+    from r1trt.plugin_checks.bench import attention_rows, latent_rows, moe_rows, rope_rows
 
-    kinds = [attention_rows.ROWS, moe_rows.ROWS, rope_rows.ROWS]
+    kinds = [attention_rows.ROWS, moe_rows.ROWS, rope_rows.ROWS, latent_rows.ROWS]
     if quick:
         kinds = [rows[:QUICK_ROWS] for rows in kinds]
     return [row for row in chain.from_iterable(zip_longest(*kinds)) if row is not None]

@@ -129,7 +129,7 @@ SOFTMAX = [
     Mutant(
         name="parts of equal share",
         change=changed(
-            "cache.cu", "float const share = fastExp2(lse[i] - largest);", "float const share = 1.0F;"
+            "cache.cu", "float const share = fastExp2(lse[i] - offset);", "float const share = 1.0F;"
         ),
         cases=(DECODE, LONG_DECODE),
     ),
