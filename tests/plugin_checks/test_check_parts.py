@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from harness.compile import objects
 from kernels.build import build_library
 
 from r1trt.errors import BuildError, ConfigError
-from r1trt.plugin_checks import build, sanitize
+from r1trt.plugin_checks import build, host_build, sanitize
 from r1trt.plugin_checks.cases import attention_cases, moe_cases
 from r1trt.plugin_checks.cases.arrays import aligned
 from r1trt.plugin_checks.cases.operators import OPERATORS
@@ -216,6 +217,22 @@ def test_the_cuda_sources_compile() -> None:
     sources = [build.native_compilation(chain, path, 90) for path in (build.CUDA_MEMORY, build.MOE_STAGES)]
     with objects() as cache:
         assert all(compiled.path.is_file() for compiled in cache.objects(sources))
+
+
+def test_a_cxx_library_that_is_linked_statically_stays_inside() -> None:
+    """Or its locale is mixed with that of another version in the process, and printing a number crashes."""
+    flags = (*host_build.HARNESS_LINK_FLAGS, "-static-libstdc++")
+    with objects() as cache:
+        sources = [
+            host_build.cxx_compilation(path, (*host_build.PLUGIN_FLAGS, *host_build.OWN_HEADERS.flags))
+            for path in sorted(host_build.HARNESS.glob("*.cpp"))
+        ]
+        library = host_build.linked(cache, "harness-static", sources, flags)
+    command = ["nm", "--dynamic", "--defined-only", "--demangle", str(library)]
+    symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "harness_creators" in symbols
+    assert "std::locale" not in symbols
+    assert "std::num_put" not in symbols
 
 
 def test_architectures_by_compute_capability() -> None:
