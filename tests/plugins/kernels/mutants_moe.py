@@ -264,7 +264,7 @@ GEMM = [
     ),
     Mutant(
         name="columns beyond the last one of k",
-        change=changed("grouped_gemm.cuh", "row_valid && column < k;", "row_valid;", GEMM_16BIT),
+        change=changed("load_rows.cuh", "row_valid && column < k;", "row_valid;", GEMM_16BIT),
         cases=(MANY, TWO_TILES),
     ),
     overflow(
