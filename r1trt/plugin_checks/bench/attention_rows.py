@@ -139,6 +139,10 @@ def _first(attend: Callable[..., tuple[Tensor, Tensor]], *arguments: object) -> 
     return lambda: attend(*arguments)[0]
 
 
+def _packed(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.contiguous() for tensor in tensors]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeRow:
     """One token a row against a cache.
@@ -213,10 +217,7 @@ class DecodeRow:
         kind = ", gathered keys" if self.block_only else ""
         return [
             Contender(name=OURS, make=ours),
-            Contender(
-                name=f"FA3{kind}",
-                make=lambda: _first(flash3(), q, keys.contiguous(), values.contiguous(), False),
-            ),
+            Contender(name=f"FA3{kind}", make=lambda: _first(flash3(), q, *_packed(keys, values), False)),
             Contender(
                 name=f"cuDNN{kind}",
                 make=lambda: sdpa(SDPBackend.CUDNN_ATTENTION, q, keys, values, causal=False),
