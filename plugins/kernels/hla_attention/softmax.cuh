@@ -38,14 +38,14 @@ __device__ __forceinline__ void scoreKeys(char const* queries, char const* keys,
   }
 }
 
-// Online softmax: turns scores into weights relative to the new largest score, and rescales what was summed.
+// Scores of keys that a row does not see become -infinity; most tiles are seen as a whole.
 template <class Tile, bool kBlockBranch>
-__device__ __forceinline__ void updateSoftmax(float scale, Visible const (&visible)[2], int index0, int lane,
-                                              float (&score)[Tile::kKeyTiles][4], SoftmaxState<Tile>& state) {
+__device__ __forceinline__ void maskScores(Visible const (&visible)[2], int index0, int lane,
+                                           float (&score)[Tile::kKeyTiles][4]) {
   constexpr int kCount = Tile::kKeyTiles * 8;
   bool const all =
       seesAll<kBlockBranch>(visible[0], index0, kCount) && seesAll<kBlockBranch>(visible[1], index0, kCount);
-  if (!__all_sync(kAllLanes, all ? 1 : 0)) {  // most tiles need no mask
+  if (!__all_sync(kAllLanes, all ? 1 : 0)) {
 #pragma unroll
     for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll
@@ -55,6 +55,13 @@ __device__ __forceinline__ void updateSoftmax(float scale, Visible const (&visib
       }
     }
   }
+}
+
+// Online softmax: turns scores into weights relative to the new largest score, and rescales what was summed.
+template <class Tile, bool kBlockBranch>
+__device__ __forceinline__ void updateSoftmax(float scale, Visible const (&visible)[2], int index0, int lane,
+                                              float (&score)[Tile::kKeyTiles][4], SoftmaxState<Tile>& state) {
+  maskScores<Tile, kBlockBranch>(visible, index0, lane, score);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float largest = state.largest[r];
