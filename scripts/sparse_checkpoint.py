@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from r1trt.checkpoint.block_scales import FP8, SCALE_DTYPE, SCALE_SUFFIX
-from r1trt.config import ModelConfig, scale_shape
+from r1trt.checkpoint.block_scales import FP8, SCALE_DTYPE, scales_of_weight
+from r1trt.config import SCALE_SUFFIXES, ModelConfig, scale_shape
 from r1trt.data_types import OF_SAFETENSORS
 from r1trt.families import expected_tensors, model_config_from_dict
 from r1trt.families.tensors import LAYER, may_be_fp8
@@ -50,7 +50,7 @@ class SparseTensor:
     @property
     def is_scale(self) -> bool:
         """Whether it holds scales, which are written."""
-        return self.name.endswith(SCALE_SUFFIX)
+        return self.name.endswith(SCALE_SUFFIXES)
 
     @property
     def size(self) -> int:
@@ -79,7 +79,7 @@ def _typed(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, tuple[int, ...]]]
             yield name, WEIGHT_DTYPE, shape
             continue
         yield name, FP8, shape
-        yield f"{name}{SCALE_SUFFIX}", SCALE_DTYPE, scale_shape(shape)
+        yield scales_of_weight(config, name), SCALE_DTYPE, scale_shape(shape)
 
 
 def _nextn_tensors(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, tuple[int, ...]]:

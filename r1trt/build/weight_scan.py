@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.checkpoint.block_scales import SCALE_SUFFIX
+from r1trt.config import SCALE_SUFFIXES
 from r1trt.errors import CheckpointError
 from r1trt.graph.block_scaled import count_unusable_scales, floats_from_codes
 from r1trt.graph.quantize import stored_rows
@@ -26,7 +26,7 @@ def require_finite_weights(model: ir.Model, progress: Progress = ignore) -> None
     stored = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
     total, done, bad, scales = sum(tensor.nbytes for tensor in stored), 0, [], 0
     for tensor in stored:
-        is_scale = str(tensor.name).endswith(SCALE_SUFFIX)
+        is_scale = str(tensor.name).endswith(SCALE_SUFFIXES)
         count = _unusable(tensor, is_scale=is_scale)
         if count:
             bad.append(f"{tensor.name}: {count}")

@@ -10,8 +10,9 @@ from r1trt.config import ModelConfig, scale_shape
 from r1trt.families.tensors import may_be_fp8
 
 FP8 = "F8_E4M3"
-SCALE_SUFFIX = "_scale_inv"
 SCALE_DTYPE = "F32"
+"""Type of the scales that DeepSeek publishes."""
+SCALE_DTYPES = (SCALE_DTYPE, "BF16", "F16")
 
 Shapes = Mapping[str, tuple[int, ...]]
 Held = Mapping[str, TensorRef]
@@ -24,13 +25,25 @@ def is_block_fp8(config: ModelConfig, ref: TensorRef) -> bool:
 
 def weight_of_scales(config: ModelConfig, name: str) -> str | None:
     """Name of the weight whose scales a tensor has to be by its name; None where it is no such tensor."""
-    weight = name.removesuffix(SCALE_SUFFIX)
-    return weight if config.quantization is not None and weight != name else None
+    if config.quantization is None or not name.endswith(config.quantization.scale_suffix):
+        return None
+    return name.removesuffix(config.quantization.scale_suffix)
+
+
+def scales_of_weight(config: ModelConfig, name: str) -> str:
+    """Name of the scales of an FP8 weight.
+
+    Raises:
+        ValueError: No weight of the checkpoint is FP8.
+    """
+    if config.quantization is None:
+        raise ValueError(f"{name} has no scales: the checkpoint is not FP8")
+    return f"{name}{config.quantization.scale_suffix}"
 
 
 def block_scales(config: ModelConfig, expected: Shapes, held: Held) -> dict[str, TensorRef]:
     """The scales of a checkpoint's FP8 weights, by their own names; those that are missing are left out."""
-    names = (f"{name}{SCALE_SUFFIX}" for name in _fp8_weights(config, expected, held))
+    names = (scales_of_weight(config, name) for name in _fp8_weights(config, expected, held))
     return {name: held[name] for name in names if name in held}
 
 
@@ -38,7 +51,7 @@ def scale_findings(config: ModelConfig, expected: Shapes, held: Held) -> list[st
     """What is wrong with FP8 weights and scales, as lines of a message."""
     weights = list(_fp8_weights(config, expected, held))
     scales = block_scales(config, expected, held)
-    wanted = {f"{name}{SCALE_SUFFIX}": scale_shape(expected[name]) for name in weights}
+    wanted = {scales_of_weight(config, name): scale_shape(expected[name]) for name in weights}
     lonely = sorted(
         name
         for name in held.keys() - wanted.keys()
@@ -55,7 +68,7 @@ def scale_findings(config: ModelConfig, expected: Shapes, held: Held) -> list[st
             (
                 f"{name}: {ref.dtype} {list(ref.shape)} instead of {SCALE_DTYPE} {list(wanted[name])}"
                 for name, ref in scales.items()
-                if (ref.dtype, ref.shape) != (SCALE_DTYPE, wanted[name])
+                if ref.dtype not in SCALE_DTYPES or ref.shape != wanted[name]
             ),
         ),
         *bullet_list("FP8 in some of a layer's experts", _mixed_experts(expected, held, set(weights))),

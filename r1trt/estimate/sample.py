@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from r1trt.checkpoint import TensorRef
-from r1trt.checkpoint.block_scales import SCALE_SUFFIX
-from r1trt.config import LayerConfig
+from r1trt.config import SCALE_SUFFIXES, LayerConfig
 from r1trt.estimate.source import SizedModel
 from r1trt.export.decoder import emit_decoder
 from r1trt.export.graph import GraphEmitter
@@ -79,7 +78,7 @@ def _tensors(
     for name in names:
         original = next((old + name[len(new) :] for new, old in prefixes if name.startswith(new)), name)
         found[name] = replace(model.tensors[original], name=name)
-        scales = model.scales.get(f"{original}{SCALE_SUFFIX}")
-        if scales is not None:
-            found[f"{name}{SCALE_SUFFIX}"] = replace(scales, name=f"{name}{SCALE_SUFFIX}")
+        for suffix in SCALE_SUFFIXES:
+            if scales := model.scales.get(f"{original}{suffix}"):
+                found[f"{name}{suffix}"] = replace(scales, name=f"{name}{suffix}")
     return found

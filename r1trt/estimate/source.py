@@ -13,7 +13,7 @@ from r1trt.artifacts import ExportArtifact, read_artifact
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.checkpoint import Checkpoint, TensorRef, checkpoint_from_dir, read_safetensors_header
-from r1trt.checkpoint.block_scales import FP8, SCALE_DTYPE, SCALE_SUFFIX, block_scales
+from r1trt.checkpoint.block_scales import FP8, SCALE_DTYPE, block_scales, scales_of_weight
 from r1trt.checkpoint.strict_json import json_object_from_file
 from r1trt.config import ModelConfig, scale_shape
 from r1trt.data_types import OF_SAFETENSORS
@@ -89,7 +89,7 @@ def sized_model_from_config(name: str, raw: Mapping[str, Any], *, where: Path) -
         fp8 = may_be_fp8(config, tensor)
         tensors[tensor] = _imagined(tensor, FP8 if fp8 else kind, shape)
         if fp8:
-            scale = f"{tensor}{SCALE_SUFFIX}"
+            scale = scales_of_weight(config, tensor)
             scales[scale] = _imagined(scale, SCALE_DTYPE, scale_shape(shape))
     stored = _bytes_by_type([*tensors.values(), *scales.values()])
     return SizedModel(name=name, config=config, tensors=tensors, scales=scales, stored_bytes=stored, files=0)

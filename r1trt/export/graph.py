@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from r1trt.checkpoint import TensorRef
-from r1trt.checkpoint.block_scales import FP8, SCALE_SUFFIX
+from r1trt.checkpoint.block_scales import FP8
+from r1trt.config import SCALE_SUFFIXES
 from r1trt.data_types import OF_SAFETENSORS
 from r1trt.ops.cost import Dims
 from r1trt.ops.dequantize_blocks import BLOCKS
@@ -45,9 +46,9 @@ class GraphEmitter:
         if not self.is_fp8(name):
             return self.stored(name)
         if name not in self._dequantized:
-            inputs = [self.stored(name), self.stored(f"{name}{SCALE_SUFFIX}")]
-            output = [(ir.DataType.FLOAT, self._weights[name].shape)]
             label = f"{name.removesuffix('.weight')}.dequantize"
+            inputs = [self.stored(name), self.in_fp32(self.stored_scales(name), f"{label}.cast")]
+            output = [(ir.DataType.FLOAT, self._weights[name].shape)]
             self._dequantized[name] = self.node(BLOCKS.name, label, inputs, output, domain=BLOCKS.domain)[0]
         return self._dequantized[name]
 
@@ -75,6 +76,19 @@ class GraphEmitter:
             name=name,
         )
         return self._register(name, tensor)
+
+    def stored_scales(self, name: str) -> ir.Value:
+        """The scales of an FP8 weight's blocks, of the type that the checkpoint has them in."""
+        names = (f"{name}{suffix}" for suffix in SCALE_SUFFIXES)
+        return self.stored(next(scales for scales in names if scales in self._weights))
+
+    def in_fp32(self, value: ir.Value, name: str) -> ir.Value:
+        """The value as FLOAT, by a Cast of this name where it is something else."""
+        if value.dtype == ir.DataType.FLOAT:
+            return value
+        shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape or ())
+        output, to = [(ir.DataType.FLOAT, shape)], int(ir.DataType.FLOAT)
+        return self.node("Cast", name, [value], output, {"to": to})[0]
 
     def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         """A small initializer inside the graph file; made once a name."""

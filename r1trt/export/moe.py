@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.checkpoint.block_scales import SCALE_SUFFIX
 from r1trt.config import MoeConfig, scale_shape
 from r1trt.export.forward import FLOAT, Forward, sizes
 from r1trt.export.graph import GraphEmitter
@@ -32,20 +31,14 @@ def _stacked(emit: GraphEmitter, name: str, parts: list[ir.Value], shape: Dims) 
 
 def _router_weight(emit: GraphEmitter, name: str) -> ir.Value:
     weight = emit.weight(f"{name}.weight")
-    return _in_fp32(emit, weight, f"{name}.cast")
+    return emit.in_fp32(weight, f"{name}.cast")
 
 
 def _router_bias(emit: GraphEmitter, moe: MoeConfig, name: str) -> ir.Value | None:
     if moe.scoring != "sigmoid":
         return None
     bias = emit.weight(f"{name}.e_score_correction_bias")
-    return _in_fp32(emit, bias, f"{name}.bias_cast")
-
-
-def _in_fp32(emit: GraphEmitter, weight: ir.Value, name: str) -> ir.Value:
-    if weight.dtype == FLOAT:
-        return weight
-    return emit.node("Cast", name, [weight], [(FLOAT, sizes(weight))], {"to": int(FLOAT)})[0]
+    return emit.in_fp32(bias, f"{name}.bias_cast")
 
 
 def _experts(emit: GraphEmitter, spec: MoeSpec, prefix: str) -> dict[str, ir.Value]:
@@ -88,8 +81,8 @@ def _stacked_projections(
     found = {f"w_{label}": stacked(label, weights, *shape)}
     if fp8:
         rows, columns = scale_shape(shape)
-        scales = [emit.stored(f"{name}{SCALE_SUFFIX}") for name in names]
-        found[f"{label}_scale"] = stacked(f"{label}_scale", scales, rows, columns)
+        scales = stacked(f"{label}_scale", [emit.stored_scales(name) for name in names], rows, columns)
+        found[f"{label}_scale"] = emit.in_fp32(scales, f"{prefix}.experts.{label}_scale{suffix}.cast")
     return found
 
 

@@ -15,16 +15,18 @@ import torch
 from export.agreement import FEEDS, assert_export_equals_transformers, exported_session, feed, random_prompts
 from families.deepseek_checks import Reference, assert_export_agrees
 from families.family_builds import assert_cpu_engine_generates, assert_fp8_engine_obeys_its_plan, build
-from fp8_checkpoints import RAGGED, Tensors, change_tensors, quantize_checkpoint
+from fp8_checkpoints import COMPRESSED, RAGGED, Tensors, change_tensors, quantize_checkpoint
 from safetensors.torch import load_file
 from tiny_checkpoints import write_deepseek, write_r1_asa, write_transformers
 
 from r1trt.artifacts import BuildArtifact
 from r1trt.artifacts.export import ExportManifest
-from r1trt.errors import CheckpointError, PlanError, UnavailableError
+from r1trt.errors import CheckpointError, ConfigError, PlanError, UnavailableError
+from r1trt.estimate.known_models import KNOWN_MODELS
 from r1trt.estimate.source import sized_model, sized_model_from_config
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import load_export
+from r1trt.families import model_config_from_dict
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.precision.checks import check_plan, check_plan_fits_model
 from r1trt.precision.plan_file import load_plan
@@ -68,6 +70,62 @@ def test_export(name: str, tmp_path: Path) -> None:
 def test_modules_that_are_left_out(name: str, tmp_path: Path) -> None:
     checkpoint, plain = write(tmp_path, left_out=LEFT_OUT[name])
     assert_export_agrees(checkpoint, tmp_path / "export", reference=plain)
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["DeepSeek", "compressed-tensors"])
+@pytest.mark.parametrize("scale_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_spellings_and_types_of_scales(compressed: bool, scale_dtype: torch.dtype, tmp_path: Path) -> None:
+    plain = write_deepseek(tmp_path / "plain", tokenizer=True, **RAGGED)
+    checkpoint = quantize_checkpoint(
+        plain, tmp_path / "fp8", compressed=compressed, scale_dtype=scale_dtype, left_out=["kv_b_proj"]
+    )
+    assert_export_agrees(checkpoint, tmp_path / "export", reference=plain)
+
+
+@pytest.mark.parametrize("arch", ["cpu", "ada"])
+def test_builds_of_the_other_spelling(arch: str, tmp_path: Path) -> None:
+    plain = write_deepseek(tmp_path / "plain", tokenizer=True, **RAGGED)
+    checkpoint = quantize_checkpoint(plain, tmp_path / "fp8", compressed=True, scale_dtype=torch.bfloat16)
+    if arch == "cpu":
+        assert_cpu_engine_generates(checkpoint, tmp_path, plain)
+    else:
+        assert_fp8_engine_obeys_its_plan(
+            checkpoint, tmp_path, product="model.layers.0.self_attn.q_b_proj", requantize="tensor"
+        )
+
+
+COMPRESSED_DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {
+    "format": ({"format": "pack-quantized"}, "format 'pack-quantized'"),
+    "groups": ({"config_groups": {}}, "config_groups {}"),
+    "cache": ({"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme {'num_bits': 8}"),
+    "pattern": ({"ignore": ["re:(a+)+$"]}, "ignore 're:(a+)+$' is a pattern that is not understood"),
+    "no pattern": ({"ignore": ["re:*("]}, "ignore 're:*('"),
+    "names": ({"ignore": "lm_head"}, "ignore 'lm_head' is not a list of names"),
+}
+
+
+@pytest.mark.parametrize("name", COMPRESSED_DIFFERENCES)
+def test_other_compressed_tensors_are_refused(name: str) -> None:
+    changes, finding = COMPRESSED_DIFFERENCES[name]
+    assert finding in refusal({**COMPRESSED, **changes})
+
+
+def test_every_difference_of_a_group_is_listed() -> None:
+    group = json.loads(json.dumps(COMPRESSED["config_groups"]["group_0"]))
+    group["weights"] |= {"strategy": "channel", "num_bits": 4, "block_structure": None}
+    group["input_activations"]["dynamic"] = False
+    found = refusal({**COMPRESSED, "config_groups": {"group_0": group}})
+    assert "config_groups.group_0.input_activations.dynamic False" in found
+    for text in ("strategy 'channel'", "num_bits 4", "block_structure None"):
+        assert f"config_groups.group_0.weights.{text}" in found
+
+
+def refusal(quantization: dict[str, Any]) -> str:
+    """What is found in a config.json that is refused."""
+    raw = {**KNOWN_MODELS["r1-671b"], "quantization_config": quantization}
+    with pytest.raises(ConfigError) as caught:
+        model_config_from_dict(raw, where=Path("config.json"))
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM"])
