@@ -76,6 +76,14 @@ def _no_weights(directory: Path) -> CheckpointError:
             "save_pretrained(DIRECTORY, safe_serialization=True)",
         )
     others = sorted(path.name for path in directory.glob("*.safetensors"))
+    if len(others) > 1:
+        return CheckpointError(
+            "checkpoint has several weight files and no index: nothing says whose tensors count",
+            where=directory,
+            found=", ".join(others[:LISTED]),
+            expected=f"{INDEX_FILE} beside them, or {SINGLE_FILE} alone",
+            fix=f"download {INDEX_FILE} of the same revision",
+        )
     return CheckpointError(
         "checkpoint has no weights",
         where=directory,

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from r1trt.errors import CheckpointError
 
 MAX_JSON_BYTES = 100_000_000
+_FIX = "take the file of the same revision again; what stands in it is not what its publisher wrote"
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -45,7 +46,9 @@ def json_object_from_bytes(data: bytes, where: object) -> dict[str, Any]:
     """
 
     def refuse(problem: object) -> NoReturn:
-        raise CheckpointError("invalid JSON", where=where, found=problem, expected="a JSON object in UTF-8")
+        raise CheckpointError(
+            "invalid JSON", where=where, found=problem, expected="a JSON object in UTF-8", fix=_FIX
+        )
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -69,7 +72,7 @@ def json_object_from_bytes(data: bytes, where: object) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise CheckpointError(
-            "invalid JSON", where=where, found=reason, expected="a JSON object in UTF-8"
+            "invalid JSON", where=where, found=reason, expected="a JSON object in UTF-8", fix=_FIX
         ) from error
     if not isinstance(value, dict):
         refuse(f"a {type(value).__name__}")

@@ -164,6 +164,8 @@ def _notes(checkpoint: Checkpoint, capacity: int) -> list[str]:
             f"RoPE of type '{kind}' follows the current length in transformers; here its frequencies are "
             f"frozen at {capacity} tokens (--max-seq-len), so that cached keys stay valid."
         )
+    if checkpoint.config.quantization is not None and not checkpoint.scales:
+        notes.append("config.json has a quantization_config, but no tensor is FP8: the key is ignored.")
     notes += [
         f"Layer {layer} of the checkpoint predicts a further token (num_nextn_predict_layers); its {count} "
         "tensors are skipped."

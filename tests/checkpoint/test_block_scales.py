@@ -38,7 +38,7 @@ def test_all_findings_in_one_error(tmp_path: Path) -> None:
     def damage(tensors: Tensors) -> None:
         del tensors[f"{ATTENTION}.o_proj.weight_scale_inv"]
         tensors[f"{ATTENTION}.q_a_proj.weight_scale_inv"] = torch.ones(1, 3)
-        tensors[f"{ATTENTION}.q_b_proj.weight_scale_inv"] = torch.ones(2, 1, dtype=torch.float16)
+        tensors[f"{ATTENTION}.q_b_proj.weight_scale_inv"] = torch.ones(2, 1, dtype=torch.float64)
         tensors[f"{ATTENTION}.kv_b_proj.weight"] = tensors[f"{ATTENTION}.kv_b_proj.weight"].bfloat16()
         tensors["model.layers.1.mlp.gate.weight_scale_inv"] = torch.ones(1, 2)
         tensors["model.layers.9.mlp.gate.weight_scale_inv"] = torch.ones(1, 2)
@@ -55,7 +55,7 @@ def test_all_findings_in_one_error(tmp_path: Path) -> None:
         "model.layers.1.mlp.gate.weight_scale_inv",
         "wrong scales (2):",
         f"{ATTENTION}.q_a_proj.weight_scale_inv: F32 [1, 3] instead of F32 [1, 2]",
-        f"{ATTENTION}.q_b_proj.weight_scale_inv: F16 [2, 1] instead of F32 [2, 1]",
+        f"{ATTENTION}.q_b_proj.weight_scale_inv: F64 [2, 1] instead of F32 [2, 1]",
         "unexpected (1):\n    model.layers.9.mlp.gate.weight_scale_inv",
         "wrong dtype (1):\n    lm_head.weight: F8_E4M3",
         "expected: 53 tensors of F32, BF16, F16, projections also of F8_E4M3 with scales",

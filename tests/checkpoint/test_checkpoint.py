@@ -188,6 +188,23 @@ def test_malformed_index(write_checkpoint: WriteCheckpoint, weight_map: Any) -> 
         checkpoint_from_dir(directory)
 
 
+def test_several_files_want_an_index(write_checkpoint: WriteCheckpoint) -> None:
+    directory = write_checkpoint(CONFIGS["llama"], shards=2)
+    (directory / "model.safetensors.index.json").unlink()
+    with pytest.raises(CheckpointError, match="no index") as caught:
+        checkpoint_from_dir(directory)
+    assert "model-00001-of-00002.safetensors, model-00002-of-00002.safetensors" in str(caught.value)
+
+
+def test_a_truncated_index(write_checkpoint: WriteCheckpoint) -> None:
+    index = write_checkpoint(CONFIGS["llama"], shards=2) / "model.safetensors.index.json"
+    index.write_text(index.read_text()[:100])
+    with pytest.raises(CheckpointError, match="invalid JSON") as caught:
+        checkpoint_from_dir(index.parent)
+    assert index.name in str(caught.value)
+    assert "fix: take the file of the same revision again" in str(caught.value)
+
+
 def test_pickled_weights_are_not_opened(write_checkpoint: WriteCheckpoint) -> None:
     directory = write_checkpoint(CONFIGS["llama"])
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")

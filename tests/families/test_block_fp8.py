@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,19 @@ import torch
 from export.agreement import FEEDS, assert_export_equals_transformers, exported_session, feed, random_prompts
 from families.deepseek_checks import Reference, assert_export_agrees
 from families.family_builds import assert_cpu_engine_generates, assert_fp8_engine_obeys_its_plan, build
-from fp8_checkpoints import COMPRESSED, RAGGED, Tensors, change_tensors, quantize_checkpoint
+from fp8_checkpoints import (
+    COMPRESSED,
+    QUANTIZATION,
+    RAGGED,
+    Tensors,
+    change_config,
+    change_tensors,
+    quantize_checkpoint,
+)
 from safetensors.torch import load_file
 from tiny_checkpoints import write_deepseek, write_r1_asa, write_transformers
 
-from r1trt.artifacts import BuildArtifact
+from r1trt.artifacts import BuildArtifact, ExportArtifact
 from r1trt.artifacts.export import ExportManifest
 from r1trt.errors import CheckpointError, ConfigError, PlanError, UnavailableError
 from r1trt.estimate.known_models import KNOWN_MODELS
@@ -80,6 +89,17 @@ def test_spellings_and_types_of_scales(compressed: bool, scale_dtype: torch.dtyp
         plain, tmp_path / "fp8", compressed=compressed, scale_dtype=scale_dtype, left_out=["kv_b_proj"]
     )
     assert_export_agrees(checkpoint, tmp_path / "export", reference=plain)
+
+
+@pytest.mark.parametrize("quantization", [QUANTIZATION, COMPRESSED], ids=["DeepSeek", "compressed-tensors"])
+def test_a_conversion_that_still_has_the_key(quantization: dict[str, Any], tmp_path: Path) -> None:
+    plain = write_deepseek(tmp_path / "plain", tokenizer=True, **RAGGED)
+    shutil.copytree(plain, tmp_path / "conversion")
+    change_config(tmp_path / "conversion", quantization_config=quantization)
+    export = exported(tmp_path / "conversion", tmp_path / "export")
+    (note,) = ExportArtifact.read(export).manifest.notes
+    assert "no tensor is FP8: the key is ignored" in note
+    assert_export_agrees(tmp_path / "conversion", tmp_path / "again", reference=plain)
 
 
 @pytest.mark.parametrize("arch", ["cpu", "ada"])
