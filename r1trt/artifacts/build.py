@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
 from r1trt.artifacts.base import Manifest
 from r1trt.artifacts.directory import ModelDirectory
+from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.export import WeightFile
 from r1trt.artifacts.fields import Check, Count, FileName, PathText, Size, Sm
 from r1trt.artifacts.manifest import Kind
@@ -227,6 +228,34 @@ class BuildArtifact(BuildDirectory):
             ArtifactError: The directory is not a build, or its manifest is not valid.
         """
         return cls(path=path, manifest=BuildManifest.read(path))
+
+    @property
+    def damaged_files(self) -> dict[str, str]:
+        """Why files are not what the manifest says, by name: those that are missing, or of another size.
+
+        Contents are not compared: hashing an engine takes as long as reading it.
+        """
+        found = {}
+        for entry in (*self.manifest.engines, *self.manifest.files):
+            path = self.path / entry.file
+            if not path.is_file():
+                found[entry.file] = "missing"
+            elif (size := path.stat().st_size) != entry.bytes:
+                found[entry.file] = f"{size} bytes: damaged"
+        return found
+
+    def require_whole(self) -> None:
+        """Raises ArtifactError, which lists them, where files are missing or of another size."""
+        if damaged := self.damaged_files:
+            sizes = {entry.file: entry.bytes for entry in (*self.manifest.engines, *self.manifest.files)}
+            raise ArtifactError(
+                "The build is incomplete.",
+                where=self.path,
+                found="\n    ".join(
+                    ["", *(f"{name}: {why}, {sizes[name]} bytes expected" for name, why in damaged.items())]
+                ),
+                fix="copy the directory again, or build again",
+            )
 
     @property
     def engines(self) -> dict[int | None, Path]:

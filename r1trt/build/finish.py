@@ -37,6 +37,7 @@ _DECIDED = (
     "dump_passes",
 )
 _COMPARED = ("arch", "precision")
+_EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "cpu", "onnxruntime": "cpu"}
 
 
 def finish_build(source: BuildArtifact, config: BuildConfig, progress: Progress = ignore) -> Path:
@@ -87,7 +88,8 @@ def builder_unavailable(build: Path, backend: str, reason: str) -> UnavailableEr
         where=build,
         found=reason,
         expected=f"a machine where {backend} can build",
-        fix=f"copy the directory there and run: r1trt build {shlex.quote(str(build))}",
+        fix=f"copy the directory there, pip install 'r1trt[{_EXTRAS[backend]}]', and run: "
+        f"r1trt build {shlex.quote(str(build))}",
     )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from r1trt.artifacts import BuildArtifact, ExportArtifact, RepositoryArtifact, read_artifact
-from r1trt.artifacts.build import FileEntry
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.layers import LayerReport
 from r1trt.artifacts.validation import ValidationArtifact
@@ -53,7 +52,17 @@ def _summary_of_repository(repository: RepositoryArtifact) -> Summary:
     manifest = repository.manifest
     rows = [(entry.file, entry.bytes) for entry in manifest.files]
     files = Table(title="Files", header=("file", "bytes"), rows=rows)
-    facts = {"model": manifest.model_name, **asdict(manifest.engine)}
+    engine = manifest.engine
+    facts = {
+        "model": manifest.model_name,
+        "kind": manifest.model,
+        "arch": engine.arch,
+        "compute capability": ", ".join(f"SM{sm}" for sm in engine.sms) or "-",
+        "precision": engine.precision,
+        "backend": engine.backend,
+        "capacity": engine.capacity if engine.cache else "no cache",
+        "built with": _versions(engine.versions),
+    }
     return Summary(kind=manifest.KIND, path=repository.path, facts=facts, tables=[files])
 
 
@@ -61,7 +70,7 @@ def _summary_of_build(build: BuildArtifact) -> Summary:
     manifest = build.manifest
     facts = {
         "model": manifest.source.model_name,
-        "status": manifest.status,
+        "status": _status(build),
         "arch": manifest.arch,
         "precision": manifest.precision,
         "backend": manifest.backend,
@@ -69,7 +78,7 @@ def _summary_of_build(build: BuildArtifact) -> Summary:
         "max batch size": manifest.max_batch_size,
         "max input length": manifest.max_input_len,
         "built": manifest.built_at,
-        "built with": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+        "built with": _versions(manifest.versions),
         **_validation_facts(build.path),
     }
     tables = [_file_table(build)]
@@ -80,17 +89,19 @@ def _summary_of_build(build: BuildArtifact) -> Summary:
     return Summary(kind=manifest.KIND, path=build.path, facts=facts, tables=tables)
 
 
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _status(build: BuildArtifact) -> str:
+    damaged = build.damaged_files
+    return f"DAMAGED: {', '.join(damaged)}" if damaged else build.manifest.status
+
+
 def _file_table(build: BuildArtifact) -> Table:
-    entries = [*build.manifest.engines, *build.manifest.files]
-    rows = [(entry.file, entry.bytes, _file_state(build.path / entry.file, entry)) for entry in entries]
+    entries, damaged = [*build.manifest.engines, *build.manifest.files], build.damaged_files
+    rows = [(entry.file, entry.bytes, damaged.get(entry.file, "ok")) for entry in entries]
     return Table(title="Files", header=("file", "bytes", "state"), rows=rows)
-
-
-def _file_state(path: Path, entry: FileEntry) -> str:
-    """Compares sizes only: hashing an engine takes as long as reading it."""
-    if not path.is_file():
-        return "missing"
-    return "ok" if path.stat().st_size == entry.bytes else f"{path.stat().st_size} bytes: damaged"
 
 
 def _network_table(path: Path) -> Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1trt.artifacts import read_artifact
 from r1trt.errors import ConfigError
 from r1trt.runtime.continuation import Continuation
 from r1trt.runtime.generation import Generation
@@ -84,6 +85,7 @@ def generate(config: GenerateConfig) -> Generation:
         R1TrtError: The engine cannot be loaded, or its tokenizer is missing or has no chat template.
         SessionError: While iterating: the prompt is longer than the engine's KV cache.
     """
+    read_artifact(config.engine)  # what is no artifact is not to be searched for a tokenizer
     tokenizer = tokenizer_from_dir(config.engine)
     prompt_ids = prompt_ids_from_config(tokenizer, config)
     started = time.perf_counter()

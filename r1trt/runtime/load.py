@@ -37,4 +37,6 @@ def session_from_engine(engine: Path, *, threads: int | None = None) -> Session:
             found=f"kind {artifact.manifest.KIND!r}",
             expected="the directory of a build or of an export",
         )
+    if artifact.manifest.backend == "onnxruntime":
+        artifact.require_whole()
     return session_from_build(artifact, LoadOptions(threads=threads))

@@ -46,6 +46,7 @@ def test_files_are_compared_with_the_manifest(build: Path) -> None:
     (table,) = summary_of_path(build).tables
     states = {row[0]: row[2] for row in table.rows}
     assert states == {"engine.sm89.plan": "missing", "typed.onnx": "1 bytes: damaged"}
+    assert summary_of_path(build).facts["status"] == "DAMAGED: engine.sm89.plan, typed.onnx"
 
 
 def test_equal_layers_of_the_network_are_one_row(build: Path) -> None:
@@ -77,5 +78,5 @@ def test_the_validation_beside_it_is_shown(build: Path) -> None:
 def test_a_repository_lists_its_files(tmp_path: Path) -> None:
     write_manifest(tmp_path, REPOSITORY)
     summary = summary_of_path(tmp_path)
-    assert summary.facts["backend"] == "onnxruntime" and summary.facts["sms"] == ()
+    assert summary.facts["backend"] == "onnxruntime" and summary.facts["compute capability"] == "-"
     assert list(summary.tables[0].rows) == [("SmolLM2/1/engine/cpu.onnx", 233364)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,12 @@ def test_options_that_contradict(tmp_path: Path, options: dict[str, Any]) -> Non
 
 
 def test_directories_that_hold_no_model(tmp_path: Path, engine: Path) -> None:
-    with pytest.raises(CheckpointError, match="no tokenizer"):
-        run(tmp_path)
-    (tmp_path / "tokenizer.json").write_bytes((engine / "tokenizer.json").read_bytes())
     with pytest.raises(R1TrtError, match="not an r1trt artifact"):
         run(tmp_path)
+    shutil.copytree(engine, tmp_path / "engine")
+    (tmp_path / "engine" / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        run(tmp_path / "engine")
 
 
 STOP_CASES = {

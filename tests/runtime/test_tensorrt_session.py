@@ -6,8 +6,9 @@ import importlib
 from pathlib import Path
 
 import pytest
-from small_engine import manifest, repository_manifest
+from small_engine import manifest, repository_manifest, write_engine
 
+from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.manifest import write_manifest
 from r1trt.errors import UnavailableError
 from r1trt.runtime.load import session_from_engine
@@ -29,6 +30,16 @@ def test_without_the_engines_gpu_the_message_says_how_to_go_on(tmp_path: Path) -
     ) as caught:
         session_from_engine(tmp_path)
     assert caught.value.exit_code == 3
+
+
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    files = [{"file": "weights.safetensors", "sha256": "0" * 64, "bytes": 32}]
+    engine = write_engine(tmp_path / "engine", files=files, engines=[{**files[0], "sm": None}])
+    size = (engine / "weights.safetensors").stat().st_size
+    (engine / "weights.safetensors").write_bytes(b"x" * 10)
+    with pytest.raises(ArtifactError, match="The build is incomplete") as caught:
+        session_from_engine(engine)
+    assert size != 10 and "weights.safetensors: 10 bytes: damaged, 32 bytes expected" in str(caught.value)
 
 
 def test_a_directory_of_another_kind(tmp_path: Path) -> None:
