@@ -21,3 +21,11 @@ def count_text(number: int) -> str:
         if number >= limit:
             return f"{number / limit:.4g} {unit}"
     return str(number)
+
+
+def duration_text(seconds: float) -> str:
+    """A duration in its largest unit, as an estimate is read: `12 s`, `3 min`, `17 h`, `4 days`."""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"

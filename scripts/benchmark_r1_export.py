@@ -19,7 +19,6 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,14 +39,6 @@ SHARDS = {
     "r1-distill-qwen-1.5b": 1,
     "r1-distill-qwen-7b": 2,
     "r1-distill-llama-70b": 17,
-}
-QUANTIZATION: Mapping[str, Mapping[str, Any]] = {
-    "r1-671b": {
-        "activation_scheme": "dynamic",
-        "fmt": "e4m3",
-        "quant_method": "fp8",
-        "weight_block_size": [128, 128],
-    }
 }
 AIM_SECONDS, AIM_BYTES = 15.0, 0.8e9  # of R1-671B
 PACKAGES = ("r1trt", "onnx", "onnx-ir", "numpy")
@@ -80,9 +71,7 @@ class PeakOfChildren:
 def raw_config(shape: str) -> tuple[dict[str, Any], int]:
     """A shape's config.json and number of shards, by name or from a file."""
     if shape in SHARDS:
-        quantization = QUANTIZATION.get(shape)
-        more = {} if quantization is None else {"quantization_config": dict(quantization)}
-        return {**KNOWN_MODELS[shape], **more}, SHARDS[shape]
+        return dict(KNOWN_MODELS[shape]), SHARDS[shape]
     if not Path(shape).is_file():
         sys.exit(f"{shape} is no shape and no config.json; shapes are {', '.join(SHARDS)}")
     raw: dict[str, Any] = json.loads(Path(shape).read_text(encoding="utf-8"))
@@ -162,8 +151,8 @@ def markdown(report: dict[str, Any]) -> str:
             lines += ["", verdict(each)]
     lines += [
         "",
-        "No other exporter was run here. [Export of 1.78 billion parameters](export-2026-11-24.md) compares "
-        "with two, on a checkpoint of Qwen2-1.5B's shape that has its weights.",
+        "No other exporter takes a checkpoint without weights. Three are compared on models of R1's form "
+        "(`deepseek-peers-*.md`), two on one of [1.78 billion parameters](export-2026-11-24.md).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from r1trt.text import count_text, size_text
+from r1trt.text import count_text, duration_text, size_text
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_counts_are_readable(number: int, text: str) -> None:
 )
 def test_sizes(size: int, text: str) -> None:
     assert size_text(size) == text
+
+
+def test_durations() -> None:
+    texts = [duration_text(seconds) for seconds in (0.9, 90, 600, 7300, 40 * 3600, 4 * 86400)]
+    assert texts == ["1 s", "90 s", "10 min", "2 h", "40 h", "4 days"]

@@ -10,7 +10,8 @@ import click
 
 from r1trt.cli.options import json_option, max_seq_len_option
 from r1trt.cli.output import fact_lines, print_result, table_lines
-from r1trt.text import count_text, size_text
+from r1trt.estimate.steps import Step
+from r1trt.text import count_text, duration_text, size_text
 
 if TYPE_CHECKING:
     from r1trt.estimate.estimate import Estimate
@@ -114,13 +115,21 @@ def _step_lines(estimate: Estimate) -> Iterator[str]:
     rows = [
         (
             item.step.name,
-            size_text(item.step.memory),
+            _memory_text(item.step),
             size_text(item.step.disk),
+            duration_text(item.step.seconds),
             f"no; {', '.join(item.obstacles)}" if item.obstacles else "yes",
         )
         for item in estimate.steps
     ]
-    yield from table_lines(("step", "memory", "disk", "possible here"), rows)
+    yield from table_lines(("step", "memory", "disk", "about", "possible here"), rows)
+
+
+def _memory_text(step: Step) -> str:
+    """What is the least, where a part of the peak can be done without."""
+    if step.least_memory == step.memory:
+        return size_text(step.memory)
+    return f"{size_text(step.least_memory)} to {size_text(step.memory)}"
 
 
 def _device_lines(placements: tuple[Placement, ...]) -> Iterator[str]:

@@ -49,6 +49,6 @@ def require_memory(step: Step) -> None:
 def obstacles(step: Step, memory: Memory, free: int) -> Iterator[str]:
     """What this machine lacks for a step, in words; nothing where it can do it."""
     if memory.total < step.least_memory:
-        yield f"memory: {size_text(memory.total)} of at least {size_text(step.least_memory)}"
+        yield f"memory: {size_text(memory.total)} is less than {size_text(step.least_memory)}"
     if free < step.disk:
-        yield f"disk: {size_text(free)} of {size_text(step.disk)}"
+        yield f"disk: {size_text(free)} is less than {size_text(step.disk)}"

@@ -1,4 +1,4 @@
-"""What the long steps take of a machine: memory and disk. The constants were measured (docs/estimate.md)."""
+"""What the long steps take: memory, disk and time. The constants were measured (docs/estimate.md)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from r1trt.runtime.onnxruntime_model import folds_constants
 
 MB = 10**6
 
-EXPORT_MEMORY, EXPORT_MEMORY_OF_TENSOR = 110 * MB, 4500
-GRAPH_BYTES_OF_TENSOR = 1000
+EXPORT_MEMORY, EXPORT_MEMORY_OF_TENSOR = 110 * MB, 7500
+GRAPH_BYTES_OF_TENSOR = 300
 COMPANION_BYTES = 20 * MB
 """The tokenizer's files, the graphs and the plan beside the weights."""
 
@@ -32,6 +32,16 @@ FP32_BYTES = 4
 
 ENGINE_SHARE, ENGINE_BYTES = 1.01, 15 * MB
 
+EXPORT_SECONDS, EXPORT_SECONDS_OF_TENSOR = 0.9, 126e-6
+COPIED_IN_SECOND = 450 * MB
+BUILD_SECONDS, TYPED_IN_SECOND = 1.0, 200 * MB
+"""Weights are looked through, typed and written."""
+BUILDER_SECONDS, BUILT_IN_SECOND = 17.0, 48 * MB
+"""A builder compiles and times kernels for each engine, whatever the weights, and then writes them."""
+CALIBRATED_IN_SECOND = 3.5e6
+VALIDATION_SECONDS, VALIDATED_IN_SECOND = 8.0, 6.5e6
+"""Parameters, for the tokens that each has where no other number is given."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -42,23 +52,27 @@ class Step:
         memory: Bytes of main memory at its peak, mapped files included.
         least_memory: With less in the whole machine it cannot succeed.
         disk: Bytes that it writes.
+        seconds: How long it may take on a machine like the one of the measurements: an order of magnitude.
     """
 
     name: str
     memory: int
     least_memory: int
     disk: int
+    seconds: float
 
 
 def export_step(model: SizedModel, *, copy: bool = False) -> Step:
     """An export: headers are read, and a graph is written; weights only if they are to be copied."""
-    memory = EXPORT_MEMORY + EXPORT_MEMORY_OF_TENSOR * len(model.tensors)
+    tensors = len(model.tensors) + len(model.scales)
+    memory = EXPORT_MEMORY + EXPORT_MEMORY_OF_TENSOR * tensors
     stored = sum(model.stored_bytes.values()) if copy else 0
     return Step(
         name="export --copy" if copy else "export",
         memory=memory,
         least_memory=memory,
-        disk=stored + GRAPH_BYTES_OF_TENSOR * len(model.tensors) + COMPANION_BYTES,
+        disk=stored + GRAPH_BYTES_OF_TENSOR * tensors + COMPANION_BYTES,
+        seconds=EXPORT_SECONDS + EXPORT_SECONDS_OF_TENSOR * tensors + stored / COPIED_IN_SECOND,
     )
 
 
@@ -74,20 +88,23 @@ def build_step(
         engines: Engines that it makes here; 0 where ONNX Runtime runs the graph, or the builder is elsewhere.
         calibrated: FP8 scales are given, and need not be measured.
     """
-    weights = planned.bytes
-    memory = WRITE_MEMORY
+    weights, stored = planned.bytes, sum(model.stored_bytes.values())
+    memory, seconds = WRITE_MEMORY, BUILD_SECONDS + (stored + weights) / TYPED_IN_SECOND
     if planned.plan.missing_scales and not calibrated:
         memory += _calibration_memory(model)
+        seconds += parameters(model) / CALIBRATED_IN_SECOND
     least = WRITE_MEMORY
     if backend != "onnxruntime" and engines:
         memory = max(memory, builder_memory(weights))
         least = least_builder_memory(weights)
+        seconds += engines * builder_seconds(weights)
     written = weights if backend == "onnxruntime" else weights + engines * engine_bytes(weights)
     return Step(
         name=f"build --arch {planned.arch} --{planned.precision}",
         memory=memory,
         least_memory=least,
         disk=written + COMPANION_BYTES,
+        seconds=seconds,
     )
 
 
@@ -104,6 +121,7 @@ def finishing_step(weight_bytes: int, engines: int) -> Step:
         memory=builder_memory(weight_bytes),
         least_memory=least_builder_memory(weight_bytes),
         disk=engines * engine_bytes(weight_bytes),
+        seconds=engines * builder_seconds(weight_bytes),
     )
 
 
@@ -114,6 +132,7 @@ def validation_step(parameter_count: int) -> Step:
         memory=VALIDATION_MEMORY + VALIDATION_BYTES_OF_PARAMETER * parameter_count,
         least_memory=FP32_BYTES * parameter_count,
         disk=MB,
+        seconds=VALIDATION_SECONDS + parameter_count / VALIDATED_IN_SECOND,
     )
 
 
@@ -125,6 +144,11 @@ def builder_memory(weight_bytes: int) -> int:
 def least_builder_memory(weight_bytes: int) -> int:
     """The part of it that is not a file in memory."""
     return BUILDER_MEMORY + int(BUILDER_LEAST_SHARE * weight_bytes)
+
+
+def builder_seconds(weight_bytes: int) -> float:
+    """Time of a TensorRT builder for one engine with typed weights of so many bytes."""
+    return BUILDER_SECONDS + weight_bytes / BUILT_IN_SECOND
 
 
 def engine_bytes(weight_bytes: int) -> int:

@@ -50,21 +50,36 @@ def test_a_build_writes_its_weights_and_an_engine_for_each_gpu() -> None:
     assert two.least_memory < two.memory
 
 
+def test_times_grow_with_the_work() -> None:
+    small, large = (sized_model(name) for name in ("r1-distill-qwen-1.5b", "r1-671b"))
+    assert export_step(small).seconds < 2 < 10 < export_step(large).seconds < 15
+    assert export_step(small, copy=True).seconds > export_step(small).seconds + 5
+    bf16, fp8 = (planned_model(small, "ada", precision, 4096) for precision in ("bf16", "fp8"))
+    one, two = (build_step(small, bf16, "tensorrt-rtx", engines).seconds for engines in (1, 2))
+    assert one < two < 2 * one
+    assert build_step(small, fp8, "tensorrt-rtx", 1).seconds > one  # it is calibrated
+    assert build_step(small, fp8, "tensorrt-rtx", 1, calibrated=True).seconds < one
+
+
 def test_what_is_missing_is_said_with_figures() -> None:
-    step = Step(name="build", memory=3 * GB, least_memory=2 * GB, disk=GB)
-    assert list(obstacles(step, Memory(total=GB, available=0), HUGE)) == ["memory: 1.0 GB of at least 2.0 GB"]
-    assert list(obstacles(step, Memory(total=HUGE, available=0), 0)) == ["disk: 0 B of 1.0 GB"]
+    step = Step(name="build", memory=3 * GB, least_memory=2 * GB, disk=GB, seconds=1)
+    assert list(obstacles(step, Memory(total=GB, available=0), HUGE)) == [
+        "memory: 1.0 GB is less than 2.0 GB"
+    ]
+    assert list(obstacles(step, Memory(total=HUGE, available=0), 0)) == ["disk: 0 B is less than 1.0 GB"]
     assert not list(obstacles(step, Memory(total=2 * GB, available=0), GB))
 
 
 def test_too_little_room_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="too little memory") as error:
-        require_room(Step(name="build", memory=HUGE, least_memory=HUGE, disk=0), tmp_path)
+        require_room(Step(name="build", memory=HUGE, least_memory=HUGE, disk=0, seconds=1), tmp_path)
     assert "GB" in error.value.details["found"] and "at least" in error.value.details["expected"]
     with pytest.raises(DiskFullError, match="not enough room") as full:
-        require_room(Step(name="build", memory=1, least_memory=1, disk=HUGE), tmp_path / "not" / "there")
+        require_room(
+            Step(name="build", memory=1, least_memory=1, disk=HUGE, seconds=1), tmp_path / "not" / "there"
+        )
     assert f"{HUGE} bytes for build" in full.value.details["expected"]
-    require_room(Step(name="build", memory=HUGE, least_memory=1, disk=1), tmp_path)
+    require_room(Step(name="build", memory=HUGE, least_memory=1, disk=1, seconds=1), tmp_path)
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

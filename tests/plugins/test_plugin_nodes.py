@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -196,6 +197,37 @@ def test_the_real_parser_makes_a_plugin_of_the_node(build: Path, operator: str, 
     values = dict(item.split("=") for item in made.partition("createPlugin: ")[2].split())
     assert {key: float(value) for key, value in values.items()} == pytest.approx(attributes_of(node))
     assert f"layer '{node.name}'" in made
+
+
+def cut_at_plugins(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph without the plugins' nodes: what they give comes from outside, what they take goes there."""
+    graph = model.graph
+    plugins = [node for node in graph.node if node.op_type in OPERATORS]
+    infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
+    given = dict.fromkeys(name for node in plugins for name in node.output if name)
+    outside = {*given, *(info.name for info in graph.input), *(item.name for item in graph.initializer)}
+    taken = dict.fromkeys(name for node in plugins for name in node.input if name and name not in outside)
+    kept = [info for info in graph.output if info.name not in given]
+    nodes = [node for node in graph.node if node.op_type not in OPERATORS]
+    for field, content in (
+        (graph.node, nodes),
+        (graph.input, [*graph.input, *(infos[name] for name in given)]),
+        (graph.output, [*kept, *(infos[name] for name in taken)]),
+    ):
+        copies = [type(item).FromString(item.SerializeToString()) for item in content]
+        del field[:]
+        field.extend(copies)
+    return model
+
+
+def test_the_real_parser_takes_the_graph_between_the_plugins(build: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(build, tmp_path / "build"))
+    cut = cut_at_plugins(onnx.load(directory / "typed.onnx", load_external_data=False))
+    assert len(cut.graph.node) > 50
+    onnx.save(cut, directory / "typed.onnx")
+    child = run_child("rtx_child.py", "parse", host_plugin_library(), directory / "typed.onnx")
+    assert child.returncode == 0, child.stdout[-2000:] + child.stderr
+    assert [item for item in findings(child) if "parsed" in item] == [{"parsed": True, "errors": []}]
 
 
 def test_the_simulation_still_has_every_input(build: Path) -> None:
