@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1trt.artifacts.disk import copy_file
+from r1trt.artifacts.errors import ArtifactError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,11 @@ class ModelDirectory:
 
     @property
     def companions(self) -> tuple[Path, ...]:
-        """What generation and serving need beside the graph, as far as it is there."""
+        """What generation and serving need beside the graph, as far as it is there.
+
+        Raises:
+            ArtifactError: One is a link to something else, whose contents would be copied.
+        """
         paths = (
             self.config,
             self.generation_config,
@@ -59,7 +64,28 @@ class ModelDirectory:
             self.special_tokens,
             self.chat_template,
         )
-        return tuple(path for path in paths if path.is_file())
+        found = tuple(path for path in paths if path.is_file())
+        for path in found:
+            self._require_own(path)
+        return found
+
+    def _require_own(self, path: Path) -> None:
+        """Refuses a link to a file of another kind: a checkpoint from elsewhere would copy any file.
+
+        What people link together, such as another checkpoint's tokenizer.json, has the same name at both
+        ends; in Hugging Face's cache a snapshot's files are links into the blobs of the same repository.
+        """
+        target, here = path.resolve(), self.path.resolve()
+        blobs = here.parent.parent / "blobs" if here.parent.name == "snapshots" else here
+        if target.name == path.name or target.is_relative_to(here) or target.is_relative_to(blobs):
+            return
+        raise ArtifactError(
+            "A file of the directory is a link to something else, and its contents would be copied.",
+            where=path,
+            found=f"a link to {target}",
+            expected=f"a file, or a link to one that is called {path.name} too",
+            fix="put the file itself there, if its contents are meant",
+        )
 
     def copy_companions_to(self, directory: Path) -> None:
         """Copies them into another directory."""

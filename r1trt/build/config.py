@@ -38,6 +38,8 @@ class BuildConfig:
         output: Build directory; None means `<model>/<arch>-<precision>`.
         plugin_library: Library with the three operators' plugins, for the backend "tensorrt"; None looks for
             one that was built before.
+        trust_plugins: The library in the directory of an unfinished build may run, even if this machine did
+            not make it.
         embed_plugins: Whether the engine carries the plugin library.
         timing_cache: File with the timings of earlier builds, for the backend "tensorrt"; None takes one in
             the user's cache directory.
@@ -57,6 +59,7 @@ class BuildConfig:
     cache: bool = True
     output: Path | None = None
     plugin_library: Path | None = None
+    trust_plugins: bool = False
     embed_plugins: bool = False
     timing_cache: Path | None = None
     dump_passes: Path | None = None

@@ -10,6 +10,8 @@ from typing import Any
 from r1trt.artifacts.build import BuildArtifact, EngineEntry
 from r1trt.artifacts.disk import replace_file
 from r1trt.artifacts.manifest import json_text
+from r1trt.artifacts.trusted_code import record_trusted_code
+from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.child import BuildRequest, build_in_child
 from r1trt.build.executed import products_of_engine
 from r1trt.build.network_check import NetworkReport, check_network, require_obeyed
@@ -73,6 +75,9 @@ def build_engines(
         built_at=now(),
     )
     manifest.write(build.path)
+    if manifest.embeds_plugins:
+        for entry in manifest.engines:
+            record_trusted_code(entry.sha256)
     return replace(build, manifest=manifest)
 
 
@@ -80,7 +85,8 @@ def _request(
     build: BuildArtifact, engines: Mapping[int, Path], timing_cache: Path | None = None
 ) -> BuildRequest:
     manifest = build.manifest
-    library = [] if manifest.plugins is None else [build.plugin_library]
+    takes_plugins = manifest.plugins is not None and BUILDER_APIS[manifest.backend].has_plugins
+    library = [build.plugin_library] if takes_plugins else []
     return BuildRequest(
         backend=manifest.backend,
         directory=build.path,

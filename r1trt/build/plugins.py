@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from r1trt.artifacts.build import BuildArtifact, BuildDirectory, BuildManifest, PluginsEntry
 from r1trt.artifacts.disk import copy_file
+from r1trt.artifacts.trusted_code import record_trusted_code, require_trusted_code
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.config import BuildConfig
 from r1trt.errors import BuildError, ConfigError, UnavailableError
@@ -42,6 +43,7 @@ class BuildPlugins:
         """
         if self.library is None:
             return replace(manifest, plugins=None, plugin_libraries=())
+        record_trusted_code(self.library.sha256)
         target = BuildDirectory(path=directory).plugin_library
         if self.library.path.resolve() != target.resolve():
             # The file may be a link to that of the build that is being finished.
@@ -110,10 +112,12 @@ def plugins_of_unfinished(config: BuildConfig, build: BuildArtifact) -> BuildPlu
         build: The unfinished build, its `sms` being those of this machine.
 
     Raises:
-        R1TrtError: As `plugins_for_build`, or the directory's library is not the manifest's.
+        R1TrtError: As `plugins_for_build`, or the directory's library is not the manifest's, or nobody said
+            that it may run here.
     """
     manifest, recorded, beside = build.manifest, build.manifest.plugins, build.plugin_library
-    if config.plugin_library is not None or recorded is None:
+    takes_plugins = BUILDER_APIS[manifest.backend].has_plugins
+    if config.plugin_library is not None or recorded is None or not takes_plugins:
         return plugins_for_build(config, manifest.backend, manifest.sms, required=True)
     library = library_from_path(beside)
     if library.sha256 != recorded.sha256:
@@ -125,6 +129,7 @@ def plugins_of_unfinished(config: BuildConfig, build: BuildArtifact) -> BuildPlu
             fix="copy the directory again, or name a library with --plugin-library",
         )
     require_code_for(library, manifest.sms, where=beside)
+    require_trusted_code(beside, trusted=config.trust_plugins)
     return BuildPlugins(library=library, embed=config.embed_plugins or recorded.embedded)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
-from r1trt.cli.options import json_option, max_seq_len_option, output_option
+from r1trt.cli.options import json_option, max_seq_len_option, output_option, trust_plugins_option
 from r1trt.cli.output import print_result, progress_reporter
 from r1trt.text import size_text
 
@@ -72,6 +72,7 @@ Examples:
 @click.option(
     "--embed-plugins", is_flag=True, help="Put the plugins into the engine, for --backend tensorrt."
 )
+@trust_plugins_option
 @click.option(
     "--timing-cache",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r1trt.cli.options import engine_argument, json_option
+from r1trt.cli.options import engine_argument, json_option, trust_plugins_option
 from r1trt.cli.output import print_result
 from r1trt.runtime.thinking import THINKING_MODES
 
@@ -50,6 +50,7 @@ Example:
     show_default=True,
     help="What is between <think> and </think>: shown with the answer, hidden, or shown alone.",
 )
+@trust_plugins_option
 @json_option
 def generate(engine: Path, as_json: bool, **options: Any) -> None:
     """Answer a prompt with ENGINE, a build directory; the text appears as it is generated."""

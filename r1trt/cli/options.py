@@ -45,3 +45,12 @@ def engine_argument(command: Command) -> Command:
     return click.argument(
         "engine", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="ENGINE"
     )(command)
+
+
+def trust_plugins_option(command: Command) -> Command:
+    """Adds `--trust-plugins`."""
+    return click.option(
+        "--trust-plugins",
+        is_flag=True,
+        help="Run the plugin library that the directory brings, made elsewhere: it is code.",
+    )(command)

@@ -47,7 +47,8 @@ def serve(
 ) -> None:
     """Start a Triton server with ENGINE, a build directory for a CPU, until Ctrl-C.
 
-    ENGINE may also be a model repository that `r1trt triton` wrote for a CPU.
+    ENGINE may also be a model repository that `r1trt triton` wrote for a CPU. Its model.py is code, and runs:
+    serve repositories that you trust.
 
     The server listens on this machine's loopback interface only. It comes from the package index and is kept
     in the user's cache directory.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from r1trt.cli.options import json_option
+from r1trt.cli.options import json_option, trust_plugins_option
 from r1trt.cli.output import print_result
 
 EPILOG = """
@@ -47,6 +47,7 @@ COUNT = click.IntRange(min=1)
     metavar="FILE",
     help="TensorRT plugins to use; default: those that the engine was built with.",
 )
+@trust_plugins_option
 @click.option(
     "--rows", type=COUNT, metavar="N", help="Requests that run at a time; default: the engine's batch size."
 )
@@ -69,6 +70,7 @@ def triton(
     model_name: str | None,
     trt_version: str | None,
     plugin_library: Path | None,
+    trust_plugins: bool,
     rows: int | None,
     chunk_tokens: int | None,
     token_budget: int | None,
@@ -92,6 +94,7 @@ def triton(
         model_name=model_name,
         trt_version=trt_version,
         plugin_library=plugin_library,
+        trust_plugins=trust_plugins,
         limits=limits,
     )
     path = repository_from_engine(config)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from r1trt.cli.options import engine_argument, json_option
+from r1trt.cli.options import engine_argument, json_option, trust_plugins_option
 from r1trt.cli.output import print_result, progress_reporter
 
 EPILOG = """
@@ -39,9 +39,15 @@ Examples:
     metavar="N",
     help="Tokens to compare on, at most.",
 )
+@trust_plugins_option
 @json_option
 def validate(
-    engine: Path, reference: Path | None, prompts: Path | None, max_tokens: int, as_json: bool
+    engine: Path,
+    reference: Path | None,
+    prompts: Path | None,
+    max_tokens: int,
+    trust_plugins: bool,
+    as_json: bool,
 ) -> None:
     """Compare every stage of ENGINE with the checkpoint on real text.
 
@@ -52,7 +58,10 @@ def validate(
     from r1trt.validate.config import ValidateConfig
     from r1trt.validate.validate import validate_engine
 
-    config = ValidateConfig(engine=engine, reference=reference, prompts=prompts, max_tokens=max_tokens)
+    config = ValidateConfig(
+        engine=engine, reference=reference, prompts=prompts, max_tokens=max_tokens,
+        trust_plugins=trust_plugins,
+    )  # fmt: skip
     with progress_reporter() as progress:
         report = validate_engine(config, progress)
     page = ValidationDirectory(path=engine).page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,13 +85,13 @@ def load_export(directory: Path) -> ExportedModel:
             found=error,
             fix="run `r1trt export` again",
         ) from error
-    _point_weights(model, base)
+    _point_weights(model, base, {file.name for file in export.manifest.weights.files})
     config = model_config_from_dict(dict(export.manifest.config), where=directory / MANIFEST_FILE)
     return ExportedModel(artifact=export, model=model, config=config, weight_base=base)
 
 
-def _point_weights(model: ir.Model, base: Path) -> None:
-    """Resolve external tensors against `base`, and check that each lies inside its file."""
+def _point_weights(model: ir.Model, base: Path, files: Collection[str]) -> None:
+    """Resolve external tensors against `base`, and check that each lies inside a file of the export."""
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if not isinstance(tensor, ir.ExternalTensor):
@@ -98,6 +99,14 @@ def _point_weights(model: ir.Model, base: Path) -> None:
         location = Path(tensor.location)
         if location.is_absolute() or ".." in location.parts:
             raise ExportError("A weight points out of its directory.", where=value.name, found=location)
+        if location.as_posix() not in files:
+            raise ExportError(
+                "A weight points to a file that is none of the export's.",
+                where=value.name,
+                found=location,
+                expected=f"a weight file that {MANIFEST_FILE} lists",
+                fix="run `r1trt export` again",
+            )
         end = (tensor.offset or 0) + (tensor.length or 0)
         size = (base / location).stat().st_size if (base / location).is_file() else 0
         if end > size:

@@ -51,12 +51,15 @@ class EngineBundle:
         return sum(path.stat().st_size for path in (*self.engine_files, *self.companions, *plugins))
 
 
-def bundle_from_builds(directories: Sequence[Path], plugin_library: Path | None = None) -> EngineBundle:
+def bundle_from_builds(
+    directories: Sequence[Path], plugin_library: Path | None = None, *, trust_plugins: bool = False
+) -> EngineBundle:
     """Reads build directories and checks that they are finished and belong together.
 
     Args:
         directories: Build directories of one model, each for other GPUs.
         plugin_library: TensorRT plugins; None takes those of the builds, or some that were built before.
+        trust_plugins: A server may run the builds' own code, even if this machine did not make it.
 
     Raises:
         ArtifactError: A directory is not a build.
@@ -80,7 +83,7 @@ def bundle_from_builds(directories: Sequence[Path], plugin_library: Path | None 
         graph=first.cpu_engine if backend == "onnxruntime" else first.typed_graph,
         engine_files=engine_files,
         companions=first.companions,
-        plugin_library=plugin_library_for(builds, plugin_library),
+        plugin_library=plugin_library_for(builds, plugin_library, trust_plugins=trust_plugins),
         library=library,
         library_version=first.manifest.versions.get(library),
     )

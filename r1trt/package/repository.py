@@ -34,6 +34,7 @@ class TritonConfig:
         model_name: Name that clients ask for; None takes the checkpoint's.
         trt_version: TensorRT version of the server that it is for; None trusts the reader of the README.
         plugin_library: TensorRT plugins; None takes those of the builds, or some that were built before.
+        trust_plugins: A server may run the builds' own code, even if this machine did not make it.
         limits: How requests share an engine with a KV cache.
     """
 
@@ -42,6 +43,7 @@ class TritonConfig:
     model_name: str | None = None
     trt_version: str | None = None
     plugin_library: Path | None = None
+    trust_plugins: bool = False
     limits: GenerationLimits = field(default_factory=GenerationLimits)
 
     def __post_init__(self) -> None:
@@ -67,7 +69,7 @@ def repository_from_engine(config: TritonConfig) -> Path:
             files or plugins are missing.
         ConfigError: The model's name cannot be a Triton model's, or a limit is beyond the engine's.
     """
-    bundle = bundle_from_builds(config.engines, config.plugin_library)
+    bundle = bundle_from_builds(config.engines, config.plugin_library, trust_plugins=config.trust_plugins)
     if config.trt_version is not None:
         require_library_version(bundle, config.trt_version)
     if not bundle.manifest.cache:

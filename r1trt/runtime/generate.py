@@ -36,6 +36,7 @@ class GenerateConfig:
         thinking: "show" gives out the text as the model writes it, "hide" without what is between `<think>`
             and `</think>`, "only" that alone.
         threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        trust_plugins: Code that the directory brings may run, even if this machine did not make it.
     """
 
     engine: Path
@@ -50,6 +51,7 @@ class GenerateConfig:
     stop: tuple[str, ...] = ()
     thinking: ThinkingMode = "show"
     threads: int | None = None
+    trust_plugins: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
@@ -89,7 +91,7 @@ def generate(config: GenerateConfig) -> Generation:
     tokenizer = tokenizer_from_dir(config.engine)
     prompt_ids = prompt_ids_from_config(tokenizer, config)
     started = time.perf_counter()
-    session = session_from_engine(config.engine, threads=config.threads)
+    session = session_from_engine(config.engine, threads=config.threads, trust_plugins=config.trust_plugins)
     load_seconds = time.perf_counter() - started
     continuation = Continuation(
         tokenizer,

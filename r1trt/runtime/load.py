@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from r1trt.artifacts import BuildArtifact, ExportArtifact, read_artifact
+from r1trt.artifacts.trusted_code import require_trusted_build
 from r1trt.runtime.engine_session import session_from_build
 from r1trt.runtime.onnxruntime_model import LoadOptions
 from r1trt.runtime.session import Session, SessionError
 
 
-def session_from_engine(engine: Path, *, threads: int | None = None) -> Session:
+def session_from_engine(engine: Path, *, threads: int | None = None, trust_plugins: bool = False) -> Session:
     """Load what a directory holds, by its manifest.
 
     Args:
         engine: Build directory, or an export directory, whose graph ONNX Runtime runs as it is.
         threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        trust_plugins: Code that the directory brings may run, even if this machine did not make it.
 
     Returns:
         A session on the CPU for `--arch cpu` and for exports, on this machine's GPU for TensorRT engines.
@@ -39,4 +41,6 @@ def session_from_engine(engine: Path, *, threads: int | None = None) -> Session:
         )
     if artifact.manifest.backend == "onnxruntime":
         artifact.require_whole()
+    else:
+        require_trusted_build(artifact, trusted=trust_plugins)
     return session_from_build(artifact, LoadOptions(threads=threads))

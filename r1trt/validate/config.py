@@ -22,6 +22,7 @@ class ValidateConfig:
         max_tokens: Tokens to compare on.
         window: Most tokens that are read in one go, from an empty cache.
         threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        trust_plugins: Code that the directory brings may run, even if this machine did not make it.
     """
 
     engine: Path
@@ -30,6 +31,7 @@ class ValidateConfig:
     max_tokens: int = DEFAULT_TOKENS
     window: int = DEFAULT_WINDOW
     threads: int | None = None
+    trust_plugins: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""

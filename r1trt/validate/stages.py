@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
 from r1trt.artifacts import BuildArtifact, ExportArtifact
+from r1trt.artifacts.trusted_code import require_trusted_build
 from r1trt.errors import R1TrtError, UnavailableError
 from r1trt.evaluate.models import Model, model_from_session
 from r1trt.runtime.engine_session import session_from_cpu_engine
@@ -42,14 +43,16 @@ class Stage:
     reason: str = ""
 
 
-def stages_from_sources(sources: Sources, *, threads: int | None = None) -> list[Stage]:
+def stages_from_sources(sources: Sources, *, threads: int | None = None, trust: bool = False) -> list[Stage]:
     """The stages of an artifact in the order of the pipeline, those that cannot be run here included.
 
     Args:
         sources: The artifact, and what it was made from.
         threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        trust: Code that a build brings may run, even if this machine did not make it.
 
     Raises:
+        UntrustedCodeError: A build brings such code.
         UnavailableError: Not even one stage of the artifact itself can be run here.
     """
     before = [_checkpoint_stage(sources), _exported_stage(sources, threads)]
@@ -59,7 +62,7 @@ def stages_from_sources(sources: Sources, *, threads: int | None = None) -> list
     elif artifact.manifest.backend == "onnxruntime":
         own = [_cpu_stage(artifact, threads)]
     else:
-        own = [_typed_stage(artifact, sources.config.num_layers, threads), _engine_stage(artifact)]
+        own = [_typed_stage(artifact, sources.config.num_layers, threads), _engine_stage(artifact, trust)]
     if all(stage.opened is None for stage in own):
         raise UnavailableError(
             "Nothing of this artifact can be run here.",
@@ -125,11 +128,12 @@ def _cpu_stage(build: BuildArtifact, threads: int | None) -> Stage:
     )
 
 
-def _engine_stage(build: BuildArtifact) -> Stage:
+def _engine_stage(build: BuildArtifact, trust: bool) -> Stage:
     from r1trt.runtime.tensorrt_session import session_from_tensorrt_engine
 
     if not build.manifest.is_finished:
         return Stage(name="engine", opened=None, reason="the build stopped before the engine")
+    require_trusted_build(build, trusted=trust)
     try:
         session = session_from_tensorrt_engine(build)
     except UnavailableError as error:

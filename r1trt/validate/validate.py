@@ -81,7 +81,7 @@ def _validated(config: ValidateConfig, sources: Sources, progress: Progress) -> 
 
     started, created = time.perf_counter(), datetime.now(UTC)
     progress("loading", 0, 1)
-    stages = stages_from_sources(sources, threads=config.threads)
+    stages = stages_from_sources(sources, threads=config.threads, trust=config.trust_plugins)
     windows = _windows(config, sources)
     pairs = _pairs(config, stages)
     with ExitStack() as loaded:

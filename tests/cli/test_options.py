@@ -16,14 +16,14 @@ OPTIONS = {
     "export": "checkpoint --output -o --max-seq-len --copy --dry-run --last-token-logits --json",
     "build": (
         "model --arch --fp8 --bf16 --fp32 --plan --requantize --calibration --backend --max-batch-size"
-        " --max-input-len --max-seq-len --no-cache --plugin-library --embed-plugins --timing-cache"
-        " --dump-passes --output -o --json"
+        " --max-input-len --max-seq-len --no-cache --plugin-library --embed-plugins --trust-plugins"
+        " --timing-cache --dump-passes --output -o --json"
     ),
-    "validate": "engine --reference --prompts --max-tokens --json",
-    "generate": "engine --prompt --max-new-tokens --temperature --seed --thinking --json",
+    "validate": "engine --reference --prompts --max-tokens --trust-plugins --json",
+    "generate": "engine --prompt --max-new-tokens --temperature --seed --thinking --trust-plugins --json",
     "triton": (
-        "engine --output -o --model-name --trt-version --plugin-library --rows --chunk-tokens --token-budget"
-        " --max-queue --json"
+        "engine --output -o --model-name --trt-version --plugin-library --trust-plugins --rows --chunk-tokens"
+        " --token-budget --max-queue --json"
     ),
     "serve": "engine --http-port --grpc-port --metrics-port --model-name --rows --threads --json",
     "plugins": "",

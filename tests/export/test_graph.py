@@ -138,6 +138,17 @@ def test_a_location_outside_the_directory_is_refused(tmp_path: Path) -> None:
         load_export(output)
 
 
+def test_a_file_that_the_manifest_does_not_list_is_no_weight_file(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint")
+    output = export(checkpoint, tmp_path / "export")
+    (checkpoint / "other.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
+    path = output / "model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"model.safetensors", b"other.safetensors"))
+    with pytest.raises(ExportError, match="none of the export's") as caught:
+        load_export(output)
+    assert "found: other.safetensors" in str(caught.value)
+
+
 def test_garbage_instead_of_a_graph(tmp_path: Path) -> None:
     output = export(write_llama(tmp_path / "checkpoint"), tmp_path / "export")
     (output / "model.onnx").write_bytes(b"\xff" * 100)

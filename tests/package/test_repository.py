@@ -220,13 +220,14 @@ def test_plugins_of_the_build_are_taken(tmp_path: Path) -> None:
         tmp_path / "engine", graph=PLUGIN_GRAPH, plugin_libraries=["libr1trt_plugins.so"], **TENSORRT
     )
     library.rename(engine / library.name)
-    path = repository_from_engine(TritonConfig(engines=(engine,), output=tmp_path / "repository"))
+    config = TritonConfig(engines=(engine,), output=tmp_path / "repository", trust_plugins=True)
+    path = repository_from_engine(config)
     assert (path / "small" / "1" / "engine" / "libr1trt_plugins.so").is_file()
 
 
 def test_an_engine_that_carries_its_plugins_needs_the_option_that_allows_it(tmp_path: Path) -> None:
     changes = {**TENSORRT, **SCORING, "plugins": {"embedded": True}}
-    path = repository(tmp_path, graph=PLUGIN_GRAPH, **changes)
+    path = repository(tmp_path, {"trust_plugins": True}, graph=PLUGIN_GRAPH, **changes)
     assert not list(path.rglob("*.so"))
     assert "--backend-config=tensorrt,version-compatible=true" in readme(path)
 
