@@ -13,6 +13,9 @@ from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving.fields import DEFAULT_MAX_TOKENS
 from r1trt.serving.request import GenerationRequest, RequestError
 
+# Far more than a token stands for on average: what is longer cannot fit, and is not worth finding out.
+LEAST_PROMPT_BYTES, BYTES_OF_TOKEN = 1 << 16, 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -45,7 +48,7 @@ def call_from_values(values: Mapping[str, Any], tokenizer: TextTokenizer, capaci
     for name in ("frequency_penalty", "presence_penalty"):
         if values.get(name, 0.0) != 0.0:
             raise RequestError(f"{name} is not supported.", found=values[name], expected=0)
-    prompt_ids = _prompt_ids(values, tokenizer)
+    prompt_ids = _prompt_ids(values, tokenizer, most_prompt_bytes(capacity))
     room = max(capacity - len(prompt_ids) + 1, 1)
     try:
         request = GenerationRequest(
@@ -70,7 +73,12 @@ def call_from_values(values: Mapping[str, Any], tokenizer: TextTokenizer, capaci
     )
 
 
-def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer) -> list[int]:
+def most_prompt_bytes(capacity: int) -> int:
+    """Bytes of a prompt that are looked at, for a cache of so many tokens."""
+    return max(LEAST_PROMPT_BYTES, BYTES_OF_TOKEN * capacity)
+
+
+def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer, most_bytes: int) -> list[int]:
     if ("text_input" in values) == ("messages" in values):
         raise RequestError(
             "Give either text_input or messages.", found="both" if "messages" in values else "neither"
@@ -79,9 +87,11 @@ def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer) -> list[int
         text = values["text_input"]
         if not text:
             raise RequestError("The prompt is empty.", where="text_input", expected="some text")
+        _require_text("text_input", text, most_bytes)
         if not values.get("chat", False):
             return tokenizer.encode(text)
         return _chat_ids([{"role": "user", "content": text}], tokenizer)
+    _require_text("messages", values["messages"], most_bytes)
     try:
         messages = json.loads(values["messages"])
     except (ValueError, RecursionError) as error:
@@ -91,7 +101,27 @@ def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer) -> list[int
             "messages is not a conversation.",
             expected='a list, not empty, of {"role": "...", "content": "..."}',
         )
+    for message in messages:
+        _require_text("messages", message["role"] + message["content"], most_bytes)
     return _chat_ids(messages, tokenizer)
+
+
+def _require_text(name: str, text: str, most_bytes: int) -> None:
+    """Raises RequestError for what is no Unicode text, or longer than any prompt that fits."""
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{name} is no Unicode text.",
+            found=f"a lone surrogate at character {error.start}",
+            expected="text that UTF-8 can hold",
+        ) from error
+    if size > most_bytes:
+        raise RequestError(
+            f"{name} is too long for the engine's cache.",
+            found=f"{size} bytes",
+            expected=f"at most {most_bytes} bytes",
+        )
 
 
 def _is_message(message: Any) -> bool:

@@ -10,7 +10,7 @@ from r1trt.runtime.continuation import FinishReason
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.runtime.thinking import ThinkingMode, check_thinking_mode
 
-MAX_STOP_TEXTS = 16
+MAX_STOP_TEXTS, MAX_STOP_CHARACTERS = 16, 1000
 
 
 class RequestError(R1TrtError):
@@ -55,6 +55,12 @@ class GenerationRequest:
         if len(self.stop) > MAX_STOP_TEXTS:
             raise RequestError(
                 "Too many stop texts.", found=len(self.stop), expected=f"at most {MAX_STOP_TEXTS}"
+            )
+        if (longest := max(map(len, self.stop), default=0)) > MAX_STOP_CHARACTERS:
+            raise RequestError(
+                "A stop text is too long.",
+                found=f"{longest} characters",
+                expected=f"at most {MAX_STOP_CHARACTERS}",
             )
 
     @property

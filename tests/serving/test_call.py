@@ -9,7 +9,7 @@ import pytest
 
 from r1trt.frontends.triton.tensors import values_from_tensors
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
-from r1trt.serving.call import Call, call_from_values
+from r1trt.serving.call import Call, call_from_values, most_prompt_bytes
 from r1trt.serving.fields import DEFAULT_MAX_TOKENS, REQUEST_FIELDS
 from r1trt.serving.request import RequestError
 
@@ -78,7 +78,7 @@ def test_chat_template_is_put_around_a_text_and_around_messages(tokenizer: TextT
         ({"text_input": b"a", "thinking": b"loud"}, r"thinking has an unknown value(.|\n)*show, hide, only"),
         ({"text_input": b"a", "frequency_penalty": 0.5}, "frequency_penalty is not supported"),
         ({"messages": b"{"}, "messages is not JSON"),
-        ({"messages": b"[" * 100_000}, "messages is not JSON"),
+        ({"messages": b"[" * 50_000}, "messages is not JSON"),
         ({"messages": b"[]"}, "messages is not a conversation"),
         ({"messages": b'[{"role": "user"}]'}, "messages is not a conversation"),
         ({"messages": b'{"role": "user", "content": "a"}'}, "messages is not a conversation"),
@@ -99,3 +99,33 @@ def test_unknown_parameters_are_refused_and_the_servers_own_are_not(tokenizer: T
 
 def test_penalties_of_zero_are_accepted(tokenizer: TextTokenizer) -> None:
     call(tokenizer, text_input=b"a", frequency_penalty=0.0, presence_penalty=0.0)
+
+
+@pytest.mark.parametrize("name", ["text_input", "messages"])
+def test_a_prompt_far_beyond_the_cache_is_refused_before_it_is_read(
+    tokenizer: TextTokenizer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = b"a" * (most_prompt_bytes(CAPACITY) + 1)
+    for work in ("encode", "encode_chat"):
+        monkeypatch.setattr(TextTokenizer, work, None)
+    with pytest.raises(RequestError, match=f"{name} is too long for the engine's cache") as caught:
+        call(tokenizer, **{name: text})
+    assert f"found: {len(text)} bytes" in str(caught.value)
+
+
+def test_the_longest_prompt_grows_with_the_cache() -> None:
+    assert most_prompt_bytes(16) == 65536
+    assert most_prompt_bytes(131072) == 64 * 131072
+
+
+def test_text_that_is_no_unicode_is_refused(tokenizer: TextTokenizer) -> None:
+    with pytest.raises(RequestError, match="messages is no Unicode text") as caught:
+        call(tokenizer, messages=rb'[{"role": "user", "content": "\ud800"}]')
+    assert "a lone surrogate at character 4" in str(caught.value)
+
+
+def test_stop_texts_are_bounded(tokenizer: TextTokenizer) -> None:
+    assert call(tokenizer, text_input=b"a", stop_words=b"x" * 1000).request.stop == ("x" * 1000,)
+    with pytest.raises(RequestError, match="A stop text is too long") as caught:
+        call(tokenizer, text_input=b"a", stop_words=b"x" * 1001)
+    assert "1001 characters" in str(caught.value)
