@@ -12,10 +12,12 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+import jinja2.runtime
 import jinja2.sandbox
 
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
+from r1trt.runtime.template_limits import LimitError, limited, require_small_power, require_small_product
 
 Message = Mapping[str, Any]
 
@@ -30,6 +32,16 @@ class _GenerationTag(jinja2.ext.Extension):
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, without operations that make much of little."""
+
+    intercepted_binops = frozenset(("*", "**"))
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        (require_small_product if operator == "*" else require_small_power)(left, right)
+        return super().call_binop(context, operator, left, right)
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -66,17 +78,18 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, where: Path) -> None:
         self._where = where
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        environment = _Environment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+            with limited():
+                self._template = environment.from_string(source)
+        except Exception as error:  # Python's compiler and Jinja's optimizer raise theirs, too
             raise CheckpointError(
-                "The chat template is not valid Jinja.", where=where, found=error
+                "The chat template is not valid Jinja.", where=where, found=_said(error)
             ) from error
 
     def render(
@@ -100,15 +113,22 @@ class ChatTemplate:
         """
         names: dict[str, object] = {"tools": None, "documents": None, **special_tokens, **variables}
         try:
-            return self._template.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                **names,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            with limited():
+                return self._template.render(
+                    messages=[dict(message) for message in messages],
+                    add_generation_prompt=add_generation_prompt,
+                    **names,
+                )
+        except Exception as error:  # a template is a program, and raises what programs do
             raise ConfigError(
-                "The chat template refused the messages.", where=self._where, found=error
+                "The chat template refused the messages.", where=self._where, found=_said(error)
             ) from error
+
+
+def _said(error: Exception) -> str:
+    """What was raised, by name where it is no word of the template's or ours."""
+    known = isinstance(error, jinja2.TemplateError | LimitError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def chat_template_from_dir(directory: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:
@@ -116,9 +136,30 @@ def chat_template_from_dir(directory: Path, tokenizer_config: Mapping[str, Any])
     files = ModelDirectory(path=directory)
     path = files.chat_template
     if path.is_file():
-        return ChatTemplate(path.read_text(encoding="utf-8"), where=path)
+        return ChatTemplate(_text_of(path), where=path)
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
+        template = _default_of(template, files.tokenizer_config)
     return ChatTemplate(template, where=files.tokenizer_config) if isinstance(template, str) else None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError("The chat template is not UTF-8.", where=path, found=error) from error
+
+
+def _default_of(templates: Sequence[Any], where: Path) -> Any:
+    """The template called `default` of a list of named ones; None where no one is called so."""
+    named = {}
+    for entry in templates:
+        if not isinstance(entry, Mapping) or not {"name", "template"} <= entry.keys():
+            raise CheckpointError(
+                "chat_template is not a list of named templates.",
+                where=where,
+                found=repr(entry)[:200],
+                expected='{"name": "default", "template": "..."} each',
+            )
+        named[str(entry["name"])] = entry["template"]
+    return named.get("default")
