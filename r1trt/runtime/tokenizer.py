@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from r1trt.runtime.chat_template import ChatTemplate, Message, chat_template_fro
 from r1trt.runtime.thinking import TAGS, opens_thinking
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_PANIC = "PanicException"  # no Exception, so that nothing but its name tells it
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 # The stream decodes this many of the last tokens again at every step: enough that leading-space rules and
@@ -23,6 +25,19 @@ _CONTEXT_TOKENS = 8
 
 # Enough for a tag that is spelled letter by letter, and the white space behind it.
 _TAG_TOKENS = 16
+
+
+@contextmanager
+def _its_own_errors(message: str, where: Path | None = None) -> Iterator[None]:
+    """Makes CheckpointError of what the tokenizers library raises: bare Exception, and Rust's panics."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        raise CheckpointError(
+            message, where=where, found=error, fix="take the tokenizer.json of the model's publisher"
+        ) from error
 
 
 class TextTokenizer:
@@ -53,8 +68,13 @@ class TextTokenizer:
         self._skipped = {index for index, token in added if token.special and token.content not in TAGS}
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Returns token ids; by default with what the tokenizer puts around a text, for instance BOS."""
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        """Returns token ids; by default with what the tokenizer puts around a text, for instance BOS.
+
+        Raises:
+            CheckpointError: The tokenizer fails at the text.
+        """
+        with _its_own_errors("The tokenizer cannot read this text."):
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """Renders messages and, by default, opens the assistant's turn.
@@ -77,7 +97,8 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Returns the text of token ids; tags of thinking are text, even where they are special tokens."""
         shown = [token for token in ids if token not in self._skipped] if skip_special_tokens else list(ids)
-        return str(self._tokenizer.decode(shown, skip_special_tokens=False))
+        with _its_own_errors("The tokenizer cannot write these tokens."):
+            return str(self._tokenizer.decode(shown, skip_special_tokens=False))
 
     def opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
         """Whether a prompt ends with the tag that opens the model's thinking."""
@@ -131,10 +152,8 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
             where=path,
             fix="put the model's tokenizer.json there; `r1trt export` copies it where the checkpoint has one",
         )
-    try:
+    with _its_own_errors("The tokenizer cannot be read.", where=path):
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise CheckpointError("The tokenizer cannot be read.", where=path, found=error) from error
     # A file may carry padding or truncation from training, which would change prompts silently.
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.runtime.chat_template import ChatTemplate
-from r1trt.runtime.tokenizer import tokenizer_from_dir
+from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 
 MESSAGES = [
     {"role": "system", "content": 'You say "<hello>" & nothing else.'},
@@ -203,3 +203,31 @@ def test_without_a_template(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match="no chat template"):
         tokenizer_from_dir(tmp_path).encode_chat(MESSAGES)
+
+
+BPE = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
+NO_UNKNOWN = {"type": "Unigram", "unk_id": None, "vocab": []}
+
+
+def odd_tokenizer(directory: Path, **parts: Any) -> TextTokenizer:
+    document = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": None, "post_processor": None, "decoder": None, "model": BPE, **parts,
+    }  # fmt: skip
+    (directory / "tokenizer.json").write_text(json.dumps(document))
+    return tokenizer_from_dir(directory)
+
+
+def test_a_panic_of_the_library_is_an_error(tmp_path: Path) -> None:
+    tokenizer = odd_tokenizer(tmp_path, decoder={"type": "Strip", "content": "a", "start": 5, "stop": 5})
+    with pytest.raises(CheckpointError, match="cannot write these tokens") as caught:
+        tokenizer.decode(tokenizer.encode("a"))
+    assert "index out of bounds" in str(caught.value)
+
+
+def test_what_the_library_raises_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot read this text"):
+        odd_tokenizer(tmp_path, model=NO_UNKNOWN).encode("b")
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        odd_tokenizer(tmp_path, model={"type": "no such model"})
+    assert str(tmp_path / "tokenizer.json") in str(caught.value)
