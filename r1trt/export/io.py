@@ -14,6 +14,7 @@ from r1trt.checkpoint import read_safetensors_header
 from r1trt.config import ModelConfig
 from r1trt.errors import ExportError
 from r1trt.families import model_config_from_dict
+from r1trt.graph.load import model_from_onnx_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +77,7 @@ def load_export(directory: Path) -> ExportedModel:
     """
     export = ExportArtifact.read(directory)
     base = weight_base_of(export)
-    try:
-        model = ir.load(export.graph)
-    except Exception as error:  # protobuf's own error types vary with its implementation
-        raise ExportError(
-            "The exported graph cannot be read.",
-            where=export.graph,
-            found=error,
-            fix="run `r1trt export` again",
-        ) from error
+    model = model_from_onnx_file(export.graph)
     _point_weights(model, base, {file.name for file in export.manifest.weights.files})
     config = model_config_from_dict(dict(export.manifest.config), where=directory / MANIFEST_FILE)
     return ExportedModel(artifact=export, model=model, config=config, weight_base=base)

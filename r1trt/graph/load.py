@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -10,13 +11,14 @@ from r1trt.errors import ExportError
 
 # NOTES: protobuf's own limit; a larger file cannot be a graph.
 _MAX_BYTES = (1 << 31) - 1
+_LISTED = 10
 
 
 def model_from_onnx_file(path: Path) -> ir.Model:
     """Reads a graph without its external data.
 
     Raises:
-        ExportError: The file is missing, too large for a graph, not ONNX, or empty.
+        ExportError: The file is missing, too large for a graph, not ONNX, empty, or damaged.
     """
     if not path.is_file():
         raise ExportError("There is no such ONNX graph.", where=path)
@@ -31,4 +33,27 @@ def model_from_onnx_file(path: Path) -> ir.Model:
         raise ExportError("This is not a readable ONNX graph.", where=path, found=error) from error
     if not len(model.graph):
         raise ExportError("This ONNX graph has no nodes.", where=path)
+    if problems := list(_problems(model.graph)):
+        shown = problems[:_LISTED] + [f"... and {len(problems) - _LISTED} more"] * (len(problems) > _LISTED)
+        raise ExportError(
+            "This ONNX graph is damaged.",
+            where=path,
+            found="\n    ".join(["", *shown]),
+            fix="make it again, or copy it again from where it was made",
+        )
     return model
+
+
+def _problems(graph: ir.Graph) -> Iterator[str]:
+    """What onnx-ir reads and nothing can work with: values out of nowhere, and tensors without a type."""
+    given = set(graph.inputs) | set(graph.initializers.values())
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.producer() is None and value not in given:
+                yield f"node '{node.name}' reads '{value.name}', which nothing makes"
+    for value in graph.outputs:
+        if value.producer() is None and value not in given:
+            yield f"nothing makes the output '{value.name}'"
+    for value in graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.UNDEFINED:
+            yield f"tensor '{value.name}' has no type"

@@ -24,6 +24,7 @@ from r1trt.plugin_tools.sources import hash_of_sources, source_directory
 LIBRARY_FILE = PLUGIN_LIBRARY_FILE
 LIBRARY_VARIABLE = "R1TRT_PLUGINS"
 INFO_MARKER = b"R1TRT_PLUGINS_INFO:"
+MAX_INFO_BYTES = 1 << 16
 INFO_KEYS = frozenset({"key", "sources", "operators", "sms", "headers", "cutlass", "nvcc"})
 
 
@@ -94,7 +95,7 @@ def library_from_path(path: Path, *, cached: bool = True) -> PluginLibrary:
         key=str(info["key"]),
         sources=str(info["sources"]),
         operators=tuple(info["operators"]),
-        sms=tuple(int(sm) for sm in info["sms"]),
+        sms=tuple(info["sms"]),
         headers=str(info["headers"]),
         cutlass=str(info["cutlass"]),
         nvcc=str(info["nvcc"]),
@@ -188,7 +189,17 @@ def _info(path: Path) -> dict[str, Any]:
             raise ValueError(f"no {INFO_MARKER.decode()} in it")
         start += len(INFO_MARKER)
         text = content[start : content.find(b"\0", start)]
-    info = json.loads(text)
+    if len(text) > MAX_INFO_BYTES:
+        raise ValueError(f"its description is longer than {MAX_INFO_BYTES} bytes")
+    try:
+        info = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its description is nested too deeply") from error
     if not isinstance(info, dict) or not info.keys() >= INFO_KEYS:
         raise ValueError("its description is incomplete")
+    operators, sms = info["operators"], info["sms"]
+    if not isinstance(operators, list) or not all(isinstance(name, str) for name in operators):
+        raise ValueError("its operators are not a list of names")
+    if not isinstance(sms, list) or not all(type(sm) is int and 0 < sm < 1000 for sm in sms):
+        raise ValueError("its sms are not a list of compute capabilities, as in 90")
     return info

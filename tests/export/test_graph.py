@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from export.agreement import FEEDS, exported_session, feed, random_prompts
@@ -152,8 +153,20 @@ def test_a_file_that_the_manifest_does_not_list_is_no_weight_file(tmp_path: Path
 def test_garbage_instead_of_a_graph(tmp_path: Path) -> None:
     output = export(write_llama(tmp_path / "checkpoint"), tmp_path / "export")
     (output / "model.onnx").write_bytes(b"\xff" * 100)
-    with pytest.raises(ExportError, match="cannot be read"):
+    with pytest.raises(ExportError, match="not a readable ONNX graph"):
         load_export(output)
+
+
+def test_a_damaged_graph_is_refused_with_all_that_is_wrong(tmp_path: Path) -> None:
+    output = export(write_llama(tmp_path / "checkpoint"), tmp_path / "export")
+    model = onnx.load(output / "model.onnx", load_external_data=False)
+    model.graph.node[3].input[0] = "nope"
+    model.graph.initializer[0].data_type = 0
+    (output / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match="damaged") as caught:
+        load_export(output)
+    assert f"node '{model.graph.node[3].name}' reads 'nope', which nothing makes" in str(caught.value)
+    assert f"tensor '{model.graph.initializer[0].name}' has no type" in str(caught.value)
 
 
 def test_capacity_beyond_the_model_is_refused(tmp_path: Path) -> None:

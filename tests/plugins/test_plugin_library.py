@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typical_manifests import BUILD
@@ -17,7 +18,7 @@ from r1trt.cache import CACHE_VARIABLE
 from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools import find_library, library_from_path
-from r1trt.plugin_tools.library import INFO_MARKER, LIBRARY_FILE, LIBRARY_VARIABLE
+from r1trt.plugin_tools.library import INFO_KEYS, INFO_MARKER, LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import hash_of_sources, source_directory
 
 UNFINISHED = from_json(BuildManifest, {**BUILD, "backend": "tensorrt", "sms": [90], "engines": []})
@@ -48,9 +49,30 @@ def test_a_library_is_described_without_being_loaded(tmp_path: Path) -> None:
     assert library.as_manifest()["sha256"] == library.sha256
 
 
+ODD: list[dict[str, Any]] = [
+    {"operators": 1}, {"operators": [1]}, {"sms": 1}, {"sms": ["x"]}, {"sms": [[]]}, {"sms": [float("inf")]},
+    {"sms": [True]}, {"sms": [-90]},
+]  # fmt: skip
+
+
+def described(**changes: Any) -> bytes:
+    """A library's description, and nothing else."""
+    info = dict.fromkeys(INFO_KEYS, "") | {"operators": [], "sms": [90], **changes}
+    return INFO_MARKER + json.dumps(info).encode() + b"\0"
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x7fELF of something else", INFO_MARKER, INFO_MARKER + b"[]\0", INFO_MARKER + b'{"key": "x"}\0'],
+    [
+        b"",
+        b"\x7fELF of something else",
+        INFO_MARKER,
+        INFO_MARKER + b"[]\0",
+        INFO_MARKER + b'{"key": "x"}\0',
+        INFO_MARKER + b"[" * 3000 + b"\0",
+        INFO_MARKER + b" " * 100_000 + b"\0",
+        *(described(**odd) for odd in ODD),
+    ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / LIBRARY_FILE
