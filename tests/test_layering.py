@@ -55,7 +55,10 @@ ORDER = (
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 
 # What importing the package or its command line must not load.
-HEAVY = ("torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "transformers", "matplotlib", "polygraphy")
+HEAVY = (
+    *("numpy", "onnx", "onnx_ir", "torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "transformers"),
+    *("matplotlib", "polygraphy"),
+)
 
 
 def module_name(path: Path) -> str:

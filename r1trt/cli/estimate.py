@@ -10,12 +10,12 @@ import click
 
 from r1trt.cli.options import json_option, max_seq_len_option
 from r1trt.cli.output import fact_lines, print_result, table_lines
-from r1trt.estimate.steps import Step
 from r1trt.text import count_text, duration_text, size_text
 
 if TYPE_CHECKING:
     from r1trt.estimate.estimate import Estimate
     from r1trt.estimate.placement import Placement
+    from r1trt.estimate.steps import Step
 
 DEFAULT_INPUT_LEN = 512
 
