@@ -10,8 +10,7 @@ import click
 
 from r1trt.cli.options import json_option, output_option
 from r1trt.cli.output import print_result
-from r1trt.plugin_checks.receipt import BUILD, CHECKS, TIME
-from r1trt.plugin_checks.receipt_schema import MAX_SEED
+from r1trt.plugin_checks.stages import BUILD, CHECKS, MAX_SEED, TIME
 
 if TYPE_CHECKING:
     from r1trt.plugin_checks.run import RunConfig

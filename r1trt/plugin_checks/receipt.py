@@ -14,10 +14,8 @@ from r1trt.artifacts.fields import InvalidFieldsError
 from r1trt.artifacts.manifest import json_from_file, require_plain
 from r1trt.errors import ConfigError
 from r1trt.plugin_checks.receipt_schema import KIND, SCHEMA, require_receipt
+from r1trt.plugin_checks.stages import STAGES
 
-BUILD, TIME = "build", "time"
-CHECKS = ("check", "sanitize", "harness", "graph")
-STAGES = (BUILD, *CHECKS, TIME)
 # What a receipt must agree in with a run that goes on with it.
 IDENTITY = ("schema", "kind", "mode", "sources", "plugin_library", "gpu", "driver")
 _LISTED = 20

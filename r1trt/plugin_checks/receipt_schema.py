@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from r1trt.artifacts.fields import Check, InvalidFieldsError, Schema, Sm, from_json
+from r1trt.plugin_checks.stages import MAX_SEED
 
 SCHEMA = 1
 KIND = "gpu-check"
-MAX_SEED = (1 << 63) - 1
 
 
 def _is_time(text: str) -> bool:

@@ -12,8 +12,9 @@ from r1trt.plugin_checks import build, check, plugin_stages, sanitize
 from r1trt.plugin_checks.bench import time_stage
 from r1trt.plugin_checks.context import GPU, HOST, Budget, Context, Result
 from r1trt.plugin_checks.machine import header, require_gpu
-from r1trt.plugin_checks.receipt import BUILD, STAGES, Receipt, open_receipt
+from r1trt.plugin_checks.receipt import Receipt, open_receipt
 from r1trt.plugin_checks.report import markdown, publish
+from r1trt.plugin_checks.stages import BUILD, STAGES
 from r1trt.plugin_tools.library import PluginLibrary
 
 FAILED, UNFINISHED = 1, 4

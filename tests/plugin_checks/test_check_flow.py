@@ -18,7 +18,7 @@ from kernels.mutants_rope import MUTANTS
 from r1trt.errors import ConfigError
 from r1trt.plugin_checks import build, check
 from r1trt.plugin_checks.context import HOST, Budget, Context
-from r1trt.plugin_checks.receipt import STAGES
+from r1trt.plugin_checks.stages import STAGES
 from r1trt.plugin_tools.library import INFO_MARKER
 
 pytestmark = pytest.mark.slow
