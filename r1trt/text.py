@@ -1,6 +1,21 @@
-"""Figures as a user reads them."""
+"""Figures and lists as a user reads them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def listing(lines: Sequence[str], limit: int | None = 20) -> str:
+    """Findings below each other, as an error lists them: each on a line of its own, behind the key's.
+
+    Args:
+        lines: The findings.
+        limit: Most lines that are shown; the rest is counted. None shows all.
+    """
+    shown = list(lines[:limit])
+    if len(shown) < len(lines):
+        shown.append(f"... and {len(lines) - len(shown)} more")
+    return "\n    ".join(["", *shown])
 
 
 def size_text(size: int) -> str:

@@ -1,10 +1,10 @@
-"""Figures as text."""
+"""Figures and lists as text."""
 
 from __future__ import annotations
 
 import pytest
 
-from r1trt.text import count_text, duration_text, size_text
+from r1trt.text import count_text, duration_text, listing, size_text
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,13 @@ def test_sizes(size: int, text: str) -> None:
 def test_durations() -> None:
     texts = [duration_text(seconds) for seconds in (0.9, 90, 600, 7300, 40 * 3600, 4 * 86400)]
     assert texts == ["1 s", "90 s", "10 min", "2 h", "40 h", "4 days"]
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "last"),
+    [(0, 20, ""), (1, 20, "line 0"), (20, 20, "line 19"), (21, 20, "... and 1 more"), (30, None, "line 29")],
+)
+def test_listings_end_somewhere(count: int, limit: int | None, last: str) -> None:
+    shown = listing([f"line {index}" for index in range(count)], limit=limit).split("\n    ")
+    assert shown[0] == "" and shown[-1] == last
+    assert len(shown) == 1 + (count if limit is None else min(count, limit) + (count > limit))
