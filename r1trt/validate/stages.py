@@ -52,11 +52,14 @@ def stages_from_sources(sources: Sources, *, threads: int | None = None, trust: 
         trust: Code that a build brings may run, even if this machine did not make it.
 
     Raises:
+        ArtifactError: A build lacks files, or has them damaged.
         UntrustedCodeError: A build brings such code.
         UnavailableError: Not even one stage of the artifact itself can be run here.
     """
-    before = [_checkpoint_stage(sources), _exported_stage(sources, threads)]
     artifact = sources.artifact
+    if isinstance(artifact, BuildArtifact):
+        artifact.require_whole()
+    before = [_checkpoint_stage(sources), _exported_stage(sources, threads)]
     if isinstance(artifact, ExportArtifact):
         before, own = before[:1], before[1:]
     elif artifact.manifest.backend == "onnxruntime":
