@@ -9,7 +9,15 @@ from r1trt.artifacts.build import BuildManifest
 from r1trt.artifacts.export import ExportManifest
 from r1trt.artifacts.repository import RepositoryManifest
 
-WEIGHTS = [{"name": "model.safetensors", "bytes": 269060552, "header_sha256": "8df0"}]
+WEIGHTS = [
+    {
+        "name": "model.safetensors",
+        "bytes": 269060552,
+        "header_sha256": "8df0",
+        "modified_ns": 1795696000123456789,
+    }
+]
+READ_WEIGHTS = [{**WEIGHTS[0], "sha256": "5f" * 32}]
 
 EXPORT: dict[str, Any] = {
     "kind": "export",
@@ -46,7 +54,7 @@ BUILD: dict[str, Any] = {
         "export": "/engines/SmolLM2",
         "model_hash": "efde",
         "model_sha256": "34bb",
-        "weights": WEIGHTS,
+        "weights": READ_WEIGHTS,
     },
     "versions": {"r1trt": "0.1.0", "tensorrt-rtx-cu13": "1.7.1.116"},
     "precision_summary": {"bf16": 2, "fp32": 61, "fp8_e4m3": 210},

@@ -11,7 +11,7 @@ from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
 from r1trt.artifacts.base import Manifest
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.errors import ArtifactError
-from r1trt.artifacts.export import WeightFile
+from r1trt.artifacts.export import ReadWeightFile
 from r1trt.artifacts.fields import Check, Count, FileName, PathText, Size, Sm
 from r1trt.artifacts.manifest import Kind
 
@@ -57,7 +57,7 @@ class BuildSource:
         export: Export directory.
         model_hash: Hash of the graph's structure and weights' names, in hex; that of the precision plan.
         model_sha256: Hash of the exported graph's file, in hex.
-        weights: The checkpoint's files.
+        weights: The checkpoint's files, with the hashes of what was read.
     """
 
     model_name: str
@@ -65,7 +65,7 @@ class BuildSource:
     export: PathText | None = None
     model_hash: str | None = None
     model_sha256: str | None = None
-    weights: tuple[WeightFile, ...] = ()
+    weights: tuple[ReadWeightFile, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from r1trt.artifacts.base import Manifest
 from r1trt.artifacts.directory import ModelDirectory
-from r1trt.artifacts.fields import Count, PathText, RelativePath, Size
+from r1trt.artifacts.fields import Count, PathText, RelativePath, Sha256, Size, TimeNs
 from r1trt.artifacts.manifest import Kind
 
 LOCAL_WEIGHTS = "."
@@ -23,11 +23,25 @@ class WeightFile:
         name: Path below the weights' base directory.
         bytes: Its size.
         header_sha256: Hash of its header, in hex.
+        modified_ns: When it was modified last, in nanoseconds since 1970; None in older manifests. Copies of
+            a file differ in it, so that it decides nothing.
     """
 
     name: RelativePath
     bytes: Size
     header_sha256: str
+    modified_ns: TimeNs | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadWeightFile(WeightFile):
+    """A file of the checkpoint that a build was made from.
+
+    Attributes:
+        sha256: Hash of its content, in hex; None if the build needed nothing of it, and in older manifests.
+    """
+
+    sha256: Sha256 | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +105,11 @@ class ExportDirectory(ModelDirectory):
     def graph(self) -> Path:
         """The ONNX graph, which points to its weights."""
         return self.path / "model.onnx"
+
+    @property
+    def weight_hashes(self) -> Path:
+        """Hashes of the weights' contents, once a build has read them."""
+        return self.path / "weight_hashes.json"
 
 
 @dataclass(frozen=True, kw_only=True)

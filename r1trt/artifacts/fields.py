@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import types
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
@@ -177,6 +178,10 @@ def _is_relative(text: str) -> bool:
     )
 
 
+def _is_sha256(text: str) -> bool:
+    return re.fullmatch("[0-9a-f]{64}", text) is not None
+
+
 def _is_path(text: str) -> bool:
     path = PurePosixPath(text)
     names = path.relative_to(path.anchor).parts
@@ -188,4 +193,6 @@ RelativePath = Annotated[str, Check(expected="a path below this directory", hold
 PathText = Annotated[str, Check(expected="a path", holds=_is_path)]
 Count = Annotated[int, Check(expected="an integer from 1 to 2^31 - 1", holds=lambda n: 1 <= n < 1 << 31)]
 Size = Annotated[int, Check(expected="a size in bytes", holds=lambda n: 0 <= n < 1 << 63)]
+Sha256 = Annotated[str, Check(expected="a SHA-256 in hex", holds=_is_sha256)]
+TimeNs = Annotated[int, Check(expected="a time in nanoseconds", holds=lambda n: -(1 << 63) <= n < 1 << 63)]
 Sm = Annotated[int, Check(expected="a compute capability as in 89", holds=lambda n: 1 <= n < 10_000)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,14 +13,21 @@ from pathlib import Path
 from r1trt.artifacts.disk import FULL, disk_full
 from r1trt.artifacts.errors import ArtifactError
 
+_WAIT_STEP_S = 0.05
+
 
 @contextmanager
-def locked_for_writing(target: Path) -> Iterator[None]:
+def locked_for_writing(target: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Holds `.T.lock`. The kernel drops the lock when its process dies, however it dies.
+
+    Args:
+        target: The directory.
+        wait_s: How long another process is waited for, in seconds.
 
     Raises:
         ArtifactError: Another process holds it.
     """
+    give_up = time.monotonic() + wait_s
     path = target.with_name(f".{target.name}.lock")
     while True:
         try:
@@ -34,6 +42,9 @@ def locked_for_writing(target: Path) -> Iterator[None]:
             os.close(descriptor)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
+            if time.monotonic() < give_up:
+                time.sleep(_WAIT_STEP_S)
+                continue
             raise ArtifactError(
                 "another process is writing this directory",
                 where=target,

@@ -17,10 +17,10 @@ from r1trt.build.config import BuildConfig, newest_export
 from r1trt.build.engines import build_engines
 from r1trt.build.finish import builder_unavailable, finish_build
 from r1trt.build.graphs import graphs_from_plan
+from r1trt.build.known_weights import read_known_weights
 from r1trt.build.plan import plan_for_target
 from r1trt.build.plugins import plugins_for_build, require_plugin_sizes
 from r1trt.build.target import BuildTarget, limits_from_config, target_from_config
-from r1trt.build.weight_scan import require_finite_weights
 from r1trt.build.write import write_build
 from r1trt.errors import ConfigError
 from r1trt.estimate.planned import planned_model
@@ -71,7 +71,7 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     require_room(step, output)
     progress(f"estimated: {size_text(step.memory)} of memory, {size_text(step.disk)} of disk", 1, 1)
     dump = None if config.dump_passes is None else GraphDump(config.dump_passes)
-    require_finite_weights(export.model, progress)
+    contents = read_known_weights(export, output, progress)
     _require_plan_unedited(BuildDirectory(path=output), config)
 
     plan = plan_for_target(
@@ -94,6 +94,7 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
             plan=plan,
             graphs=graphs,
             plugins=plugins,
+            contents=contents,
             progress=progress,
         )
         if not build.manifest.is_finished and missing is None:

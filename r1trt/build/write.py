@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from r1trt.artifacts.build import (
     FileEntry,
 )
 from r1trt.artifacts.disk import require_free_space, sha256_of_file
+from r1trt.artifacts.export import ReadWeightFile
 from r1trt.artifacts.profiles import save_profiles
 from r1trt.build.graphs import BuildGraphs
 from r1trt.build.plugins import BuildPlugins
@@ -25,6 +26,7 @@ from r1trt.build.profile import BuildLimits, profiles_from_graph
 from r1trt.build.target import BuildTarget
 from r1trt.build.versions import versions_of_build
 from r1trt.build.write_typed import share_weights, weight_bytes, write_typed_model
+from r1trt.checkpoint.content_hash import FileContent
 from r1trt.export.io import ExportedModel
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import save_plan
@@ -40,6 +42,7 @@ def write_build(
     plan: PrecisionPlan,
     graphs: BuildGraphs,
     plugins: BuildPlugins | None = None,
+    contents: Mapping[str, FileContent] | None = None,
     progress: Progress = ignore,
 ) -> BuildArtifact:
     """Write a build that lacks its engines at most.
@@ -52,6 +55,7 @@ def write_build(
         plan: Its plan.
         graphs: The graphs that the plan was written into.
         plugins: The library to put beside the engine.
+        contents: What the checkpoint's files held, by name, as far as they were read before.
         progress: Called with ("weights", bytes written, in all).
 
     Returns:
@@ -59,7 +63,7 @@ def write_build(
 
     Raises:
         DiskFullError: There is no room for the weights and the engines.
-        CheckpointError: A weight cannot be read.
+        CheckpointError: A weight cannot be read, or changed since it was read before.
     """
     build = BuildDirectory(path=directory)
     export.artifact.copy_companions_to(directory)
@@ -68,10 +72,8 @@ def write_build(
     _write_graphs(graphs, graph, build, progress)
     save_profiles(profiles_from_graph(graphs.engine.graph, limits), build.profiles)
     plan_files = save_plan(plan, build.precision_plan)
-    manifest = _manifest(build, export, target, limits, plan, plan_files)
-    if target.backend == "onnxruntime":
-        engine = EngineEntry(**vars(file_entry(graph)), sm=None)
-        manifest = replace(manifest, status="complete", engines=(engine,))
+    source = _source(export, plan, contents or {})
+    manifest = _manifest(build, export, target, limits, plan, plan_files, source)
     if plugins is not None:
         manifest = plugins.put_beside_engine(directory, manifest)
     manifest.write(directory)
@@ -102,11 +104,13 @@ def _manifest(
     limits: BuildLimits,
     plan: PrecisionPlan,
     plan_files: list[Path],
+    source: BuildSource,
 ) -> BuildManifest:
     on_cpu = target.backend == "onnxruntime"
     inputs = ([] if on_cpu else [build.typed_graph]) + [build.weights, *plan_files]
+    engines = (EngineEntry(**vars(file_entry(build.cpu_engine)), sm=None),) if on_cpu else ()
     return BuildManifest(
-        status="needs-engine",
+        status="complete" if on_cpu else "needs-engine",
         arch=target.arch.name,
         sms=target.sms,
         backend=target.backend,
@@ -116,8 +120,8 @@ def _manifest(
         max_batch_size=limits.max_batch_size,
         max_input_len=limits.max_input_len,
         last_token_logits=export.artifact.manifest.last_token_logits,
-        engines=(),
-        source=_source(export, plan),
+        engines=engines,
+        source=source,
         versions=versions_of_build(target.backend),
         precision_summary=_precision_summary(plan),
         files=tuple(map(file_entry, inputs)),
@@ -126,15 +130,21 @@ def _manifest(
     )
 
 
-def _source(export: ExportedModel, plan: PrecisionPlan) -> BuildSource:
+def _source(export: ExportedModel, plan: PrecisionPlan, contents: Mapping[str, FileContent]) -> BuildSource:
+    """With the hashes of the weights, if they still are what was read."""
     manifest = export.artifact.manifest
+    for content in contents.values():
+        content.require_unmodified()
+    hashes = {name: content.sha256 for name, content in contents.items()}
     return BuildSource(
         model_name=manifest.model_name,
         checkpoint=manifest.checkpoint,
         export=str(export.artifact.path.resolve()),
         model_hash=plan.model_hash,
         model_sha256=sha256_of_file(export.artifact.graph),
-        weights=manifest.weights.files,
+        weights=tuple(
+            ReadWeightFile(**vars(file), sha256=hashes.get(file.name)) for file in manifest.weights.files
+        ),
     )
 
 

@@ -50,6 +50,7 @@ class SafetensorsHeader:
         file: POSIX path relative to the checkpoint's directory.
         file_bytes: Size of the whole file.
         header_sha256: SHA-256 of the length field and the header, in hex.
+        modified_ns: When the file was modified last, in nanoseconds since 1970.
         is_link: The file is a symbolic link.
         tensors: References in the order of their offsets.
     """
@@ -57,6 +58,7 @@ class SafetensorsHeader:
     file: str
     file_bytes: int
     header_sha256: str
+    modified_ns: int
     is_link: bool
     tensors: tuple[TensorRef, ...]
 
@@ -76,7 +78,8 @@ def read_safetensors_header(directory: Path, file: str) -> SafetensorsHeader:
     """
     path = directory / file
     with open_regular(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
+        status = os.fstat(stream.fileno())
+        size = status.st_size
         head, text = _header_bytes(stream, size, path)
     data_start = LENGTH_BYTES + len(text)
     entries = json_object_from_bytes(text, f"{path} (header)")
@@ -88,6 +91,7 @@ def read_safetensors_header(directory: Path, file: str) -> SafetensorsHeader:
         file=file,
         file_bytes=size,
         header_sha256=hashlib.sha256(head + text).hexdigest(),
+        modified_ns=status.st_mtime_ns,
         is_link=path.is_symlink(),
         tensors=tuple(tensors),
     )

@@ -136,7 +136,10 @@ def _manifest(
 ) -> ExportManifest:
     files = [
         WeightFile(
-            name=weights.locations[header.file], bytes=header.file_bytes, header_sha256=header.header_sha256
+            name=weights.locations[header.file],
+            bytes=header.file_bytes,
+            header_sha256=header.header_sha256,
+            modified_ns=header.modified_ns,
         )
         for header in checkpoint.files
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,5 +74,6 @@ def copy_weights(checkpoint: Checkpoint, directory: Path, progress: Progress) ->
         target = directory / header.file
         target.parent.mkdir(parents=True, exist_ok=True)
         copy_file(checkpoint.path / header.file, target)
+        os.utime(target, ns=(header.modified_ns, header.modified_ns))
         done += header.file_bytes
     progress("copying weights", total, total)

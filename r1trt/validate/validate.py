@@ -31,6 +31,7 @@ from r1trt.validate.pairs import StageName, StagePair, checks_of_pair, pairs_to_
 from r1trt.validate.report import ValidationReport
 from r1trt.validate.sources import Sources, sources_from_directory
 from r1trt.validate.stages import Stage, stages_from_sources
+from r1trt.validate.weights import require_weights_as_built
 
 
 def validate_engine(config: ValidateConfig, progress: Progress = ignore) -> ValidationReport:
@@ -53,6 +54,7 @@ def validate_engine(config: ValidateConfig, progress: Progress = ignore) -> Vali
     sources = sources_from_directory(config.engine, config.reference)
     if sources.checkpoint is not None:
         require_memory(validation_step(parameters_of_config(sources.config)))
+    require_weights_as_built(sources, config.reference, progress)
     report = _validated(config, sources, progress)
     path = save_report(report).page
     if not report.passed:
