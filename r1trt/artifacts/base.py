@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.fields import InvalidFieldsError, from_json
 from r1trt.artifacts.manifest import MANIFEST_FILE, Kind, read_manifest, write_manifest
+from r1trt.text import listing
 
 _TITLES: dict[Kind, str] = {"export": "an export", "engine": "a build", "triton": "a model repository"}
-_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Manifest:
             raise ArtifactError(
                 f"The manifest of {_TITLES[cls.KIND]} is not valid.",
                 where=directory / MANIFEST_FILE,
-                found="\n    ".join(["", *error.problems[:_LISTED]]),
+                found=listing(error.problems),
                 fix="make it again, or copy it again from where it was made",
             ) from error
 

@@ -14,6 +14,7 @@ from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.export import ReadWeightFile
 from r1trt.artifacts.fields import Check, Count, FileName, PathText, Size, Sm
 from r1trt.artifacts.manifest import Kind
+from r1trt.text import listing
 
 PLUGIN_LIBRARY_FILE = "libr1trt_plugins.so"
 
@@ -151,6 +152,11 @@ class BuildManifest(Manifest):
             raise ValueError(f"engines: not what the backend {self.backend} builds")
 
     @property
+    def entries(self) -> tuple[FileEntry, ...]:
+        """Engines, and the files that they can be made from."""
+        return (*self.engines, *self.files)
+
+    @property
     def is_finished(self) -> bool:
         """Whether the engines are there."""
         return bool(self.engines)
@@ -236,7 +242,7 @@ class BuildArtifact(BuildDirectory):
         Contents are not compared: hashing an engine takes as long as reading it.
         """
         found = {}
-        for entry in (*self.manifest.engines, *self.manifest.files):
+        for entry in self.manifest.entries:
             path = self.path / entry.file
             if not path.is_file():
                 found[entry.file] = "missing"
@@ -247,12 +253,12 @@ class BuildArtifact(BuildDirectory):
     def require_whole(self) -> None:
         """Raises ArtifactError, which lists them, where files are missing or of another size."""
         if damaged := self.damaged_files:
-            sizes = {entry.file: entry.bytes for entry in (*self.manifest.engines, *self.manifest.files)}
+            sizes = {entry.file: entry.bytes for entry in self.manifest.entries}
             raise ArtifactError(
                 "The build is incomplete.",
                 where=self.path,
-                found="\n    ".join(
-                    ["", *(f"{name}: {why}, {sizes[name]} bytes expected" for name, why in damaged.items())]
+                found=listing(
+                    [f"{name}: {why}, {sizes[name]} bytes expected" for name, why in damaged.items()]
                 ),
                 fix="copy the directory again, or build again",
             )

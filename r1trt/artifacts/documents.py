@@ -8,10 +8,9 @@ from typing import TypeVar
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.fields import InvalidFieldsError, Schema, from_json
 from r1trt.artifacts.manifest import json_from_file, require_plain
+from r1trt.text import listing
 
 T = TypeVar("T", bound=Schema)
-
-_LISTED = 20
 
 
 def document_from_file(schema: type[T], path: Path, *, fix: str) -> T:
@@ -34,6 +33,6 @@ def document_from_file(schema: type[T], path: Path, *, fix: str) -> T:
         raise ArtifactError(
             "This file of an artifact is damaged, or of another version.",
             where=path,
-            found="\n    ".join(["", *error.problems[:_LISTED]]),
+            found=listing(error.problems),
             fix=fix,
         ) from error

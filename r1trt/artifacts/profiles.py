@@ -11,8 +11,7 @@ from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.fields import Count, InvalidFieldsError, from_json
 from r1trt.artifacts.manifest import json_from_file, require_plain
 from r1trt.errors import ConfigError
-
-_LISTED = 20
+from r1trt.text import listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +79,6 @@ def load_profiles(path: Path) -> list[OptimizationProfile]:
         raise ArtifactError(
             "The profiles cannot be read.",
             where=path,
-            found="\n    ".join(["", *problems[:_LISTED]]),
+            found=listing(problems),
             fix="build again",
         ) from error

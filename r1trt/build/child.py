@@ -23,6 +23,7 @@ import r1trt
 from r1trt.artifacts.build import BuildDirectory
 from r1trt.errors import BuildError, R1TrtError
 from r1trt.progress import Progress, ignore
+from r1trt.text import listing
 
 # From a polite cancellation to a kill, in seconds: the builder looks up only between its steps.
 GRACE_S = 10.0
@@ -197,12 +198,8 @@ def _reported(event: Mapping[str, Any], record: _Record) -> BuildError:
     """The child's own error, with the builder's last lines where they tell why."""
     details = dict(event["details"])
     if "found" not in details and record.lines:
-        details["found"] = _listed(record.lines)
+        details["found"] = listing(list(record.lines), limit=None)
     return BuildError(str(event["message"]), **details)
-
-
-def _listed(lines: Sequence[str] | deque[str]) -> str:
-    return "\n    ".join(["", *lines])
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
@@ -232,7 +229,7 @@ def _death(status: int, record: _Record, output: TextIO) -> BuildError:
         how, fix = f"signal {name}", _FIXES.get(name, _FIXES["SIGABRT"])
     return BuildError(
         f"The builder died in the phase '{record.phase}': {how}.",
-        found=_listed(said) if said else "no message",
+        found=listing(list(said), limit=None) if said else "no message",
         fix=fix,
     )
 

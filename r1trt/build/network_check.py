@@ -15,6 +15,7 @@ from r1trt.graph.network_view import NetworkLayer, NetworkView, Types, output_ty
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.plan import PrecisionPlan
+from r1trt.text import listing
 
 Verdict = Literal["obeyed", "disobeyed", "unverified"]
 _LISTED = 20
@@ -95,7 +96,7 @@ def require_obeyed(report: NetworkReport) -> None:
         lines.append(f"... and {len(bad) - _LISTED} more")
     raise BuildError(
         f"The network disobeys the precision plan in {len(bad)} of {len(report.layers)} layers.",
-        found="\n    ".join(["", *lines]),
+        found=listing(lines, limit=None),
         fix="this is a fault of the toolchain or of the builder's version; build with --bf16 meanwhile",
     )
 

@@ -21,6 +21,7 @@ from r1trt.plugin_tools.library import (
     library_from_path,
     require_code_for,
 )
+from r1trt.text import listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,6 @@ def require_plugin_sizes(model: ir.Model) -> None:
         ]
         raise BuildError(
             "TensorRT's plugins have no kernels for sizes of this model.",
-            found="\n    ".join(["", *lines]),
+            found=listing(lines, limit=None),
             fix="build for an architecture whose builder takes no plugins: `r1trt doctor` lists them",
         )

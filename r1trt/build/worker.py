@@ -24,6 +24,7 @@ from r1trt.build.callbacks import Channel, builder_logger, file_writer, progress
 from r1trt.build.read_back import layers_of_network
 from r1trt.build.timing_cache import load_timing_cache, save_timing_cache
 from r1trt.errors import BuildError, R1TrtError
+from r1trt.text import listing
 
 _PR_SET_PDEATHSIG = 1
 _ADDR_NO_RANDOMIZE = 0x0040000
@@ -68,7 +69,7 @@ def _parse(trt: Any, logger: Any, network: Any, graph: Path) -> Any:
             found=f"{len(content)} bytes" if content else "an empty file",
             fix="build again from the export",
         )
-    raise BuildError("The parser refused the graph.", where=graph.name, found="\n    ".join(["", *listed]))
+    raise BuildError("The parser refused the graph.", where=graph.name, found=listing(listed, limit=None))
 
 
 def _add_profiles(builder: Any, network: Any, config: Any, profiles: list[OptimizationProfile]) -> None:

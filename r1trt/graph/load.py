@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from r1trt.errors import ExportError
+from r1trt.text import listing
 
 # NOTES: protobuf's own limit; a larger file cannot be a graph.
 _MAX_BYTES = (1 << 31) - 1
@@ -34,11 +35,10 @@ def model_from_onnx_file(path: Path) -> ir.Model:
     if not len(model.graph):
         raise ExportError("This ONNX graph has no nodes.", where=path)
     if problems := list(_problems(model.graph)):
-        shown = problems[:_LISTED] + [f"... and {len(problems) - _LISTED} more"] * (len(problems) > _LISTED)
         raise ExportError(
             "This ONNX graph is damaged.",
             where=path,
-            found="\n    ".join(["", *shown]),
+            found=listing(problems, limit=_LISTED),
             fix="make it again, or copy it again from where it was made",
         )
     return model

@@ -99,7 +99,7 @@ def _status(build: BuildArtifact) -> str:
 
 
 def _file_table(build: BuildArtifact) -> Table:
-    entries, damaged = [*build.manifest.engines, *build.manifest.files], build.damaged_files
+    entries, damaged = build.manifest.entries, build.damaged_files
     rows = [(entry.file, entry.bytes, damaged.get(entry.file, "ok")) for entry in entries]
     return Table(title="Files", header=("file", "bytes", "state"), rows=rows)
 

@@ -9,8 +9,7 @@ import onnx_ir as ir
 
 from r1trt.errors import BuildError
 from r1trt.passes.check_onnx import proto_without_weights
-
-_LISTED = 20
+from r1trt.text import listing
 
 
 class InferTypesPass(ir.passes.InPlacePass):
@@ -29,7 +28,7 @@ class InferTypesPass(ir.passes.InPlacePass):
         if untyped:
             raise BuildError(
                 f"{len(untyped)} values of the inlined graph have no type.",
-                found="\n    ".join(["", *untyped[:_LISTED]]),
+                found=listing(untyped),
                 fix="their roundings are unknown; give the operator bodies forms that ONNX can infer",
             )
         return ir.passes.PassResult(model, bool(open_values))

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from r1trt.arch import FP8_MIN_SM, Backend
 from r1trt.ops.registry import OPERATORS
+from r1trt.text import listing
 
 FLOAT = ir.DataType.FLOAT
 FP8 = frozenset({ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2})
@@ -23,7 +24,6 @@ _FP8_READERS = frozenset(
 _VIEWS = frozenset({"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity"})
 _DATA_DEPENDENT = frozenset({"NonZero", "Loop", "Scan", "Unique", "Compress"})
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
-_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,7 @@ Rule = Callable[[ir.Graph], Iterator[Trap]]
 
 def listed(traps: Sequence[Trap]) -> str:
     """The first traps, a line each, for an error."""
-    lines = [str(trap) for trap in traps[:_LISTED]]
-    if len(traps) > _LISTED:
-        lines.append(f"... and {len(traps) - _LISTED} more")
-    return "\n    ".join(["", *lines])
+    return listing([str(trap) for trap in traps])
 
 
 def typing_traps(model: ir.Model) -> list[Trap]:

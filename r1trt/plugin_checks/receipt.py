@@ -15,10 +15,10 @@ from r1trt.artifacts.manifest import json_from_file, require_plain
 from r1trt.errors import ConfigError
 from r1trt.plugin_checks.receipt_schema import KIND, SCHEMA, require_receipt
 from r1trt.plugin_checks.stages import STAGES
+from r1trt.text import listing
 
 # What a receipt must agree in with a run that goes on with it.
 IDENTITY = ("schema", "kind", "mode", "sources", "plugin_library", "gpu", "driver")
-_LISTED = 20
 
 
 def now() -> str:
@@ -87,7 +87,7 @@ def read_receipt(path: Path) -> Receipt:
         raise ConfigError(
             "The receipt is damaged, or of another version.",
             where=path,
-            found="\n    ".join(["", *error.problems[:_LISTED]]),
+            found=listing(error.problems),
             expected=f"{KIND}, schema {SCHEMA}",
             fix="name another file, or run the checks again",
         ) from error

@@ -13,8 +13,7 @@ from r1trt.graph.edit import data_type
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.registry import layer_operator_of, operator_of_layer
 from r1trt.precision.plan import PrecisionPlan
-
-_LISTED = 20
+from r1trt.text import listing
 
 
 def layer_nodes(model: ir.Model) -> dict[str, ir.Node]:
@@ -145,5 +144,4 @@ def _arch_problems(plan: PrecisionPlan, arch: str) -> Iterator[str]:
 
 def _raise(message: str, problems: list[str], fix: str) -> None:
     if problems:
-        shown = problems[:_LISTED] + [f"... and {len(problems) - _LISTED} more"] * (len(problems) > _LISTED)
-        raise PlanError(message, found="\n    ".join(["", *shown]), fix=fix)
+        raise PlanError(message, found=listing(problems), fix=fix)

@@ -13,6 +13,7 @@ from r1trt.precision.plan import SCHEMA, PrecisionPlan, Thresholds
 from r1trt.precision.plan_reader import PlanReader
 from r1trt.precision.scales_file import ScalesFile, scales_path, write_scales
 from r1trt.precision.yaml_text import parse
+from r1trt.text import listing
 
 _COMMENT = """\
 # Precision plan: types and scales of each layer, by ONNX node name. Edit it for `r1trt build --plan`.
@@ -100,8 +101,10 @@ def plan_from_yaml(text: str, *, where: object = "plan", directory: Path | None 
     reader = PlanReader(lines=lines, problems=[], directory=directory)
     plan = reader.plan(document)
     if reader.problems or plan is None:
-        listing = "\n    ".join(["", *reader.problems])
         raise PlanError(
-            "The precision plan is not valid.", where=where, found=listing, fix="correct these entries"
+            "The precision plan is not valid.",
+            where=where,
+            found=listing(reader.problems, limit=None),
+            fix="correct these entries",
         )
     return plan
