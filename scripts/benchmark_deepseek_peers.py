@@ -14,9 +14,7 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -25,8 +23,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from benchmark_export import WRAPPER
-from deepseek_exporters import Exporter, exporters, make_peer_environment
+from benchmark_export import measured_run
+from deepseek_exporters import MOBIUS, Exporter, exporters
+from export_peers import make_peer_environment
 from machine import machine
 from random_deepseek import TOKENS, with_stacked_experts, write_deepseek
 
@@ -45,7 +44,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "benchmarks")
     parser.add_argument("--json", action="store_true", help="Print the receipt; write nothing.")
     arguments = parser.parse_args()
-    peers = exporters(make_peer_environment(arguments.environment))
+    make_peer_environment(arguments.environment, MOBIUS)
+    peers = exporters(arguments.environment)
     with tempfile.TemporaryDirectory(prefix="deepseek-peers-") as directory:
         rows = [row for count in arguments.experts for row in compared(count, peers, Path(directory))]
     receipt = {
@@ -82,13 +82,8 @@ def compared(experts: int, peers: list[Exporter], directory: Path) -> list[dict[
 
 def ran(peer: Exporter, checkpoint: Path, output: Path) -> dict[str, Any]:
     """Runs an exporter in a process of its own."""
-    command = [part.format(checkpoint=checkpoint, output=output) for part in peer.command]
-    wrapped = [sys.executable, "-S", "-E", "-c", WRAPPER, *command]
-    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(wrapped, env=environment, capture_output=True, text=True, check=False)
-    run = json.loads(result.stdout)
-    lines = [line for line in result.stderr.replace("\r", "\n").splitlines() if peer.tells(line)]
+    run, printed = measured_run([part.format(checkpoint=checkpoint, output=output) for part in peer.command])
+    lines = [line for line in printed.replace("\r", "\n").splitlines() if peer.tells(line)]
     return {
         "exit status": run["code"],
         "seconds": round(run["seconds"], 1),

@@ -82,15 +82,20 @@ def remove(*directories: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def run_wrapped(command: list[str]) -> dict[str, Any]:
-    """Runs a command inside the wrapper; ends the program with the command's own words when it fails."""
+def measured_run(command: list[str]) -> tuple[dict[str, Any], str]:
+    """Runs a command inside the wrapper; returns what it measured, and what the command printed."""
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     wrapped = [sys.executable, "-S", "-E", "-c", WRAPPER, *command]
     result = subprocess.run(wrapped, env=environment, capture_output=True, text=True, check=False)
-    run: dict[str, Any] = json.loads(result.stdout) if result.stdout else {"code": result.returncode}
+    return json.loads(result.stdout) if result.stdout else {"code": result.returncode}, result.stderr
+
+
+def run_wrapped(command: list[str]) -> dict[str, Any]:
+    """Runs a command inside the wrapper; ends the program with the command's own words when it fails."""
+    run, printed = measured_run(command)
     if run["code"]:
-        sys.exit(f"{' '.join(command)}\nfailed with exit code {run['code']}:\n{result.stderr[-4000:]}")
+        sys.exit(f"{' '.join(command)}\nfailed with exit code {run['code']}:\n{printed[-4000:]}")
     return run
 
 

@@ -5,7 +5,6 @@ As a program, with a checkpoint and an output directory as arguments, it is tran
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import numpy as np
 import onnxruntime
 from random_deepseek import TOKENS, prompt
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 MOBIUS = ("mobius-onnx==0.1.0", "torch==2.13.0", "transformers==5.23.0")
 
 
@@ -69,18 +67,6 @@ def exporters(peers: Path) -> list[Exporter]:
             word="Saved model",
         ),
     ]  # fmt: skip
-
-
-def make_peer_environment(directory: Path) -> Path:
-    """Makes a virtual environment with the pinned peers, unless it is there."""
-    stamp, wanted = directory / ".installed", "\n".join(MOBIUS)
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
-        print(f"installing {', '.join(MOBIUS)} into {directory}", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
-        pip = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", "--quiet"]
-        subprocess.run([*pip, "--constraint", str(REPOSITORY / "constraints.txt"), *MOBIUS], check=True)
-        stamp.write_text(wanted, encoding="utf-8")
-    return directory
 
 
 def logits_of_export(directory: Path) -> np.ndarray:

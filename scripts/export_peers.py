@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,17 +64,17 @@ def exporters(peer_python: Path) -> list[Exporter]:
     ]
 
 
-def make_peer_environment(directory: Path) -> Path:
-    """Makes a virtual environment with the peers, pinned, and returns its interpreter."""
+def make_peer_environment(directory: Path, packages: Sequence[str] = PEER_PACKAGES) -> Path:
+    """Makes a virtual environment with pinned packages, unless it is there; returns its interpreter."""
     python, stamp = directory / "bin" / "python", directory / ".installed"
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == "\n".join(PEER_PACKAGES):
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == "\n".join(packages):
         return python
-    print(f"installing {', '.join(PEER_PACKAGES)} into {directory}", flush=True)
+    print(f"installing {', '.join(packages)} into {directory}", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--quiet"]
-    command = [*pip, "--constraint", str(REPOSITORY / "constraints.txt"), *PEER_PACKAGES]
+    command = [*pip, "--constraint", str(REPOSITORY / "constraints.txt"), *packages]
     subprocess.run(command, check=True)
-    stamp.write_text("\n".join(PEER_PACKAGES), encoding="utf-8")
+    stamp.write_text("\n".join(packages), encoding="utf-8")
     return python
 
 

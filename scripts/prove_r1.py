@@ -24,14 +24,18 @@ from typing import Any
 
 import torch
 from machine import machine
+from random_deepseek import YARN
 from safetensors.torch import load_file, save_file
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from r1trt.artifacts import BuildArtifact
+from r1trt.estimate.known_models import KNOWN_MODELS
 from r1trt.precision.plan_file import load_plan
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BLOCK = 128
+QUANTIZATION = KNOWN_MODELS["r1-671b"]["quantization_config"]
+BLOCK = QUANTIZATION["weight_block_size"][0]
+ROPE = {"rope_type": "yarn", "rope_theta": KNOWN_MODELS["r1-671b"]["rope_theta"], **YARN}
 CAPACITY = 64
 NEEDS_GPU = 3  # exit code of a build that lacks its engine alone
 SIZES: dict[str, Any] = {
@@ -57,29 +61,13 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 163840,
     "rms_norm_eps": 1e-6,
 }
-QUANTIZATION = {
-    "quant_method": "fp8",
-    "fmt": "e4m3",
-    "activation_scheme": "dynamic",
-    "weight_block_size": [BLOCK, BLOCK],
-}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 10000.0,
-    "factor": 40.0,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "mscale": 1.0,
-    "mscale_all_dim": 1.0,
-    "original_max_position_embeddings": 4096,
-}
 
 
 def write_checkpoints(work: Path) -> tuple[Path, Path]:
     """The checkpoint in FP8, and the same model dequantized, in FP32."""
     fp8, plain = work / "r1-small", work / "r1-small-dequantized"
     torch.manual_seed(0)
-    model = DeepseekV3ForCausalLM(DeepseekV3Config(**SIZES, rope_parameters=YARN))
+    model = DeepseekV3ForCausalLM(DeepseekV3Config(**SIZES, rope_parameters=ROPE))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("gate.weight"):

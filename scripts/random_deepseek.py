@@ -13,15 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from r1trt.estimate.known_models import KNOWN_MODELS
+
 TOKENS = 96
 SEED = 0
 YARN: dict[str, Any] = {
-    "factor": 40,
-    "beta_fast": 32,
-    "beta_slow": 1,
-    "mscale": 1.0,
-    "mscale_all_dim": 1.0,
-    "original_max_position_embeddings": 4096,
+    key: value for key, value in KNOWN_MODELS["r1-671b"]["rope_scaling"].items() if key != "type"
 }
 SIZES: dict[str, Any] = {
     "vocab_size": 512,
