@@ -1,6 +1,26 @@
-"""`python -m r1trt`: the same as the `r1trt` command."""
+"""The `r1trt` command, and `python -m r1trt`."""
 
-from r1trt.cli import entry_point
+import signal
+
+# Until the program has its own way to end: Python would raise KeyboardInterrupt in the midst of an import.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import sys  # noqa: E402
+
+from r1trt.lifetime.ending import end_by_default, end_on_signals  # noqa: E402
+from r1trt.lifetime.standard_streams import open_closed_streams  # noqa: E402
+
+
+def entry_point() -> None:
+    """The `r1trt` console script: one command, and the process's end."""
+    end_on_signals()
+    open_closed_streams()
+    from r1trt.cli import main
+
+    code = main()
+    end_by_default()
+    sys.exit(code)
+
 
 if __name__ == "__main__":
     entry_point()

@@ -22,6 +22,7 @@ from r1trt import __version__
 from r1trt.arch import ARCHITECTURES, Architecture
 from r1trt.cuda_driver import CudaDriver, cuda_driver
 from r1trt.estimate.machine import memory_of_machine
+from r1trt.lifetime.children import child_group
 from r1trt.plugin_tools.status import plugins_status
 
 PACKAGES = (
@@ -100,7 +101,12 @@ def probe_library(module: str) -> dict[str, Any]:
     command = [sys.executable, "-c", PROBES[module]]
     try:
         child = subprocess.run(
-            command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            process_group=child_group(),
         )
     except subprocess.TimeoutExpired:
         return {"works": False, "error": f"no answer within {PROBE_TIMEOUT_S} s"}

@@ -18,6 +18,7 @@ ORDER = (
     "errors",
     "progress",
     "text",
+    "lifetime",
     "data_types",
     "cache",
     "arch",

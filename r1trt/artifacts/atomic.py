@@ -13,6 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from r1trt.artifacts.disk import FULL, disk_full
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.lock import locked_for_writing
 from r1trt.artifacts.manifest import MANIFEST_FILE, Kind, read_manifest
+from r1trt.lifetime.ending import at_ending, removed_at_ending
 
 
 @contextmanager
@@ -50,11 +52,13 @@ def atomic_directory(target: Path, *, replace: bool = True, kind: Kind | None = 
         _require_replaceable(target, replace, kind)
         work = target.with_name(f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            work.mkdir()
-            yield work
-            _flush_tree(work)
-            _require_replaceable(target, replace, kind)
-            _swap(work, target)
+            # A signal's end does what the next process would do for one that was killed.
+            with at_ending(partial(_recover, target)), removed_at_ending(work):
+                work.mkdir()
+                yield work
+                _flush_tree(work)
+                _require_replaceable(target, replace, kind)
+                _swap(work, target)
         except OSError as error:
             if error.errno not in FULL:
                 raise

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from r1trt.artifacts.errors import ArtifactError, DiskFullError
+from r1trt.lifetime.temporary import unfinished
 
 COPY_CHUNK_BYTES = 1 << 24
 FICLONE = 0x40049409
@@ -95,19 +96,17 @@ def link_or_copy_file(source: Path, target: Path) -> None:
 def replace_file(path: Path, content: str | bytes) -> None:
     """Writes a file so that the old one or the new one is there at any time, whole."""
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with unfinished(path) as temporary:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise disk_full(path, f"{len(data)} bytes", error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _existing_parent(path: Path) -> Path:

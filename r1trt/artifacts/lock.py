@@ -12,6 +12,7 @@ from pathlib import Path
 
 from r1trt.artifacts.disk import FULL, disk_full
 from r1trt.artifacts.errors import ArtifactError
+from r1trt.lifetime.ending import removed_at_ending
 
 _WAIT_STEP_S = 0.05
 
@@ -57,7 +58,8 @@ def locked_for_writing(target: Path, *, wait_s: float = 0.0) -> Iterator[None]:
                 break
         os.close(descriptor)
     try:
-        yield
+        with removed_at_ending(path):
+            yield
     finally:
         with suppress(FileNotFoundError):
             path.unlink()

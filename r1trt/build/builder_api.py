@@ -12,6 +12,7 @@ from typing import Any
 from r1trt.arch import LIBRARIES, Library
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.errors import BuildError
+from r1trt.lifetime.children import child_group
 
 _PROBE_TIMEOUT_S = 120
 ALIASED_PLUGIN_IO = "ALIASED_PLUGIN_IO_10_03"
@@ -62,6 +63,7 @@ def backend_available(backend: str) -> str | None:
             text=True,
             timeout=_PROBE_TIMEOUT_S,
             stdin=subprocess.DEVNULL,
+            process_group=child_group(),
         )
     except subprocess.TimeoutExpired:
         return f"importing {api.module} did not end within {_PROBE_TIMEOUT_S} s"

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,8 @@ from typing import Any, TextIO
 import r1trt
 from r1trt.artifacts.build import BuildDirectory
 from r1trt.errors import BuildError, R1TrtError
+from r1trt.lifetime.children import child_group
+from r1trt.lifetime.temporary import temporary_directory
 from r1trt.progress import Progress, ignore
 from r1trt.text import listing
 
@@ -85,7 +86,7 @@ def build_in_child(
     Raises:
         BuildError: The parser or builder refused the graph, or the child died.
     """
-    with tempfile.TemporaryDirectory(prefix="r1trt-build-") as scratch:
+    with temporary_directory("build") as scratch:
         layers = Path(scratch, "network.json")
         path = Path(scratch, "request.json")
         path.write_text(json.dumps(_request_json(request, layers)), encoding="utf-8")
@@ -119,7 +120,6 @@ def _run(
     progress: Progress,
 ) -> str:
     reading, writing = os.pipe()
-    # A session of its own: Ctrl-C reaches this process alone, which then cancels the child in order.
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "r1trt.build.worker", str(path), str(writing)],
         cwd=directory,
@@ -129,7 +129,7 @@ def _run(
         stdout=output,
         stderr=output,
         pass_fds=[writing],
-        start_new_session=True,
+        process_group=child_group(),
     )
     os.close(writing)
     record = _Record()
@@ -212,7 +212,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-    except KeyboardInterrupt:  # a second Ctrl-C: no more patience
+    except KeyboardInterrupt:  # a second Ctrl-C, where Python is not this project's command: no more patience
         child.kill()
         child.wait()
         raise

@@ -1,8 +1,8 @@
 """The command line: a command parses its options into one dataclass and calls one function.
 
 This file is the one place that turns exceptions into exit codes: 0 done, 1 failed, 2 wrong usage, 3 needs
-hardware or a library that is not here, 4 the time budget of `plugins check` or `bench` ended first, 130 and
-143 stopped by Ctrl-C and SIGTERM.
+hardware or a library that is not here, 4 the time budget of `plugins check` or `bench` ended first. Signals
+end the installed command without an exception (`r1trt.lifetime.ending`), with 128 and their number.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
 from collections.abc import Sequence
-from types import FrameType
-from typing import NoReturn
 
 import click
 
@@ -32,7 +29,6 @@ from r1trt.cli.validate import validate
 from r1trt.errors import R1TrtError
 
 INTERRUPTED = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
 
 EPILOG = """
 \b
@@ -60,14 +56,6 @@ for _command in (estimate, export, build, validate, generate, triton, serve, plu
     cli.add_command(_command)
 
 
-class _Terminated(BaseException):
-    """SIGTERM, raised where the program stands so that unfinished results are cleaned up."""
-
-
-def _raise_terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -78,8 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _raise_terminated)
     as_json = "--json" in arguments
     try:
         code = cli.main(arguments, prog_name="r1trt", standalone_mode=False)
@@ -90,9 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.echo("r1trt: interrupted; earlier results are unchanged", err=True)
         return INTERRUPTED
-    except _Terminated:
-        click.echo("r1trt: terminated; earlier results are unchanged", err=True)
-        return TERMINATED
     except click.ClickException as error:
         return _print_usage_error(error, as_json=as_json)
     except (OSError, MemoryError) as error:
@@ -120,8 +103,3 @@ def _expected_error(error: OSError | MemoryError) -> R1TrtError:
             "Out of memory.", fix="use a machine with more memory, or a smaller --max-batch-size"
         )
     return R1TrtError(error.strerror or str(error) or type(error).__name__, where=error.filename)
-
-
-def entry_point() -> NoReturn:
-    """The `r1trt` console script."""
-    sys.exit(main())

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from r1trt.errors import R1TrtError
+from r1trt.lifetime.ending import at_ending
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(phase, done, total)`; `total` 0 means that the amount of work is unknown."""
@@ -103,7 +104,11 @@ def progress_reporter() -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
+    show_cursor = Console(stderr=True).show_cursor
+    with (
+        at_ending(show_cursor),
+        RichProgress(*columns, console=Console(stderr=True), transient=True) as bars,
+    ):
         tasks: dict[str, Any] = {}
 
         def report(phase: str, done: int, total: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -74,7 +74,5 @@ def serve(
             *(f"  {example}" for example in model.examples),
             "stop with Ctrl-C",
         ]
-        # Ctrl-C is how it is meant to end, from the moment that it is known to be ready.
-        with suppress(KeyboardInterrupt):
-            print_result(result, lines, as_json=as_json)
-            model.server.wait()
+        print_result(result, lines, as_json=as_json)
+        model.server.wait()

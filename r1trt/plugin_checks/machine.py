@@ -13,6 +13,7 @@ from typing import Any
 
 from r1trt.cuda_driver import cuda_driver
 from r1trt.errors import UnavailableError
+from r1trt.lifetime.children import child_group
 from r1trt.plugin_tools.sources import hash_of_sources, source_directory
 
 PACKAGES = (
@@ -120,7 +121,13 @@ def _queried(query: str) -> str | None:
 def _output(command: list[str]) -> str | None:
     try:
         result = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            process_group=child_group(),
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1trt.artifacts.disk import replace_file
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.fields import InvalidFieldsError
 from r1trt.artifacts.manifest import json_from_file, require_plain
@@ -56,9 +57,7 @@ class Receipt:
     def save(self) -> None:
         """Writes the file in one step."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(self.content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(self.path)
+        replace_file(self.path, json.dumps(self.content, indent=1, allow_nan=False) + "\n")
 
     @property
     def failures(self) -> list[str]:

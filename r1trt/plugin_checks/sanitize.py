@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from r1trt.lifetime.children import child_group
 from r1trt.plugin_checks.build import Built
 from r1trt.plugin_checks.cases.operators import OPERATORS
 from r1trt.plugin_checks.context import Context, Result
@@ -76,7 +77,7 @@ def sanitized(program: Path, tool: str, operator: str, built: Built, context: Co
     try:
         result = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, timeout=limit,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, process_group=child_group(),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         if limit < LONGEST_S:

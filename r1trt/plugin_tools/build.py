@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ from pathlib import Path
 
 from r1trt.arch import ARCHITECTURES, GPU_ARCHITECTURES
 from r1trt.artifacts.disk import copy_file, require_free_space, sha256_of_file
+from r1trt.cache import forget_oldest
 from r1trt.errors import ConfigError
+from r1trt.lifetime.temporary import remove_if_left_behind, unfinished
 from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools.compilers import Compilers
 from r1trt.plugin_tools.library import (
@@ -46,6 +47,8 @@ ALL = "all"
 LOG_FILE = "build.log"
 HASH_FILE = "sha256"
 SCHEMA = 1
+CACHE_BYTES = 2 * 10**9
+"""Of libraries that are kept beside the one in use: a library for all architectures has 25 MB."""
 BUILD_BYTES = 1 << 28
 CXX_FLAGS = ("-std=c++17", "-O2", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 # NOTES: nodelete, because creators that a registry holds must outlive a dlclose.
@@ -128,6 +131,7 @@ def build_plugins(config: PluginBuildConfig, log: Log = lambda text: None) -> Pl
         if not cached:
             require_free_space(cache, BUILD_BYTES)
             _publish(job, entry, log)
+    _forget_unused(entry)
     library = library_from_path(entry / LIBRARY_FILE, cached=cached)
     log(f"{'found in the cache' if cached else 'built'}: {library.path}")
     return library if config.output is None else _copied(library, config.output)
@@ -196,18 +200,11 @@ class _Job:
 
 def _publish(job: _Job, entry: Path, log: Log) -> None:
     """Builds into a hidden sibling of a cache entry and renames it into place."""
-    partial = f".{entry.name}.tmp-"
-    # Left by builds that were killed: who is here holds the entry's lock, so nobody writes them any more.
-    for stale in entry.parent.glob(f"{partial}*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    work = entry.with_name(f"{partial}{os.getpid()}-{secrets.token_hex(4)}")
-    work.mkdir()
-    try:
+    with unfinished(entry) as work:
+        work.mkdir()
         _build(job, work, log)
         shutil.rmtree(entry, ignore_errors=True)
         work.rename(entry)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _build(job: _Job, work: Path, log: Log) -> None:
@@ -230,6 +227,15 @@ def _build(job: _Job, work: Path, log: Log) -> None:
             os.fsync(file.fileno())
 
 
+def _forget_unused(entry: Path) -> None:
+    """Notes that an entry was used, and keeps the cache within its size."""
+    os.utime(entry)
+    others = [path.parent for path in entry.parent.glob(f"*/{HASH_FILE}") if path.parent != entry]
+    for stale in entry.parent.glob(".*.tmp-*"):
+        remove_if_left_behind(stale)
+    forget_oldest(others, CACHE_BYTES)
+
+
 def _is_intact(entry: Path) -> bool:
     try:
         expected = (entry / HASH_FILE).read_text(encoding="ascii").strip()
@@ -249,10 +255,7 @@ def _copied(library: PluginLibrary, output: Path) -> PluginLibrary:
     """Puts a copy into a folder, replacing an older one in one step."""
     output.mkdir(parents=True, exist_ok=True)
     target = output / LIBRARY_FILE
-    partial = output / f".{LIBRARY_FILE}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
+    with unfinished(target) as partial:
         copy_file(library.path, partial)
         partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return library_from_path(target, cached=library.cached)

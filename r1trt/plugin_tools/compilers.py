@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 from r1trt.errors import BuildError
+from r1trt.lifetime.children import ChildGroup
+from r1trt.lifetime.temporary import temporary_directory
 
 ERROR_LINES = 40
 
@@ -32,9 +33,15 @@ class Compilers:
 
     def __init__(self, jobs: int = 2, *, scratch: Path | None = None) -> None:
         self._pool = ThreadPoolExecutor(jobs)
-        self._temporary = tempfile.TemporaryDirectory(prefix="compilers-", dir=scratch)
-        self._environment = {**os.environ, "TMPDIR": self._temporary.name}
-        self._running: set[subprocess.Popen[str]] = set()
+        self._context = ExitStack()
+        temporary: AbstractContextManager[object] = (
+            temporary_directory("compilers")
+            if scratch is None
+            else tempfile.TemporaryDirectory(prefix="compilers-", dir=scratch)
+        )
+        self._environment = {**os.environ, "TMPDIR": str(self._context.enter_context(temporary))}
+        # nvcc is a driver: its compilers are in the group as well.
+        self._group = ChildGroup()
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -46,12 +53,9 @@ class Compilers:
     ) -> None:
         with self._lock:
             self._stopped = True
-            for process in self._running:
-                # nvcc is a driver: its compilers are in its process group.
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            self._group.close()
         self._pool.shutdown(cancel_futures=True)
-        self._temporary.cleanup()
+        self._context.close()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Calls a function that runs a compiler on each item, side by side.
@@ -74,8 +78,6 @@ class Compilers:
         except OSError as error:
             raise BuildError("A compiler does not run.", where=command[0], found=error.strerror) from error
         printed, _ = process.communicate()
-        with self._lock:
-            self._running.discard(process)
         if process.returncode == 0:
             return printed
         errors = [line for line in printed.splitlines() if "ptxas info" not in line]
@@ -90,7 +92,7 @@ class Compilers:
         with self._lock:
             if self._stopped:
                 raise BuildError("The build was interrupted.", where=command[0])
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -98,7 +100,5 @@ class Compilers:
                 text=True,
                 errors="replace",
                 env=self._environment,
-                start_new_session=True,
+                process_group=self._group.id,
             )
-            self._running.add(process)
-            return process

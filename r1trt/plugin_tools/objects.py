@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
+from r1trt.lifetime.temporary import unfinished
 from r1trt.plugin_tools.compilers import Compilers
 
 UNUSED_AFTER_S = 3 * 24 * 3600
@@ -161,12 +160,9 @@ class ObjectCache:
                     if path.exists():
                         path.touch()
                 return
-            partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
-            try:
+            with unfinished(target) as partial:
                 make(partial)
                 partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
 
     @contextmanager
     def _locked(self, target: Path) -> Iterator[None]:

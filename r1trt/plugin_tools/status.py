@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.errors import R1TrtError
+from r1trt.lifetime.children import child_group
 from r1trt.plugin_tools.library import PluginLibrary, find_library
 from r1trt.plugin_tools.sources import hash_of_sources, headers_from_machine, source_directory
 from r1trt.plugin_tools.toolchain import toolchain_from_machine
@@ -89,6 +90,7 @@ def _loading_problem(path: Path, plugins: int) -> str | None:
             text=True,
             timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL,
+            process_group=child_group(),
         )
     except subprocess.TimeoutExpired:
         return f"loading it did not end within {TIMEOUT_S} s"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1trt.errors import BuildError, UnavailableError
+from r1trt.lifetime.children import child_group
 
 # One toolkit's parts. NOTES: pip would combine nvcc with the newest crt and nvvm, and only equal ones fit.
 PYPI_PACKAGES = (
@@ -135,8 +136,15 @@ def _nvcc_version(nvcc: Path) -> str:
 def _toolkit_root(nvcc: Path) -> Path:
     """The toolkit's folder as nvcc itself has it: `nvcc` may be a link to it, or a script that starts it."""
     command = [str(nvcc), "--dryrun", "-x", "cu", "-c", os.devnull]
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False).stderr
-    match = re.search(r"^#\$ TOP=(.+)$", printed, re.MULTILINE)
+    result = _run(command, check=False)
+    match = re.search(r"^#\$ TOP=(.+)$", result.stderr, re.MULTILINE)
+    if match is None and result.returncode != 0:
+        raise BuildError(
+            "nvcc does not run.",
+            where=nvcc,
+            found=result.stderr.strip()[-500:] or f"exit status {result.returncode}",
+            fix="if it has no room for temporary files, set TMPDIR to a folder on another disk",
+        )
     return Path(match[1]).resolve() if match else nvcc.resolve().parents[1]
 
 
@@ -146,7 +154,19 @@ def _first_line(command: list[str]) -> str:
 
 def _output(command: list[str]) -> str:
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+        result = _run(command, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError("A compiler does not run.", where=command[0], found=error) from error
     return result.stdout
+
+
+def _run(command: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=check,
+        stdin=subprocess.DEVNULL,
+        process_group=child_group(),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from r1trt.artifacts import BuildArtifact, ExportArtifact, RepositoryArtifact, r
 from r1trt.artifacts.build import BuildManifest
 from r1trt.artifacts.repository import ServedEngine, ServedModelDirectory
 from r1trt.errors import BuildError, ConfigError, UnavailableError
+from r1trt.lifetime.temporary import temporary_directory
 from r1trt.package.bundle_checks import require_finished
 from r1trt.package.generation import write_generation_model
 from r1trt.package.limits import GenerationLimits
@@ -89,13 +89,13 @@ def served_model(config: ServeConfig, progress: Progress = ignore) -> Iterator[S
         UnavailableError: The engine is for a GPU, or the bundled server cannot be installed.
     """
     artifact = _servable_artifact(config)
-    with tempfile.TemporaryDirectory(prefix="r1trt-serve-") as directory:
+    with temporary_directory("serve") as directory:
         if isinstance(artifact, RepositoryArtifact):
             repository, name = artifact.path, require_model_name(artifact.manifest.model_name)
         else:
             name = require_model_name(config.model_name or artifact.manifest.source.model_name)
-            repository = _repository(Path(directory) / "repository", name, artifact, config.limits)
-        server_config = _server_config(config, repository, Path(directory))
+            repository = _repository(directory / "repository", name, artifact, config.limits)
+        server_config = _server_config(config, repository, directory)
         # Last, since it may take minutes: everything that can be refused has been.
         environment = serving_environment(progress)
         progress("starting the server", 0, 0)

@@ -87,19 +87,21 @@ def test_a_bug_is_not_hidden(fail_with: FailWith) -> None:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_clean_up(signum: signal.Signals, code: int, tmp_path: Path) -> None:
     program = """
-import signal, sys, time
+import sys, time
 from pathlib import Path
+from r1trt.__main__ import entry_point
 from r1trt.artifacts.atomic import atomic_directory
-from r1trt.cli import cli, main
+from r1trt.cli import cli
 
 @cli.command("slow")
 def slow():
-    with atomic_directory(Path(sys.argv[1]) / "result") as directory:
+    with atomic_directory(Path(target) / "result") as directory:
         (directory / "half").write_text("half")
         print("ready", flush=True)
         time.sleep(600)
 
-sys.exit(main(["slow"]))
+target, sys.argv[1:] = sys.argv[1], ["slow"]
+entry_point()
 """
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],

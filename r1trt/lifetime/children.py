@@ -1,0 +1,74 @@
+"""Processes that end when this one does, however it does.
+
+The kernel's own signal at a parent's death is sent when the *thread* ends that started a child, and does not
+reach grandchildren: nvcc's compilers, or the models of a Triton server. So children are put into a process
+group beside a guard, a shell that waits for the end of a pipe which this process alone holds open.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from functools import cache
+from types import TracebackType
+
+from r1trt.lifetime.ending import at_ending
+
+# The guard's parent ends at once, so that the guard is nobody's child, and it alone is left of the group.
+_GUARD = "trap '' TERM INT HUP; exec 3<&0 </dev/null; (read _ <&3; kill -KILL 0) &"
+
+
+class ChildGroup:
+    """A process group that is killed at the end of a block, and at this process's end.
+
+    Pass `process_group=group.id` to `subprocess`.
+    """
+
+    def __init__(self) -> None:
+        reading, self._open = os.pipe()
+        try:
+            guard = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARD],
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                process_group=0,
+            )
+        finally:
+            os.close(reading)
+        guard.wait()
+        self.id = guard.pid
+        self._registered = at_ending(self.kill)
+        self._registered.__enter__()
+
+    def kill(self) -> None:
+        """Kills every process of the group, the guard as well."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.id, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kills the group; it cannot be used any more."""
+        self.kill()
+        os.close(self._open)
+        self._registered.__exit__(None, None, None)
+
+    def __enter__(self) -> ChildGroup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@cache
+def child_group() -> int:
+    """The group of this process's ordinary children, for `process_group` of `subprocess`."""
+    return _process_wide().id
+
+
+@cache
+def _process_wide() -> ChildGroup:
+    return ChildGroup()
