@@ -21,6 +21,8 @@ from pathlib import Path
 
 from r1trt.cache import cache_directory
 from r1trt.errors import UnavailableError
+from r1trt.lifetime.children import child_group
+from r1trt.lifetime.ending import removed_at_ending
 from r1trt.progress import Progress, ignore
 
 SERVER_PACKAGE = "nvidia-pytriton==0.7.0"
@@ -70,7 +72,8 @@ def serving_environment(progress: Progress = ignore) -> ServingEnvironment:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / _COMPLETE).exists():
             shutil.rmtree(directory, ignore_errors=True)
-            _make(directory, requirements, progress)
+            with removed_at_ending(directory):
+                _make(directory, requirements, progress)
     return _environment(directory)
 
 
@@ -146,7 +149,9 @@ def _environment(directory: Path) -> ServingEnvironment:
 
 def _run(command: Sequence[str]) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run(command, env=inherited, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, env=inherited, capture_output=True, text=True, check=False, process_group=child_group()
+    )
     if result.returncode:
         raise UnavailableError(
             "The serving environment cannot be made.",

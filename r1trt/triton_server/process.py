@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import ctypes
 import http.client
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from types import TracebackType
 
 from r1trt.errors import R1TrtError
+from r1trt.lifetime.children import ChildGroup
+from r1trt.lifetime.ending import at_ending
 from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.shared_memory import remove_shared_memory
 
 READY_TIMEOUT_S = 300.0
-EXIT_TIMEOUT_S = 10
+EXIT_TIMEOUT_S = 2
+"""For requests that are answered while the server is asked to end."""
+STOP_S = 3.0
+"""Before the server is killed."""
 _POLL_S = 0.1
-_PR_SET_PDEATHSIG = 1
 _ERROR_LINES = 20
 
 
@@ -39,6 +42,7 @@ class TritonServer:
         self._environment = environment
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> TritonServer:
         """Starts the server and waits until it is ready."""
@@ -75,7 +79,10 @@ class TritonServer:
             _require_free(port)
         # The port is free, so this memory belongs to nobody.
         remove_shared_memory(self._config.shared_memory_prefix)
-        libc = ctypes.CDLL(None)
+        # A group of its own: Ctrl-C on the terminal is for this process, and a server that is killed or ends
+        # while it starts leaves the processes of its models behind.
+        group = self._stack.enter_context(ChildGroup())
+        self._stack.enter_context(at_ending(self._end_process))
         with self._config.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -83,10 +90,7 @@ class TritonServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C on the terminal is for this process, which then stops the server properly.
-                start_new_session=True,
-                # A server without the process that watches it would hold its ports forever.
-                preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+                process_group=group.id,
             )
 
     def wait_until_ready(self, timeout: float = READY_TIMEOUT_S) -> None:
@@ -129,17 +133,21 @@ class TritonServer:
         raise ServerError("The server ended by itself.", where=self._config.log, found=self._errors())
 
     def stop(self) -> None:
-        """Ends the process, by SIGKILL where SIGTERM is not enough, and removes its shared memory."""
+        """Ends the process and those of its models, and removes its shared memory."""
+        self._end_process()
+        self._stack.close()
+        if self._process is not None:
+            self._process.wait()
+        remove_shared_memory(self._config.shared_memory_prefix)
+
+    def _end_process(self) -> None:
+        """Asks the process to end, and waits; whatever is left then is killed with its group."""
         process = self._process
-        if process is None:
+        if process is None or process.poll() is not None:
             return
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(EXIT_TIMEOUT_S + 5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
         remove_shared_memory(self._config.shared_memory_prefix)
 
     def _command(self) -> list[str]:

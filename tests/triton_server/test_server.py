@@ -369,7 +369,7 @@ def start_command(engine: Path, directory: Path) -> tuple[subprocess.Popen[str],
 
 
 @pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_command_starts_says_what_to_ask_and_stops(
     tiny_engine: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
