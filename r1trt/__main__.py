@@ -13,8 +13,8 @@ from r1trt.lifetime.standard_streams import open_closed_streams  # noqa: E402
 
 def entry_point() -> None:
     """The `r1trt` console script: one command, and the process's end."""
-    end_on_signals()
     open_closed_streams()
+    end_on_signals()
     from r1trt.cli import main
 
     code = main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ class LoadOptions:
     spin_us: int | None = None
 
 
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""Of ONNX Runtime; a user's own value stays."""
+
+
 def folds_constants(weight_bytes: int) -> bool:
     """Whether constants of so many bytes of weights are worth computing once, at load."""
     return weight_bytes < _FOLD_BELOW_BYTES
@@ -56,6 +61,8 @@ def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptio
         SessionError: There is no such file, or ONNX Runtime cannot load the graph.
         UnavailableError: ONNX Runtime is not installed.
     """
+    # NOTES: since 1.29 PyPI's packages send what they run to Microsoft, unless this is set before the import.
+    os.environ.setdefault(NO_TELEMETRY, "1")
     try:
         import onnxruntime
     except ImportError as error:
