@@ -45,6 +45,8 @@ SETTLED_S = 1.0
 SERVED_S = 2.0
 """How long a server that is ready runs on in its measured run."""
 MARK = "R1TRT_SOAK"
+PF_EXITING = 0x4
+"""Of the kernel's include/linux/sched.h."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ class Tally:
 
     command: str
     measured_s: float
+    left_anyway: set[str]
     signals: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     ended_before: int = 0
@@ -79,7 +82,12 @@ class Tally:
 
     def as_json(self) -> dict[str, Any]:
         """For the receipt."""
-        return {**vars(self), "codes": dict(self.codes), "measured_s": round(self.measured_s, 2)}
+        return {
+            **vars(self),
+            "codes": dict(self.codes),
+            "measured_s": round(self.measured_s, 2),
+            "left_anyway": sorted(self.left_anyway),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +103,16 @@ class Place:
         """Where results go."""
         return self.root / "output"
 
-    def leftovers(self, before: set[str]) -> list[str]:
-        """Temporary and hidden files that a run left, and shared memory."""
-        temporary = [str(path) for path in (self.root / "tmp").iterdir()]
+    def leftovers(self, pid: int, anyway: set[str]) -> list[str]:
+        """Temporary and hidden files that a process left, and shared memory, whose names tell its number."""
+        temporary = [str(path) for path in (self.root / "tmp").iterdir() if path.name not in anyway]
         hidden = [
             str(path)
             for folder in (self.output, self.root / "cache")
             for path in folder.rglob(".*")
             if ".tmp-" in path.name or (folder == self.output and path.name.endswith((".lock", ".old")))
         ]
-        return temporary + hidden + sorted(shared_memory() - before)
-
-
-def shared_memory() -> set[str]:
-    """Names of this product's shared memory."""
-    return {path.name for path in SHARED_MEMORY.glob("r1trt_*")}
+        return temporary + hidden + [path.name for path in SHARED_MEMORY.glob(f"r1trt_*.{pid}.*")]
 
 
 @contextmanager
@@ -163,8 +166,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def measured(command: Command, cache: Path | None) -> float:
-    """Seconds that a command runs without a signal."""
+def measured(command: Command, cache: Path | None) -> tuple[float, set[str]]:
+    """Seconds that a command runs without a signal, and what libraries leave in the temporary folder then."""
     with place(cache) as where, (where.root / "errors").open("w+") as errors:
         started = time.monotonic()
         process = start(command, where, errors)
@@ -180,7 +183,7 @@ def measured(command: Command, cache: Path | None) -> float:
             if process.returncode != 0:
                 errors.seek(0)
                 raise SystemExit(f"{command.name}: exit code {process.returncode}\n{errors.read()}")
-    return seconds
+        return seconds, {path.name for path in (where.root / "tmp").iterdir()}
 
 
 def one_signal(
@@ -188,7 +191,6 @@ def one_signal(
 ) -> None:
     """Runs a command, sends a signal at a moment, and enters what happened."""
     with place(cache) as where, (where.root / "errors").open("w+") as errors:
-        before = shared_memory()
         process = start(command, where, errors)
         with process:
             time.sleep(moment)
@@ -197,7 +199,11 @@ def one_signal(
                 return
             sent = time.monotonic()
             process.send_signal(number)
+            was_exiting = _is_exiting(process.pid)
             fault = _ended(process, sent, tally)
+        if was_exiting and process.returncode == 0:
+            tally.ended_before += 1
+            return
         errors.seek(0)
         said = errors.read()
         if "KeyboardInterrupt" in said and str(REPOSITORY / "r1trt") not in said:
@@ -205,7 +211,8 @@ def one_signal(
             return
         tally.signals += 1
         tally.codes[str(process.returncode)] += 1
-        faults = [fault] if fault else _faults(process.returncode, number, said, where, before)
+        faults = [fault] if fault else _faults(process.returncode, number, said, where)
+        faults += [f"is left: {name}" for name in where.leftovers(process.pid, tally.left_anyway)]
         tally.faults += [f"{number.name} after {moment:.3f} s: {text}" for text in faults]
 
 
@@ -221,7 +228,13 @@ def _ended(process: subprocess.Popen[str], sent: float, tally: Tally) -> str | N
     return f"ended after {seconds:.1f} s" if seconds > LIMIT_S else None
 
 
-def _faults(code: int, number: signal.Signals, said: str, where: Place, before: set[str]) -> list[str]:
+def _is_exiting(pid: int) -> bool:
+    """Whether the kernel is already taking a process down: no signal reaches it any more."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[0] in "ZX" or bool(int(fields[6]) & PF_EXITING)
+
+
+def _faults(code: int, number: signal.Signals, said: str, where: Place) -> list[str]:
     faults = []
     if code not in (128 + number, -number):
         faults.append(f"exit code {code}: {said.strip()[-300:]}")
@@ -230,13 +243,13 @@ def _faults(code: int, number: signal.Signals, said: str, where: Place, before: 
     deadline = time.monotonic() + SETTLED_S
     while (orphans := marked_processes(where.mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    faults += [f"a process is left: {line[:120]}" for line in orphans]
-    return faults + [f"is left: {name}" for name in where.leftovers(before)]
+    return faults + [f"a process is left: {line[:120]}" for line in orphans]
 
 
 def soak(command: Command, signals: int, seed: int, cache: Path | None) -> Tally:
     """Sends signals to one command, SIGTERM and SIGINT in turn."""
-    tally = Tally(command=command.name, measured_s=measured(command, cache))
+    seconds, left_anyway = measured(command, cache)
+    tally = Tally(command=command.name, measured_s=seconds, left_anyway=left_anyway)
     moments = random.Random(f"{seed} {command.name}")
     while tally.signals < signals:
         number = SIGNALS[(tally.signals + tally.ended_before) % len(SIGNALS)]

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1trt.errors import ConfigError
+from r1trt.lifetime.identity import ProcessIdentity
 
 HOST = "127.0.0.1"
+PREFIX = "r1trt_"
+"""Of everything in shared memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,5 @@ class ServerConfig:
 
     @property
     def shared_memory_prefix(self) -> str:
-        """Start of the names of the server's shared memory.
-
-        One port has one server at a time, so what carries its number and belongs to no running server was
-        left by a dead one.
-        """
-        return f"r1trt_{os.getuid()}_{self.http_port}_"
+        """Start of the names of the server's shared memory: whose port it is, and whose process."""
+        return f"{PREFIX}{os.getuid()}_{self.http_port}_{ProcessIdentity.own()}_"

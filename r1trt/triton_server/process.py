@@ -15,7 +15,7 @@ from r1trt.lifetime.children import ChildGroup
 from r1trt.lifetime.ending import at_ending
 from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.environment import ServingEnvironment
-from r1trt.triton_server.shared_memory import remove_shared_memory
+from r1trt.triton_server.shared_memory import remove_left_behind, remove_shared_memory
 
 READY_TIMEOUT_S = 300.0
 EXIT_TIMEOUT_S = 2
@@ -77,8 +77,7 @@ class TritonServer:
         """
         for port in (self._config.http_port, self._config.grpc_port, self._config.metrics_port):
             _require_free(port)
-        # The port is free, so this memory belongs to nobody.
-        remove_shared_memory(self._config.shared_memory_prefix)
+        remove_left_behind(self._config.http_port)
         # A group of its own: Ctrl-C on the terminal is for this process, and a server that is killed or ends
         # while it starts leaves the processes of its models behind.
         group = self._stack.enter_context(ChildGroup())
