@@ -66,7 +66,7 @@ def serve(
     )
     with ExitStack() as stack:
         with progress_reporter() as progress:
-            model = stack.enter_context(served_model(config, progress))
+            model = stack.enter_context(served_model(config, progress, _log))
         addresses = {"http": model.http, "grpc": model.grpc, "metrics": model.metrics}
         result = {"model_name": model.name, "pid": model.server.pid, **addresses}
         lines = [
@@ -76,3 +76,7 @@ def serve(
         ]
         print_result(result, lines, as_json=as_json)
         model.server.wait()
+
+
+def _log(text: str) -> None:
+    click.echo(f"r1trt: {text}", err=True)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 
 from r1trt.lifetime.ending import at_ending
@@ -72,3 +73,28 @@ def child_group() -> int:
 @cache
 def _process_wide() -> ChildGroup:
     return ChildGroup()
+
+
+def children_of(pid: int) -> set[int]:
+    """Processes that a process has started, and that have not been waited for."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found.update(map(int, task.read_text().split()))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def name_of(pid: int) -> str:
+    """The kernel's name of a process; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""

@@ -21,14 +21,16 @@ class ServerConfig:
     Attributes:
         repository: Model repository.
         log: File that the server's messages go to.
-        http_port: For the HTTP protocol.
-        grpc_port: For the gRPC protocol.
-        metrics_port: For Prometheus metrics.
+        sockets: Directory that the server listens in; nobody else can enter it.
+        http_port: Of the front door, for the HTTP protocol.
+        grpc_port: Of the front door, for the gRPC protocol.
+        metrics_port: Of the front door, for Prometheus metrics.
         arguments: Further arguments of the server.
     """
 
     repository: Path
     log: Path
+    sockets: Path
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
@@ -45,3 +47,18 @@ class ServerConfig:
     def shared_memory_prefix(self) -> str:
         """Start of the names of the server's shared memory: whose port it is, and whose process."""
         return f"{PREFIX}{os.getuid()}_{self.http_port}_{ProcessIdentity.own()}_"
+
+    @property
+    def http_socket(self) -> str:
+        """Name in `sockets`."""
+        return "http"
+
+    @property
+    def metrics_socket(self) -> str:
+        """Name in `sockets`."""
+        return "metrics"
+
+    @property
+    def grpc_socket(self) -> str:
+        """Name in `sockets`: the server puts its port behind every address."""
+        return f"grpc:{self.grpc_port}"

@@ -1,17 +1,19 @@
-"""The bundled Triton server as a process on this machine's loopback interface."""
+"""The bundled Triton server as a process that listens on sockets in a private directory."""
 
 from __future__ import annotations
 
 import http.client
+import os
+import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import TracebackType
 
 from r1trt.errors import R1TrtError
-from r1trt.lifetime.children import ChildGroup
+from r1trt.lifetime.children import ChildGroup, children_of, is_alive, name_of
 from r1trt.lifetime.ending import at_ending
 from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.environment import ServingEnvironment
@@ -24,6 +26,9 @@ STOP_S = 3.0
 """Before the server is killed."""
 _POLL_S = 0.1
 _ERROR_LINES = 20
+_MODEL_NAME = "triton_python"
+"""Of a model's process, as the kernel has it: 15 characters of triton_python_backend_stub."""
+_ADMIN = ("shared-memory", "model-repository", "trace", "logging")
 
 
 class ServerError(R1TrtError):
@@ -43,6 +48,7 @@ class TritonServer:
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
         self._stack = ExitStack()
+        self._models: set[int] = set()
 
     def __enter__(self) -> TritonServer:
         """Starts the server and waits until it is ready."""
@@ -70,22 +76,19 @@ class TritonServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Starts the process.
-
-        Raises:
-            ServerError: A port is taken.
-        """
-        for port in (self._config.http_port, self._config.grpc_port, self._config.metrics_port):
-            _require_free(port)
+        """Starts the process."""
+        for name in (self._config.http_socket, self._config.grpc_socket, self._config.metrics_socket):
+            (self._config.sockets / name).unlink(missing_ok=True)
         remove_left_behind(self._config.http_port)
         # A group of its own: Ctrl-C on the terminal is for this process, and a server that is killed or ends
         # while it starts leaves the processes of its models behind.
         group = self._stack.enter_context(ChildGroup())
         self._stack.enter_context(at_ending(self._end_process))
-        with self._config.log.open("wb") as log:
+        with self._config.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
                 env=self._environment.variables(),
+                cwd=self._config.sockets,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -99,45 +102,49 @@ class TritonServer:
             ServerError: The server ended, or was not ready in time; the message quotes its log.
         """
         deadline = time.monotonic() + timeout
-        while not is_ready(self._config.http_port):
+        while not self._answers():
             if not self.is_running:
                 raise ServerError(
-                    "The server ended before it was ready.", where=self._config.log, found=self._errors()
+                    "The server ended before it was ready.", where=self._config.log, found=self.errors()
                 )
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"The server was not ready after {timeout:.0f} s.",
                     where=self._config.log,
-                    found=self._errors(),
+                    found=self.errors(),
                 )
             time.sleep(_POLL_S)
+        # Only now: while it loads a model the server starts further ones, and ends them.
+        self._models = {pid for pid in children_of(self.pid) if name_of(pid).startswith(_MODEL_NAME)}
 
     @property
     def is_running(self) -> bool:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def wait(self, poll: Callable[[], None] = lambda: None) -> None:
-        """Waits until the process ends by itself.
+    @property
+    def has_lost_a_model(self) -> bool:
+        """Whether a model's process has ended: the server goes on, and its requests hang for ever."""
+        return not all(map(is_alive, self._models))
 
-        Args:
-            poll: Called at short intervals; what it raises ends the wait.
+    def errors(self) -> str:
+        """The log's errors, or its last lines."""
+        lines = self._config.log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith(("E", "error:")) and "CudaDriver" not in line]
+        return "\n".join((errors or lines)[-_ERROR_LINES:])
 
-        Raises:
-            ServerError: It ended.
-        """
-        while self.is_running:
-            poll()
-            time.sleep(_POLL_S)
-        raise ServerError("The server ended by itself.", where=self._config.log, found=self._errors())
-
-    def stop(self) -> None:
-        """Ends the process and those of its models, and removes its shared memory."""
-        self._end_process()
+    def kill(self) -> None:
+        """Ends the process and those of its models at once."""
         self._stack.close()
         if self._process is not None:
             self._process.wait()
+        self._models.clear()
         remove_shared_memory(self._config.shared_memory_prefix)
+
+    def stop(self) -> None:
+        """Ends the process in order, and those of its models, and removes its shared memory."""
+        self._end_process()
+        self.kill()
 
     def _end_process(self) -> None:
         """Asks the process to end, and waits; whatever is left then is killed with its group."""
@@ -156,7 +163,11 @@ class TritonServer:
             f"--model-repository={config.repository}",
             f"--backend-directory={self._environment.backends}",
             f"--backend-config=python,shm-region-prefix-name={config.shared_memory_prefix}",
-            *(f"--{protocol}-address={HOST}" for protocol in ("http", "grpc", "metrics")),
+            # Relative to the working directory, since a socket's path has at most 107 bytes.
+            f"--http-address=unix:{config.http_socket}",
+            f"--metrics-address=unix:{config.metrics_socket}",
+            f"--grpc-address=unix:{config.grpc_socket.partition(':')[0]}",
+            *_admin_restrictions(),
             f"--http-port={config.http_port}",
             f"--grpc-port={config.grpc_port}",
             f"--metrics-port={config.metrics_port}",
@@ -165,34 +176,43 @@ class TritonServer:
             *config.arguments,
         ]
 
-    def _errors(self) -> str:
-        """The log's errors, or its last lines."""
-        lines = self._config.log.read_text(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith(("E", "error:")) and "CudaDriver" not in line]
-        return "\n".join((errors or lines)[-_ERROR_LINES:])
+    def _answers(self) -> bool:
+        return _is_ready(_UnixConnection(self._config.sockets, self._config.http_socket))
 
 
 def is_ready(http_port: int) -> bool:
     """Whether a server on this machine says that all its models answer."""
-    connection = http.client.HTTPConnection(HOST, http_port, timeout=5)
+    return _is_ready(http.client.HTTPConnection(HOST, http_port, timeout=5))
+
+
+def _is_ready(connection: http.client.HTTPConnection) -> bool:
     try:
         connection.request("GET", "/v2/health/ready")
         return connection.getresponse().status == http.client.OK
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
 
 
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        # As the server does: a port that a closed connection still lingers on is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a socket in a directory, whose own path may be of any length."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        super().__init__("localhost", timeout=5)
+        self._directory, self._name = directory, name
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        folder = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
         try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ServerError(
-                f"Port {port} of this machine cannot be used.",
-                found=error.strerror,
-                fix="choose others with --http-port, --grpc-port and --metrics-port",
-            ) from error
+            self.sock.connect(f"/proc/self/fd/{folder}/{self._name}")
+        finally:
+            os.close(folder)
+
+
+def _admin_restrictions() -> tuple[str, ...]:
+    """Switches off what changes the server for everybody, over gRPC; the front door has it off over HTTP."""
+    secret = secrets.token_hex(16)
+    return (f"--grpc-restricted-protocol={','.join(_ADMIN)}:r1trt-admin={secret}",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ from r1trt.package.limits import GenerationLimits
 from r1trt.package.model_check import require_model_name
 from r1trt.progress import Progress, ignore
 from r1trt.triton_server.config import HOST, ServerConfig
+from r1trt.triton_server.door_limits import DoorLimits
 from r1trt.triton_server.environment import serving_environment
-from r1trt.triton_server.process import TritonServer
+from r1trt.triton_server.restarting import RestartingServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class ServedModel:
         metrics: Address of the metrics.
     """
 
-    server: TritonServer
+    server: RestartingServer
     name: str
     http: str
     grpc: str
@@ -74,12 +75,15 @@ class ServedModel:
 
 
 @contextmanager
-def served_model(config: ServeConfig, progress: Progress = ignore) -> Iterator[ServedModel]:
+def served_model(
+    config: ServeConfig, progress: Progress = ignore, log: Callable[[str], None] = lambda text: None
+) -> Iterator[ServedModel]:
     """Starts the bundled server with one engine, and stops it at the end.
 
     Args:
         config: What to serve.
         progress: Told of each phase.
+        log: Told of restarts.
 
     Yields:
         The model, once it is ready.
@@ -99,7 +103,8 @@ def served_model(config: ServeConfig, progress: Progress = ignore) -> Iterator[S
         # Last, since it may take minutes: everything that can be refused has been.
         environment = serving_environment(progress)
         progress("starting the server", 0, 0)
-        with TritonServer(environment, server_config) as server:
+        limits = DoorLimits.for_capacity(_capacity(artifact))
+        with RestartingServer(environment, server_config, limits, log) as server:
             yield ServedModel(
                 server=server,
                 name=name,
@@ -119,13 +124,20 @@ def _repository(path: Path, name: str, build: BuildArtifact, limits: GenerationL
 
 
 def _server_config(config: ServeConfig, repository: Path, directory: Path) -> ServerConfig:
+    (directory / "sockets").mkdir()
     return ServerConfig(
         repository=repository.resolve(),
         log=directory / "server.log",
+        sockets=directory / "sockets",
         http_port=config.http_port,
         grpc_port=config.grpc_port,
         metrics_port=config.metrics_port,
     )
+
+
+def _capacity(artifact: BuildArtifact | RepositoryArtifact) -> int:
+    engine = artifact.manifest.engine if isinstance(artifact, RepositoryArtifact) else artifact.manifest
+    return engine.capacity or 0
 
 
 def _servable_artifact(config: ServeConfig) -> BuildArtifact | RepositoryArtifact:

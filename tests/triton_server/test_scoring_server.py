@@ -25,8 +25,9 @@ from tiny_checkpoints import write_llama
 from r1trt.artifacts.manifest import read_manifest, write_manifest
 from r1trt.package.repository import TritonConfig, repository_from_engine
 from r1trt.triton_server.config import HOST, ServerConfig
+from r1trt.triton_server.door_limits import DoorLimits
 from r1trt.triton_server.environment import ServingEnvironment
-from r1trt.triton_server.process import TritonServer
+from r1trt.triton_server.restarting import RestartingServer
 
 pytestmark = pytest.mark.slow
 
@@ -63,11 +64,13 @@ def server(
     config = ServerConfig(
         repository=repository,
         log=directory / "server.log",
+        sockets=directory / "sockets",
         http_port=http,
         grpc_port=grpc,
         metrics_port=metrics,
     )
-    with TritonServer(replace(environment, backends=backends), config):
+    config.sockets.mkdir()
+    with RestartingServer(replace(environment, backends=backends), config, DoorLimits()):
         yield config
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.serving.request import GenerationRequest
 from r1trt.serving.session import serving_session
 from r1trt.triton_server.environment import ServingEnvironment
-from r1trt.triton_server.process import ServerError, is_ready
+from r1trt.triton_server.front_door import PortError
+from r1trt.triton_server.process import is_ready
 from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
 from r1trt.triton_server.shared_memory import SHARED_MEMORY
 
@@ -203,7 +203,7 @@ BAD_REQUESTS: list[tuple[str, object, str]] = [
     ("negative seed", {"text_input": "a", "seed": -1}, "non-unsigned-integer"),
     ("two prompts", {"text_input": ["a", "b"]}, "batch-size must be <= 1"),
     ("no conversation", {"messages": "{}"}, "messages is not a conversation"),
-    ("no JSON", b"{", "parse"),
+    ("no JSON", b"{", "not JSON"),
     ("stream of one answer", {"text_input": "a", "max_tokens": 3, "stream": True}, "exactly 1"),
 ]  # fmt: skip
 
@@ -305,47 +305,10 @@ def test_a_full_queue_is_answered_with_an_error(tiny_engine: Path) -> None:
     assert len(errors) < len(answers)
 
 
-def processes_named(text: str) -> list[int]:
-    """Processes with a text in their command line, as the server's models have its shared memory's name."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # the process may have ended meanwhile
-            if text.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
-
-
-@pytest.mark.usefixtures("environment")
-def test_a_killed_server_comes_back_and_removes_what_it_left(tiny_engine: Path) -> None:
-    config = serve_config(tiny_engine, free_ports(3))
-    prefix = f"r1trt_{os.getuid()}_{config.http_port}_"
-    foreign = SHARED_MEMORY / f"r1trt_{os.getuid()}_{config.http_port}0_other"
-    foreign.write_bytes(b"of another server")
-    try:
-        with served_model(config) as model:
-            assert processes_named(prefix)
-            os.kill(model.server.pid, signal.SIGKILL)
-            wait_until(lambda: not model.server.is_running)
-            with pytest.raises(ServerError, match="ended by itself"):
-                model.server.wait()
-            left = {path.name for path in SHARED_MEMORY.glob(f"{prefix}*")}
-            assert left, "a killed server leaves its shared memory"
-            wait_until(lambda: not processes_named(prefix))
-            wait_until(lambda: not is_ready(config.http_port))
-            with served_model(config) as again:
-                answer = Served(again).generate(text_input="Every function", max_tokens=3)
-                assert answer[0] == 200
-                assert not left & {path.name for path in SHARED_MEMORY.glob(f"{prefix}*")}
-        assert not list(SHARED_MEMORY.glob(f"{prefix}*"))
-        assert foreign.exists()
-    finally:
-        foreign.unlink()
-
-
 def test_a_port_in_use_is_named(served: Served, tiny_engine: Path) -> None:
     taken = int(served.model.http.rpartition(":")[2])
     with (
-        pytest.raises(ServerError, match=f"Port {taken}"),
+        pytest.raises(PortError, match=f"Port {taken}"),
         served_model(serve_config(tiny_engine, [taken, *free_ports(2)])),
     ):
         pass
