@@ -309,19 +309,25 @@ def main() -> int:
     )
     parser.add_argument("--checkpoint", type=Path, default=REPOSITORY / "engines" / "checkpoints" / "SmolLM2")
     parser.add_argument("--signals", type=int, default=600, help="over all commands")
-    parser.add_argument("--commands", default="", help="names, with commas between; default: all")
+    parser.add_argument(
+        "--commands", default="", help="names, or name:signals, with commas between; default: all alike"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the receipt")
     given = parser.parse_args()
-    names = set(filter(None, given.commands.split(",")))
     with tempfile.TemporaryDirectory(prefix="soak-signals-") as folder:
-        chosen = [
-            each for each in commands(given.checkpoint, Path(folder)) if not names or each.name in names
-        ]
-        tallies = [_told(command, -(-given.signals // len(chosen)), given.seed) for command in chosen]
+        offered = {each.name: each for each in commands(given.checkpoint, Path(folder))}
+        chosen = _chosen(given.commands or ",".join(offered), given.signals)
+        tallies = [_told(offered[name], signals, given.seed) for name, signals in chosen.items()]
     if given.json is not None:
         given.json.write_text(json.dumps(_receipt(given, tallies), indent=1) + "\n")
     return 1 if any(tally.faults for tally in tallies) else 0
+
+
+def _chosen(text: str, signals: int) -> dict[str, int]:
+    """Signals for each command."""
+    names = [part.partition(":") for part in text.split(",")]
+    return {name: int(number) if number else -(-signals // len(names)) for name, _, number in names}
 
 
 def _told(command: Command, signals: int, seed: int) -> Tally:

@@ -37,7 +37,7 @@ class FrontDoor:
         self._limits = limits
         self._stack = ExitStack()
         self._loop = asyncio.new_event_loop()
-        self._is_open = False
+        self.is_open = False
 
     def __enter__(self) -> FrontDoor:
         """Takes the ports; until `open`, every request is answered with 503.
@@ -74,11 +74,11 @@ class FrontDoor:
 
     def open(self) -> None:
         """From now on requests are handed on."""
-        self._is_open = True
+        self.is_open = True
 
     def close(self) -> None:
         """From now on every request is answered with 503."""
-        self._is_open = False
+        self.is_open = False
 
     def _run(self, sockets: list[socket.socket], started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -89,6 +89,8 @@ class FrontDoor:
             self._loop.run_until_complete(asyncio.start_server(serve, sock=listening, backlog=_BACKLOG))
         started.set()
         self._loop.run_forever()
+        # Connections that are open now are cut, and have nothing to say of it.
+        self._loop.set_exception_handler(lambda loop, context: None)
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(asyncio.sleep(0))
@@ -98,7 +100,7 @@ class FrontDoor:
         path = Path(f"/proc/self/fd/{self._directory}", name)
 
         async def opened() -> Streams:
-            if not self._is_open:
+            if not self.is_open:
                 raise ConnectionRefusedError
             return await asyncio.open_unix_connection(path)
 

@@ -25,6 +25,7 @@ EXIT_TIMEOUT_S = 2
 STOP_S = 3.0
 """Before the server is killed."""
 _POLL_S = 0.1
+_DEAD_S = 1.0
 _ERROR_LINES = 20
 _MODEL_NAME = "triton_python"
 """Of a model's process, as the kernel has it: 15 characters of triton_python_backend_stub."""
@@ -49,6 +50,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._stack = ExitStack()
         self._models: set[int] = set()
+        self._dead: dict[int, float] = {}
 
     def __enter__(self) -> TritonServer:
         """Starts the server and waits until it is ready."""
@@ -104,15 +106,11 @@ class TritonServer:
         deadline = time.monotonic() + timeout
         while not self._answers():
             if not self.is_running:
-                raise ServerError(
-                    "The server ended before it was ready.", where=self._config.log, found=self.errors()
-                )
+                raise self._failure("The server ended before it was ready.")
+            if self._waits_for_a_dead_model():
+                raise self._failure("A model's process ended before it was ready.")
             if time.monotonic() > deadline:
-                raise ServerError(
-                    f"The server was not ready after {timeout:.0f} s.",
-                    where=self._config.log,
-                    found=self.errors(),
-                )
+                raise self._failure(f"The server was not ready after {timeout:.0f} s.")
             time.sleep(_POLL_S)
         # Only now: while it loads a model the server starts further ones, and ends them.
         self._models = {pid for pid in children_of(self.pid) if name_of(pid).startswith(_MODEL_NAME)}
@@ -175,6 +173,16 @@ class TritonServer:
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *config.arguments,
         ]
+
+    def _waits_for_a_dead_model(self) -> bool:
+        """Whether a model's process has been dead for a while: one that the server ended it has waited for."""
+        now = time.monotonic()
+        dead = {pid for pid in children_of(self.pid) if not is_alive(pid)}
+        self._dead = {pid: self._dead.get(pid, now) for pid in dead}
+        return any(now - since > _DEAD_S for since in self._dead.values())
+
+    def _failure(self, message: str) -> ServerError:
+        return ServerError(message, where=self._config.log, found=self.errors())
 
     def _answers(self) -> bool:
         return _is_ready(_UnixConnection(self._config.sockets, self._config.http_socket))

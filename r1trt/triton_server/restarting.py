@@ -83,7 +83,7 @@ class RestartingServer:
         """
         while True:
             poll()
-            if not self._server.is_running or self._server.has_lost_a_model:
+            if not self._door.is_open or not self._server.is_running or self._server.has_lost_a_model:
                 self._restart()
             time.sleep(_POLL_S)
 

@@ -19,7 +19,7 @@ from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
 from r1trt.triton_server.shared_memory import SHARED_MEMORY
 
 pytestmark = pytest.mark.usefixtures("environment")
-LONG = {"text_input": "Every function", "max_tokens": 50, "ignore_eos": True}
+LONG = {"text_input": "Every function", "max_tokens": 50}
 
 
 class DoneError(Exception):
