@@ -175,7 +175,7 @@ class TritonServer:
         ]
 
     def _waits_for_a_dead_model(self) -> bool:
-        """Whether a model's process has been dead for a while: one that the server ended it has waited for."""
+        """Whether a model's process has been dead for a while: it waits for those that it ended."""
         now = time.monotonic()
         dead = {pid for pid in children_of(self.pid) if not is_alive(pid)}
         self._dead = {pid: self._dead.get(pid, now) for pid in dead}
