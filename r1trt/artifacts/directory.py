@@ -7,6 +7,7 @@ from pathlib import Path
 
 from r1trt.artifacts.disk import copy_file
 from r1trt.artifacts.errors import ArtifactError
+from r1trt.files import TOKENIZER_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,4 +91,4 @@ class ModelDirectory:
     def copy_companions_to(self, directory: Path) -> None:
         """Copies them into another directory."""
         for path in self.companions:
-            copy_file(path, directory / path.name)
+            copy_file(path, directory / path.name, limit=TOKENIZER_BYTES)

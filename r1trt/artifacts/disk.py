@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from r1trt.artifacts.errors import ArtifactError, DiskFullError
+from r1trt.files import UNLIMITED, open_file
 from r1trt.lifetime.temporary import unfinished
 
 COPY_CHUNK_BYTES = 1 << 24
@@ -20,8 +21,12 @@ _NO_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EN
 
 
 def sha256_of_file(path: Path) -> str:
-    """Returns the SHA-256 of a file's contents, in hex; reads it in pieces."""
-    with path.open("rb") as file:
+    """Returns the SHA-256 of a file's contents, in hex; reads it in pieces.
+
+    Raises:
+        ArtifactError: It is no regular file, or cannot be read.
+    """
+    with open_file(path, error=ArtifactError) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -59,18 +64,20 @@ def disk_full(where: Path, needed: str, error: OSError | None = None) -> DiskFul
     )
 
 
-def copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path, *, limit: int = UNLIMITED) -> None:
     """Copies a file's contents to the disk; shares the blocks where the file system can (reflink).
 
     Args:
         source: A file; links are followed.
         target: A path that does not exist yet.
+        limit: Bytes that the source may have at most.
 
     Raises:
+        ArtifactError: The source cannot be read, or is larger.
         DiskFullError: There is no room for it.
-        OSError: The source cannot be read, or the target exists already.
+        OSError: The target exists already.
     """
-    with source.open("rb") as reader, target.open("xb") as writer:
+    with open_file(source, limit=limit, error=ArtifactError) as reader, target.open("xb") as writer:
         size = os.fstat(reader.fileno()).st_size
         try:
             if not _clone(reader.fileno(), writer.fileno()):

@@ -6,21 +6,18 @@ What the keys mean is known to the typed classes (`ExportManifest`, `BuildManife
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from r1trt.artifacts.disk import replace_file
 from r1trt.artifacts.errors import ArtifactError
+from r1trt.files import DOCUMENT_BYTES, bytes_of_file
 
 Kind = Literal["export", "engine", "triton"]
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA = 1
-# Far beyond what is ever written: a repository lists some hundred files.
-MAX_BYTES = 16 << 20
 MAX_DEPTH = 32
 
 
@@ -90,27 +87,16 @@ def json_from_file(path: Path, kind: str | None = None) -> Any:
         ArtifactError: It is missing, not a regular file, too large, or not JSON.
     """
     try:
-        return json.loads(_bytes_of_regular_file(path).decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(bytes_of_file(path, limit=DOCUMENT_BYTES, error=ArtifactError).decode("utf-8"))
+    except (ArtifactError, ValueError, RecursionError) as error:
+        found = error.details["found"] if isinstance(error, ArtifactError) else error
         raise ArtifactError(
             "directory is not an r1trt artifact",
             where=path,
-            found=getattr(error, "strerror", None) or error,
+            found=found,
             expected=f"the {path.name} of an artifact" + (f" of kind {kind}" if kind else ""),
             fix="name the output directory of an earlier r1trt command",
         ) from error
-
-
-def _bytes_of_regular_file(path: Path) -> bytes:
-    # Without O_NONBLOCK a named pipe in the file's place would be waited for without end.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise ValueError(f"{status.st_size} bytes, more than {MAX_BYTES}")
-        return file.read(MAX_BYTES + 1)
 
 
 def require_plain(manifest: Mapping[str, Any], path: Path) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.artifacts.disk import sha256_of_file
+from r1trt.artifacts.errors import ArtifactError
 from r1trt.cache import cache_directory
 from r1trt.errors import R1TrtError
+from r1trt.files import DOCUMENT_BYTES, bytes_of_file
 
 TRUST_OPTION = "--trust-plugins"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -80,8 +82,8 @@ def _record() -> Path:
 
 
 def _recorded() -> set[str]:
-    try:
-        words = _record().read_text(encoding="ascii", errors="replace").split()
-    except FileNotFoundError:
+    if not _record().exists():
         return set()
+    content = bytes_of_file(_record(), limit=DOCUMENT_BYTES, error=ArtifactError, fix="remove this file")
+    words = content.decode("ascii", errors="replace").split()
     return {word for word in words if _HASH.fullmatch(word)}

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.build.read_back import node_of_metadata
+from r1trt.errors import BuildError
+from r1trt.files import open_file
 from r1trt.graph.network_view import plan_key
 
 # Beyond it the search through the weights' bytes takes longer than the build.
@@ -39,7 +41,10 @@ def products_of_engine(path: Path, keys: Mapping[str, object]) -> dict[str, Any]
     size = path.stat().st_size
     if not 0 < size <= MAX_BYTES:
         return {"unread": f"{size} bytes; only engines up to {MAX_BYTES} bytes are searched"}
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with (
+        open_file(path, limit=MAX_BYTES, error=BuildError) as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         text = "\n".join(match[0].decode("ascii") for match in _TEXT.finditer(content))
     products = [_product(name, rest, _tensor_types(text), keys) for name, rest in _PRODUCT.findall(text)]
     return {"products": products} if products else {"unread": "no products in the text of the engine"}

@@ -19,6 +19,9 @@ from r1trt.artifacts.disk import replace_file
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.cache import cache_directory
 from r1trt.errors import BuildError
+from r1trt.files import TIMING_CACHE_BYTES, bytes_of_file
+
+_FIX = "name another file with --timing-cache"
 
 
 def timing_cache_file(backend: Backend, sms: Sequence[int], named: Path | None = None) -> Path | None:
@@ -66,13 +69,13 @@ def load_timing_cache(config: Any, path: Path, *, named: bool = False) -> Any:
     """
     try:
         with _locked(path):
-            data = path.read_bytes() if path.exists() else b""
+            data = _content_of(path)
     except OSError as error:
         raise BuildError(
             "The timing cache cannot be used.",
             where=path,
             found=error.strerror,
-            fix="name another file with --timing-cache",
+            fix=_FIX,
         ) from error
     for content in (data, b""):
         cache = _cache_of(config, content)
@@ -98,12 +101,18 @@ def save_timing_cache(config: Any, path: Path, *, named: bool = False) -> None:
     """
     cache = config.get_timing_cache()
     with _locked(path):
-        content = path.read_bytes() if path.exists() else b""
+        content = _content_of(path)
         earlier = _cache_of(config, content)
         combined = earlier is not None and cache.combine(earlier, ignore_mismatch=False)
         if named and content and not combined:
             raise _something_else(path, content)
         replace_file(path, bytes(cache.serialize()))
+
+
+def _content_of(path: Path) -> bytes:
+    if not path.exists():
+        return b""
+    return bytes_of_file(path, limit=TIMING_CACHE_BYTES, error=BuildError, fix=_FIX)
 
 
 def _cache_of(config: Any, content: bytes) -> Any:

@@ -24,6 +24,7 @@ from r1trt.build.callbacks import Channel, builder_logger, file_writer, progress
 from r1trt.build.read_back import layers_of_network
 from r1trt.build.timing_cache import load_timing_cache, save_timing_cache
 from r1trt.errors import BuildError, R1TrtError
+from r1trt.graph.wire import graph_bytes
 from r1trt.text import listing
 
 _PR_SET_PDEATHSIG = 1
@@ -51,7 +52,7 @@ def _parse(trt: Any, logger: Any, network: Any, graph: Path) -> Any:
     Raises:
         BuildError: With the parser's errors, each with its node.
     """
-    content = graph.read_bytes()
+    content = graph_bytes(graph)
     parser = trt.OnnxParser(network, logger)
     # The path lets the parser find the weights beside the graph.
     parsed = bool(content) and parser.parse(content, str(graph))

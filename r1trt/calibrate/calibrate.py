@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from r1trt.artifacts.disk import sha256_of_file
 from r1trt.calibrate.ranges import CALIBRATION_METHODS, CalibrationMethod, activation_scales
 from r1trt.calibrate.text import TokenChunks, token_chunks
 from r1trt.calibrate.weights import weight_scales
@@ -88,7 +88,7 @@ def calibrated_plan(
         "method": config.method,
         "tokens": sum(map(len, chunks)),
         "text": "package" if config.text is None else config.text.name,
-        "text_sha256": hashlib.sha256(text.read_bytes()).hexdigest(),
+        "text_sha256": sha256_of_file(text),
     }
     return replace(plan, layers=layers, calibration=record)
 

@@ -12,12 +12,12 @@ from r1trt.artifacts.directory import ModelDirectory
 from r1trt.checkpoint.block_scales import FP8, block_scales, is_block_fp8, scale_findings, weight_of_scales
 from r1trt.checkpoint.index import bullet_list, headers_from_dir
 from r1trt.checkpoint.safetensors_header import SafetensorsHeader, TensorRef
-from r1trt.checkpoint.strict_json import json_object_from_file
 from r1trt.checkpoint.weights import tensors_are_equal
 from r1trt.config import ModelConfig
 from r1trt.errors import CheckpointError
 from r1trt.families import expected_tensors, is_ignored, model_config_from_dict
 from r1trt.families.tensors import WEIGHT_DTYPES
+from r1trt.strict_json import json_object_from_file
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

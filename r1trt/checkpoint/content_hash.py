@@ -8,8 +8,8 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1trt.checkpoint.strict_json import open_regular
 from r1trt.errors import CheckpointError
+from r1trt.files import open_file
 
 _CHUNK_BYTES = 1 << 24
 
@@ -82,7 +82,7 @@ class ContentHash:
         if self._position >= stop:
             return
         try:
-            with open_regular(self._path) as file:
+            with open_file(self._path) as file:
                 file.seek(self._position)
                 while self._position < stop:
                     piece = file.read(min(_CHUNK_BYTES, stop - self._position))

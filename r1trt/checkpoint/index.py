@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from r1trt.checkpoint.safetensors_header import SafetensorsHeader, read_safetensors_header
-from r1trt.checkpoint.strict_json import json_object_from_file
 from r1trt.errors import CheckpointError
+from r1trt.files import INDEX_BYTES
+from r1trt.strict_json import json_object_from_file
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -94,7 +95,7 @@ def _no_weights(directory: Path) -> CheckpointError:
 
 
 def _weight_map(path: Path) -> Mapping[str, str]:
-    weight_map = json_object_from_file(path).get("weight_map")
+    weight_map = json_object_from_file(path, limit=INDEX_BYTES).get("weight_map")
     is_map = isinstance(weight_map, dict) and all(isinstance(file, str) for file in weight_map.values())
     if not is_map or not weight_map:
         raise CheckpointError(

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from r1trt.checkpoint.strict_json import json_object_from_bytes, open_regular
 from r1trt.data_types import OF_SAFETENSORS
 from r1trt.errors import CheckpointError
+from r1trt.files import HEADER_BYTES, open_file
+from r1trt.strict_json import json_object_from_bytes
 
-# NOTES: the format's own limit; it also bounds what a hostile file can make us allocate.
-MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 32
 MAX_DIMENSION = 1 << 48
 LENGTH_BYTES = 8
@@ -77,7 +76,7 @@ def read_safetensors_header(directory: Path, file: str) -> SafetensorsHeader:
         CheckpointError: The file is unreadable, truncated, or its header breaks a rule of the format.
     """
     path = directory / file
-    with open_regular(path) as stream:
+    with open_file(path) as stream:
         status = os.fstat(stream.fileno())
         size = status.st_size
         head, text = _header_bytes(stream, size, path)
@@ -109,8 +108,8 @@ def _header_bytes(stream: BinaryIO, size: int, path: Path) -> tuple[bytes, bytes
             "safetensors file is truncated", path, f"{size} bytes", "at least 8 bytes: the header's length"
         )
     length = int.from_bytes(head, "little")
-    if length > MAX_HEADER_BYTES:
-        _refuse("safetensors header is too long", path, f"{length} bytes", f"at most {MAX_HEADER_BYTES}")
+    if length > HEADER_BYTES:
+        _refuse("safetensors header is too long", path, f"{length} bytes", f"at most {HEADER_BYTES}")
     if length > size - LENGTH_BYTES:
         _refuse("safetensors file is truncated", path, f"{size} bytes", f"a header of {length} bytes")
     text = stream.read(length)

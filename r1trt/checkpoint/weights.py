@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r1trt.checkpoint.safetensors_header import TensorRef
-from r1trt.checkpoint.strict_json import open_regular
 from r1trt.errors import CheckpointError
+from r1trt.files import open_file
 
 CHUNK_BYTES = 1 << 24
 
@@ -31,7 +31,7 @@ def _chunks(directory: Path, ref: TensorRef) -> Iterator[NDArray[np.uint8]]:
     """Yields a tensor's bytes in pieces; a piece is overwritten by the next one."""
     path = directory / ref.file
     buffer = np.empty(min(CHUNK_BYTES, ref.length), dtype=np.uint8)
-    with open_regular(path) as stream:
+    with open_file(path) as stream:
         stream.seek(ref.offset)
         for start in range(0, ref.length, CHUNK_BYTES):
             piece = buffer[: min(CHUNK_BYTES, ref.length - start)]

@@ -14,7 +14,6 @@ from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.checkpoint import Checkpoint, TensorRef, checkpoint_from_dir, read_safetensors_header
 from r1trt.checkpoint.block_scales import FP8, SCALE_DTYPE, block_scales, scales_of_weight
-from r1trt.checkpoint.strict_json import json_object_from_file
 from r1trt.config import ModelConfig, scale_shape
 from r1trt.data_types import OF_SAFETENSORS
 from r1trt.errors import ConfigError, ExportError
@@ -22,6 +21,7 @@ from r1trt.estimate.known_models import KNOWN_MODELS
 from r1trt.export.io import weight_base_of
 from r1trt.families import expected_tensors, model_config_from_dict
 from r1trt.families.tensors import may_be_fp8
+from r1trt.strict_json import json_object_from_file
 
 # Hugging Face's names of the types that weights are published in.
 _TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from r1trt.errors import ExportError
+from r1trt.graph.wire import graph_bytes
 from r1trt.text import listing
 
-# NOTES: protobuf's own limit; a larger file cannot be a graph.
-_MAX_BYTES = (1 << 31) - 1
 _LISTED = 10
 
 
@@ -23,13 +23,10 @@ def model_from_onnx_file(path: Path) -> ir.Model:
     """
     if not path.is_file():
         raise ExportError("There is no such ONNX graph.", where=path)
-    size = path.stat().st_size
-    if size > _MAX_BYTES:
-        raise ExportError(
-            "This file is too large for an ONNX graph.", where=path, found=size, expected=_MAX_BYTES
-        )
+    data = graph_bytes(path)
     try:
-        model = ir.load(path)
+        model = ir.from_proto(onnx.ModelProto.FromString(data))
+        ir.external_data.set_base_dir(model.graph, path.parent)
     except Exception as error:  # protobuf's and onnx-ir's error types vary with the damage
         raise ExportError("This is not a readable ONNX graph.", where=path, found=error) from error
     if not len(model.graph):

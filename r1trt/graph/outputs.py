@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from r1trt.errors import ExportError
+from r1trt.graph.wire import graph_bytes
 
 
 def graph_with_outputs(path: Path, names: Iterable[str]) -> bytes:
@@ -36,8 +37,9 @@ def onnx_from_file(path: Path) -> onnx.ModelProto:
     """
     if not path.is_file():
         raise ExportError("There is no such graph.", where=path, fix="export or build again")
+    data = graph_bytes(path)
     try:
-        return onnx.load(path, load_external_data=False)
+        return onnx.ModelProto.FromString(data)
     except Exception as error:  # protobuf's own error types vary with its implementation
         raise ExportError(
             "The graph cannot be read.", where=path, found=error, fix="build it again"

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from r1trt.errors import CheckpointError, PlanError
+from r1trt.files import open_file
 
 FP8_MAX = 448.0
 CHUNK_BYTES = 16 << 20
@@ -123,7 +124,7 @@ def stored_rows(part: ir.TensorProtocol, row_size: int) -> Iterator[Array]:
     # Read rather than map: pages of a map count as this process's memory, and a truncated file kills it.
     path = Path(part.path)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             file.seek(part.offset or 0)
             for start in range(0, rows, step):
                 count = min(step, rows - start)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1trt.artifacts.repository import ServedModelDirectory
 from r1trt.errors import ConfigError, ExportError
+from r1trt.files import CONFIG_BYTES, text_of_file
 from r1trt.package.triton_config import model_config_from_text
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def check_model_directory(directory: Path) -> TritonModelConfig:
     path = ServedModelDirectory(path=directory).configuration
     if not path.is_file():
         raise ExportError(f"A Triton model needs a {path.name}.", where=directory)
-    config = model_config_from_text(path.read_text(), where=path)
+    config = model_config_from_text(text_of_file(path, limit=CONFIG_BYTES, error=ConfigError), where=path)
     versions = [child for child in directory.iterdir() if child.is_dir() and child.name.isdigit()]
     problems = [
         *([] if config.name == directory.name else [f"name {config.name!r} is not the directory's"]),

@@ -15,7 +15,8 @@ from pathlib import Path
 from r1trt.arch import ARCHITECTURES, GPU_ARCHITECTURES
 from r1trt.artifacts.disk import copy_file, require_free_space, sha256_of_file
 from r1trt.cache import forget_oldest
-from r1trt.errors import ConfigError
+from r1trt.errors import ConfigError, R1TrtError
+from r1trt.files import text_of_file
 from r1trt.lifetime.temporary import remove_if_left_behind, unfinished
 from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools.compilers import Compilers
@@ -238,9 +239,9 @@ def _forget_unused(entry: Path) -> None:
 
 def _is_intact(entry: Path) -> bool:
     try:
-        expected = (entry / HASH_FILE).read_text(encoding="ascii").strip()
+        expected = text_of_file(entry / HASH_FILE, limit=1 << 10).strip()
         return sha256_of_file(entry / LIBRARY_FILE) == expected
-    except OSError:
+    except R1TrtError:
         return False
 
 

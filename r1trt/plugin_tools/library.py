@@ -19,6 +19,7 @@ from r1trt.artifacts.build import PLUGIN_LIBRARY_FILE
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.cache import cache_directory
 from r1trt.errors import BuildError
+from r1trt.files import LIBRARY_BYTES, open_file
 from r1trt.plugin_tools.sources import hash_of_sources, source_directory
 
 LIBRARY_FILE = PLUGIN_LIBRARY_FILE
@@ -183,7 +184,10 @@ def _sms_without_code(library: PluginLibrary, sms: Sequence[int]) -> list[int]:
 
 
 def _info(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with (
+        open_file(path, limit=LIBRARY_BYTES, error=BuildError) as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         start = content.find(INFO_MARKER)
         if start < 0:
             raise ValueError(f"no {INFO_MARKER.decode()} in it")

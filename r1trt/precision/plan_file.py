@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from r1trt.errors import PlanError
+from r1trt.files import PLAN_BYTES, text_of_file
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.precision.plan import SCHEMA, PrecisionPlan, Thresholds
 from r1trt.precision.plan_reader import PlanReader
@@ -50,10 +51,7 @@ def load_plan(path: Path) -> PrecisionPlan:
         PlanError: The file is missing, is not YAML, or holds unknown keys, wrong types or unusable scales;
             lists all of them with their lines.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError("The precision plan cannot be read.", where=path, found=error) from error
+    text = text_of_file(path, limit=PLAN_BYTES, error=PlanError, fix="name a plan that a build wrote")
     return plan_from_yaml(text, where=path, directory=path.parent)
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from r1trt.errors import PlanError
+from r1trt.files import SCALES_BYTES, bytes_of_file
 from r1trt.precision.plan import PrecisionPlan
 
 # Longer lists go into the file: 16 of them are about two lines of YAML.
 INLINE_SCALES = 16
 LISTS = ("weight_scale", "down_scale")
-# Scales of a very large model, one per row, are some ten million.
-_MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +73,9 @@ def read_scales(directory: Path, name: str, sha256: str) -> dict[str, tuple[floa
     if Path(name).name != name or not path.is_file():
         raise ValueError(f"names '{name}', which is not a file beside the plan; copy it there")
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= _MAX_BYTES else b""
-    except OSError as error:
-        raise ValueError(f"names '{name}', which cannot be read: {error}") from error
-    if size > _MAX_BYTES:
-        raise ValueError(f"names '{name}' of {size} bytes; at most {_MAX_BYTES} expected")
+        content = bytes_of_file(path, limit=SCALES_BYTES, error=PlanError)
+    except PlanError as error:
+        raise ValueError(f"names '{name}', which cannot be read: {error.details['found']}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"names '{name}' with SHA-256 {sha256}, but the file has another; copy both again")
     return {key: _checked(key, values) for key, values in _tensors(name, content).items()}

@@ -11,9 +11,10 @@ from r1trt.errors import PlanError
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Lines = dict[tuple[str, ...], int]
-# Scales of a large model, one a row, are some ten million characters.
-_MAX_TEXT = 1 << 27
 _MAX_DEPTH = 8
+# A layer of a plan has some twenty; each takes a kilobyte while it is read.
+_MAX_VALUES = 400_000
+_MAX_SCALAR = 2_000  # YAML reads 1:1:1 as a number, digit by digit
 
 
 def parse(text: str, where: object) -> tuple[object, Lines]:
@@ -45,13 +46,16 @@ def parse(text: str, where: object) -> tuple[object, Lines]:
 
 def _require_plain(text: str) -> None:
     """Raises ValueError for what a plan never holds, and what costs a parser its stack or all memory."""
-    if len(text) > _MAX_TEXT:
-        raise ValueError(f"{len(text)} characters; at most {_MAX_TEXT} expected")
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    depth = values = 0
+    for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise ValueError(f"{_line_of(event)}: anchors and aliases are not read")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        values += isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
+        if values > _MAX_VALUES:
+            raise ValueError(f"{_line_of(event)}: more than {_MAX_VALUES} values")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MAX_SCALAR:
+            raise ValueError(f"{_line_of(event)}: a value of more than {_MAX_SCALAR} characters")
         if depth > _MAX_DEPTH:
             raise ValueError(f"{_line_of(event)}: nested deeper than {_MAX_DEPTH} levels")
 

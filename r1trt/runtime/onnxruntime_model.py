@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.errors import UnavailableError
+from r1trt.graph.wire import graph_bytes
 from r1trt.runtime.session import SessionError
 
 # Without it ONNX Runtime would look for the weights in the working directory: it is given bytes, not a path.
@@ -72,9 +73,10 @@ def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptio
     where = graph if isinstance(graph, Path) else weight_base
     if isinstance(graph, Path) and not graph.is_file():
         raise SessionError("There is no such graph.", where=where, fix="export or build again")
+    data = graph_bytes(graph, SessionError) if isinstance(graph, Path) else graph
     try:
         return onnxruntime.InferenceSession(
-            graph.read_bytes() if isinstance(graph, Path) else graph,
+            data,
             _settings(onnxruntime.SessionOptions(), weight_base, options),
             providers=["CPUExecutionProvider"],
             disabled_optimizers=[] if options.fold_constants else ["ConstantFolding"],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.errors import ConfigError
+from r1trt.files import TEXT_BYTES, text_of_file
 from r1trt.runtime.chat_template import Message
 from r1trt.runtime.tokenizer import TextTokenizer
 
@@ -42,12 +43,7 @@ def documents_from_file(path: Path) -> list[Document]:
         raise ConfigError(
             "A file of documents is of another form.", where=path, expected=f".txt, or .jsonl with {FORMS}"
         )
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            "The documents cannot be read.", where=path, found=error, expected="UTF-8 text"
-        ) from error
+    content = text_of_file(path, limit=TEXT_BYTES, error=ConfigError, fix="name a file of UTF-8 text")
     if path.suffix == ".txt":
         documents = [Document(text=content)] if content.strip() else []
     else:

@@ -15,6 +15,7 @@ from typing import Any
 from r1trt.arch import LIBRARIES, Backend
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.errors import UnavailableError
+from r1trt.files import open_file
 from r1trt.runtime.cuda_memory import compute_capability
 from r1trt.runtime.session import SessionError
 
@@ -59,6 +60,11 @@ def engine_file_from_build(build: BuildArtifact, cudart: Any) -> EngineFile:
     )
 
 
+def _bytes_of(path: Path) -> bytes:
+    with open_file(path, error=SessionError, fix="build it again") as file:
+        return file.read()
+
+
 def load_engine(file: EngineFile, trt: Any) -> tuple[Any, Any]:
     """TensorRT's runtime and the engine; the runtime has to live as long as the engine.
 
@@ -72,7 +78,7 @@ def load_engine(file: EngineFile, trt: Any) -> tuple[Any, Any]:
         runtime.get_plugin_registry().load_library(str(library))
     if not file.path.is_file():
         raise SessionError("There is no such engine.", where=file.path, fix="build it again")
-    engine = runtime.deserialize_cuda_engine(file.path.read_bytes())
+    engine = runtime.deserialize_cuda_engine(_bytes_of(file.path))
     if engine is None:
         raise SessionError(
             "TensorRT cannot load the engine.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +12,12 @@ import tokenizers
 
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
+from r1trt.files import TEXT_BYTES, TOKENIZER_BYTES, bytes_of_file
 from r1trt.runtime.chat_template import ChatTemplate, Message, chat_template_from_dir
+from r1trt.runtime.limited_process import LimitedProcess, Limits
 from r1trt.runtime.thinking import TAGS, opens_thinking
+from r1trt.runtime.tokenizer_vetting import is_bounded
+from r1trt.strict_json import json_object_from_file
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _PANIC = "PanicException"  # no Exception, so that nothing but its name tells it
@@ -48,6 +52,7 @@ class TextTokenizer:
         special_tokens: Special tokens by the names of `tokenizer_config.json`.
         chat_template: None where the model has none.
         eos_ids: Tokens that end generation.
+        process: Where it runs, unless in this process.
     """
 
     def __init__(
@@ -57,8 +62,9 @@ class TextTokenizer:
         special_tokens: Mapping[str, str],
         chat_template: ChatTemplate | None,
         eos_ids: frozenset[int],
+        process: LimitedProcess | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._process = tokenizer, process
         self.special_tokens = dict(special_tokens)
         self.chat_template = chat_template
         self.eos_ids = eos_ids
@@ -71,9 +77,14 @@ class TextTokenizer:
         """Returns token ids; by default with what the tokenizer puts around a text, for instance BOS.
 
         Raises:
-            CheckpointError: The tokenizer fails at the text.
+            CheckpointError: The tokenizer fails at the text, or takes more time or memory than it may.
+            ConfigError: The text is not Unicode, or longer than any prompt.
         """
+        _require_text(text)
         with _its_own_errors("The tokenizer cannot read this text."):
+            if self._process is not None:
+                request = {"call": "encode", "text": text, "special": add_special_tokens}
+                return list(self._process.call(request))
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
@@ -98,6 +109,8 @@ class TextTokenizer:
         """Returns the text of token ids; tags of thinking are text, even where they are special tokens."""
         shown = [token for token in ids if token not in self._skipped] if skip_special_tokens else list(ids)
         with _its_own_errors("The tokenizer cannot write these tokens."):
+            if self._process is not None:
+                return str(self._process.call({"call": "decode", "ids": shown}))
             return str(self._tokenizer.decode(shown, skip_special_tokens=False))
 
     def opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
@@ -138,6 +151,22 @@ class DecodeStream:
         return piece
 
 
+def _require_text(text: str) -> None:
+    """Raises ConfigError for what no tokenizer is given."""
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            "The text is not Unicode.",
+            found=f"half of a surrogate pair at character {error.start}",
+            expected="text that UTF-8 can hold",
+        ) from error
+    if size > TEXT_BYTES:
+        raise ConfigError(
+            "The text is too long.", found=f"{size} bytes", expected=f"at most {TEXT_BYTES} bytes"
+        )
+
+
 def tokenizer_from_dir(directory: Path) -> TextTokenizer:
     """Load the tokenizer of a checkpoint, export or build directory.
 
@@ -152,31 +181,46 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
             where=path,
             fix="put the model's tokenizer.json there; `r1trt export` copies it where the checkpoint has one",
         )
-    with _its_own_errors("The tokenizer cannot be read.", where=path):
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer_config = _json_object(files.tokenizer_config)
+    # First, since its process starts while the tokenizer is read.
+    template = chat_template_from_dir(directory, tokenizer_config)
+    data = bytes_of_file(path, limit=TOKENIZER_BYTES)
+    with _its_own_errors("The tokenizer cannot be read.", where=path), _without_stderr():
+        tokenizer = tokenizers.Tokenizer.from_buffer(data)
     # A file may carry padding or truncation from training, which would change prompts silently.
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    tokenizer_config = _json_object(files.tokenizer_config)
     special_tokens = _special_tokens(tokenizer_config, _json_object(files.special_tokens))
+    if template is not None:
+        template.require_valid()
     return TextTokenizer(
         tokenizer,
         special_tokens=special_tokens,
-        chat_template=chat_template_from_dir(directory, tokenizer_config),
+        chat_template=template,
         eos_ids=_eos_ids(files, tokenizer, special_tokens),
+        process=None if is_bounded(tokenizer) else LimitedProcess("tokenizer_program", data, Limits()),
     )
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+    return json_object_from_file(path) if path.is_file() else {}
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keeps what Rust prints of its own panics from the terminal: the error says it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError too
-        raise CheckpointError("The file is not JSON.", where=path, found=error) from error
-    if not isinstance(content, dict):
-        raise CheckpointError("The file is not a JSON object.", where=path, found=type(content).__name__)
-    return content
+        kept = os.dup(2)
+    except OSError:  # closed: there is nothing to keep it from
+        yield
+        return
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _special_tokens(tokenizer_config: Mapping[str, Any], tokens_map: Mapping[str, Any]) -> dict[str, str]:

@@ -11,10 +11,10 @@ from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.export import ExportDirectory
-from r1trt.checkpoint.strict_json import json_object_from_file
 from r1trt.config import ModelConfig
 from r1trt.errors import ConfigError
 from r1trt.families import model_config_from_dict
+from r1trt.strict_json import json_object_from_file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from typical_manifests import BUILD, EXPORT, KINDS, REPOSITORY
 from r1trt.artifacts import BuildArtifact, ExportArtifact, RepositoryArtifact, read_artifact
 from r1trt.artifacts.base import Manifest
 from r1trt.artifacts.errors import ArtifactError
-from r1trt.artifacts.manifest import MANIFEST_FILE, MAX_BYTES, read_manifest, write_manifest
+from r1trt.artifacts.manifest import MANIFEST_FILE, read_manifest, write_manifest
+from r1trt.files import DOCUMENT_BYTES
 
 SEED = 8
 
@@ -115,7 +116,7 @@ def test_no_regular_file_and_a_huge_one_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe" / MANIFEST_FILE)
     (tmp_path / "directory" / MANIFEST_FILE).mkdir()
     with (tmp_path / "huge" / MANIFEST_FILE).open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
+        file.truncate(DOCUMENT_BYTES + 1)
     for name in ("pipe", "directory", "huge"):
         with pytest.raises(ArtifactError, match="not an r1trt artifact"):
             read_manifest(tmp_path / name)

@@ -51,8 +51,8 @@ def test_line_separators_may_stand_inside_a_line(tmp_path: Path) -> None:
 BAD_FILES = {
     "a.txt": (b" \n", "empty"),
     "b.jsonl": (b"", "empty"),
-    "g.txt": (b"\xff\xfe\xff", "cannot be read"),
-    "h.jsonl": (b"\xff", "cannot be read"),
+    "g.txt": (b"\xff\xfe\xff", "UTF-8"),
+    "h.jsonl": (b"\xff", "UTF-8"),
     "i.csv": (b"a", "another form"),
 }
 

@@ -98,7 +98,7 @@ def test_the_sandbox_holds() -> None:
         with pytest.raises(ConfigError, match="refused"):
             ChatTemplate(attack, where=Path("t")).render(MESSAGES, special_tokens={})
     with pytest.raises(CheckpointError, match="not valid Jinja"):
-        ChatTemplate("{% for %}", where=Path("t"))
+        ChatTemplate("{% for %}", where=Path("t")).require_valid()
 
 
 @pytest.mark.parametrize("text", TEXTS)
