@@ -28,15 +28,21 @@ def locked_for_writing(target: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     Raises:
         ArtifactError: Another process holds it.
     """
-    give_up = time.monotonic() + wait_s
     path = target.with_name(f".{target.name}.lock")
+    descriptor = _locked(path, target, time.monotonic() + wait_s)
+    try:
+        with removed_at_ending(path):
+            yield
+    finally:
+        with suppress(FileNotFoundError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _locked(path: Path, target: Path, give_up: float) -> int:
+    """Descriptor of the lock file, once nobody else holds it."""
     while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise disk_full(target, "room for one more file", error) from error
+        descriptor = _opened(path, target)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -55,12 +61,14 @@ def locked_for_writing(target: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         # NOTES: the file may have been removed by its last holder between open and flock.
         with suppress(FileNotFoundError):
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                break
+                return descriptor
         os.close(descriptor)
+
+
+def _opened(path: Path, target: Path) -> int:
     try:
-        with removed_at_ending(path):
-            yield
-    finally:
-        with suppress(FileNotFoundError):
-            path.unlink()
-        os.close(descriptor)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise disk_full(target, "room for one more file", error) from error

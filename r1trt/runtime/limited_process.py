@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1trt.lifetime.children import child_group
 from r1trt.runtime.limited_child import LENGTH_BYTES, MOST_REPLY_BYTES
 
 _CHILD = "r1trt.runtime.limited_child"
@@ -92,6 +93,7 @@ class LimitedProcess:
             stderr=subprocess.DEVNULL,  # where Rust prints its panics, which come as errors, too
             env={**os.environ, "PYTHONPATH": path},
             bufsize=0,
+            process_group=child_group(),
         )
         self._is_ready = False
         self._end = weakref.finalize(self, _kill, self._child)

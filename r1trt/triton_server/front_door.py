@@ -40,7 +40,7 @@ class FrontDoor:
         self.is_open = False
 
     def __enter__(self) -> FrontDoor:
-        """Takes the ports; until `open`, every request is answered with 503.
+        """Takes the ports; until `admit`, every request is answered with 503.
 
         Raises:
             PortError: A port is taken.
@@ -72,11 +72,11 @@ class FrontDoor:
         """Gives the ports back."""
         self._stack.close()
 
-    def open(self) -> None:
+    def admit(self) -> None:
         """From now on requests are handed on."""
         self.is_open = True
 
-    def close(self) -> None:
+    def refuse(self) -> None:
         """From now on every request is answered with 503."""
         self.is_open = False
 

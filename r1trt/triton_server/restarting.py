@@ -53,7 +53,7 @@ class RestartingServer:
         with ExitStack() as stack:
             stack.enter_context(self._door)
             stack.enter_context(self._server)
-            self._door.open()
+            self._door.admit()
             self._stack = stack.pop_all()
         return self
 
@@ -64,7 +64,7 @@ class RestartingServer:
         traceback: TracebackType | None,
     ) -> None:
         """Stops both."""
-        self._door.close()
+        self._door.refuse()
         self._stack.close()
 
     @property
@@ -89,7 +89,7 @@ class RestartingServer:
 
     def _restart(self) -> None:
         what = "A model's process" if self._server.is_running else "The server"
-        self._door.close()
+        self._door.refuse()
         # What is in flight gets its error now: these requests would wait for ever.
         self._server.kill()
         self._require_seldom(what)
@@ -99,7 +99,7 @@ class RestartingServer:
         # Where it dies again meanwhile, the next look finds it so.
         with suppress(ServerError):
             self._server.wait_until_ready()
-            self._door.open()
+            self._door.admit()
             self._log("the server is ready again")
 
     def _require_seldom(self, what: str) -> None:
