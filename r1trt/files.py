@@ -98,6 +98,29 @@ def text_of_file(
         ) from cause
 
 
+def require_unicode_path(path: Path, error: type[R1TrtError]) -> None:
+    """Refuses a path whose bytes are no text: manifests, graphs and libraries hold paths as text.
+
+    Args:
+        path: Also what it is relative to counts.
+        error: What is raised.
+
+    Raises:
+        R1TrtError: It is not Unicode.
+    """
+    name = os.path.abspath(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as cause:
+        raise error(
+            "A name in this path is not Unicode text.",
+            where=ascii(name),
+            found=f"{name[cause.start]!a} at character {cause.start}",
+            expected="names in UTF-8",
+            fix="rename the folder or file",
+        ) from cause
+
+
 def _too_large(path: Path, size: int, limit: int, error: type[R1TrtError], fix: str) -> R1TrtError:
     found, expected = f"{size} bytes", f"at most {limit} bytes"
     return error(

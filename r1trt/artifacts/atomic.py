@@ -21,6 +21,7 @@ from r1trt.artifacts.disk import FULL, disk_full
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.lock import locked_for_writing
 from r1trt.artifacts.manifest import MANIFEST_FILE, Kind, read_manifest
+from r1trt.files import require_unicode_path
 from r1trt.lifetime.ending import at_ending, removed_at_ending
 
 
@@ -44,6 +45,7 @@ def atomic_directory(target: Path, *, replace: bool = True, kind: Kind | None = 
         DiskFullError: The disk filled up meanwhile.
     """
     target = Path(os.path.abspath(target))
+    require_unicode_path(target, ArtifactError)
     if not target.name:
         raise ArtifactError("not a usable output directory", where=target)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from r1trt.artifacts.disk import replace_file
 from r1trt.artifacts.errors import ArtifactError
-from r1trt.files import DOCUMENT_BYTES, bytes_of_file
+from r1trt.files import DOCUMENT_BYTES, bytes_of_file, require_unicode_path
 
 Kind = Literal["export", "engine", "triton"]
 
@@ -34,6 +34,7 @@ def read_manifest(directory: Path, kind: Kind | None = None) -> dict[str, Any]:
     Raises:
         ArtifactError: There is no manifest, it is malformed, or of another schema or kind.
     """
+    require_unicode_path(directory, ArtifactError)
     path = directory / MANIFEST_FILE
     manifest = json_from_file(path, kind)
     schema, found = (

@@ -17,6 +17,7 @@ from r1trt.config import ModelConfig
 from r1trt.errors import CheckpointError
 from r1trt.families import expected_tensors, is_ignored, model_config_from_dict
 from r1trt.families.tensors import WEIGHT_DTYPES
+from r1trt.files import require_unicode_path
 from r1trt.strict_json import json_object_from_file
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -66,6 +67,7 @@ def checkpoint_from_dir(path: Path) -> Checkpoint:
             or of an unsupported dtype (one error lists all of them).
         ConfigError: The configuration is not supported.
     """
+    require_unicode_path(path, CheckpointError)
     if not path.is_dir():
         raise _no_checkpoint("checkpoint is not a directory", path, "a file" if path.exists() else "nothing")
     config_file = ModelDirectory(path=path).config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from r1trt.checkpoint.safetensors_header import SafetensorsHeader, read_safetensors_header
@@ -13,6 +13,7 @@ from r1trt.strict_json import json_object_from_file
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 LISTED = 20
+_NAME_BYTES, _MOST_FILES, _MOST_TENSORS = 255, 10_000, 1_000_000
 
 
 def bullet_list(title: str, lines: Iterable[str]) -> list[str]:
@@ -55,9 +56,25 @@ def headers_from_dir(directory: Path) -> tuple[SafetensorsHeader, ...]:
             expected=f"the {len(files)} files that {INDEX_FILE} names",
             fix="download the missing files, e.g. with `hf download MODEL --local-dir DIRECTORY`",
         )
-    headers = tuple(read_safetensors_header(directory, file) for file in files)
+    headers = tuple(_headers(directory, files))
     _check_index_agrees(directory, weight_map, headers)
     return headers
+
+
+def _headers(directory: Path, files: Sequence[str]) -> Iterator[SafetensorsHeader]:
+    """Reads headers as long as they are not more than any model has."""
+    tensors = 0
+    for file in files:
+        header = read_safetensors_header(directory, file)
+        tensors += len(header.tensors)
+        if tensors > _MOST_TENSORS or len(files) > _MOST_FILES:
+            raise CheckpointError(
+                "checkpoint has more tensors or files than any model",
+                where=directory / INDEX_FILE,
+                found=f"{len(files)} files, {tensors} tensors or more",
+                expected=f"at most {_MOST_FILES} files and {_MOST_TENSORS} tensors",
+            )
+        yield header
 
 
 def _exists(path: Path) -> bool:
@@ -116,6 +133,7 @@ def _check_location(directory: Path, file: str) -> None:
     """
     path = PurePosixPath(file)
     is_plain = file.isprintable() and "\\" not in file and str(path) == file
+    is_plain = is_plain and all(len(part.encode()) <= _NAME_BYTES for part in path.parts)
     if not is_plain or path.is_absolute() or ".." in path.parts or not file.endswith(".safetensors"):
         problem = "not a relative path inside the checkpoint"
     elif not (directory / path).parent.resolve().is_relative_to(directory.resolve()):

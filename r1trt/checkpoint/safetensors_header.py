@@ -79,7 +79,10 @@ def read_safetensors_header(directory: Path, file: str) -> SafetensorsHeader:
     with open_file(path) as stream:
         status = os.fstat(stream.fileno())
         size = status.st_size
-        head, text = _header_bytes(stream, size, path)
+        try:
+            head, text = _header_bytes(stream, size, path)
+        except OSError as error:
+            raise CheckpointError("The file cannot be read.", where=path, found=error.strerror) from error
     data_start = LENGTH_BYTES + len(text)
     entries = json_object_from_bytes(text, f"{path} (header)")
     _check_metadata(entries.pop("__metadata__", {}), path)

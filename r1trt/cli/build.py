@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
-from r1trt.cli.options import json_option, max_seq_len_option, output_option, trust_plugins_option
+from r1trt.cli.options import (
+    UnicodePath,
+    json_option,
+    max_seq_len_option,
+    output_option,
+    trust_plugins_option,
+)
 from r1trt.cli.output import print_result, progress_reporter
 from r1trt.text import size_text
 
@@ -29,7 +35,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG, short_help="Build an engine from an export.")
-@click.argument("model", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("model", required=False, type=UnicodePath(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--arch", type=click.Choice(tuple(ARCHITECTURES)), help="What the engine will run on.  [required]"
 )
@@ -38,13 +44,13 @@ Examples:
 @click.option("--fp32", is_flag=True, help="FP32 throughout.")
 @click.option(
     "--plan",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Precision plan (YAML) to use instead of the rules'.",
 )
 @click.option(
     "--calibration",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Text to measure FP8 scales on; default: text that comes with r1trt.",
 )
@@ -65,7 +71,7 @@ Examples:
 )
 @click.option(
     "--plugin-library",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="TensorRT plugins to use; default: those that r1trt plugins build made.",
 )
@@ -75,13 +81,13 @@ Examples:
 @trust_plugins_option
 @click.option(
     "--timing-cache",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UnicodePath(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Kernel timings to start from and add to, for --backend tensorrt; default: in the user's cache.",
 )
 @click.option(
     "--dump-passes",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UnicodePath(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Write the graph behind each pass there, without weights, for a graph viewer.",
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r1trt.cli.options import json_option
+from r1trt.cli.options import UnicodePath, json_option
 from r1trt.cli.output import fact_lines, print_result, table_lines
 from r1trt.text import size_text
 
@@ -25,7 +25,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG, short_help="Summarize a checkpoint, export, build or file.")
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", type=UnicodePath(exists=True, path_type=Path))
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
     """Summarize PATH: a checkpoint, an export, a build, or a .onnx, .safetensors or precision.yaml file."""

@@ -8,7 +8,23 @@ from typing import Any, TypeVar
 
 import click
 
+from r1trt.errors import ConfigError
+from r1trt.files import require_unicode_path
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class UnicodePath(click.Path):
+    """A path of an argument, which is text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses names that are not Unicode, as a usage error."""
+        try:
+            require_unicode_path(Path(value), ConfigError)
+        except ConfigError as error:
+            self.fail(f"{error.details['where']}: {error.message}", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 ENGINES = Path("engines")
 """Where results go when no `--output` is given: `engines/` of the current directory."""
@@ -29,7 +45,7 @@ def output_option(default: str) -> Callable[[Command], Command]:
     return click.option(
         "-o",
         "--output",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=UnicodePath(file_okay=False, path_type=Path),
         metavar="DIR",
         help=f"Where the result goes; default: {default}.",
     )
@@ -43,7 +59,7 @@ def max_seq_len_option(help_text: str) -> Callable[[Command], Command]:
 def engine_argument(command: Command) -> Command:
     """Adds the argument ENGINE, an existing directory."""
     return click.argument(
-        "engine", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="ENGINE"
+        "engine", type=UnicodePath(exists=True, file_okay=False, path_type=Path), metavar="ENGINE"
     )(command)
 
 

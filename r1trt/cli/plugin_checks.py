@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from r1trt.cli.options import json_option, output_option
+from r1trt.cli.options import UnicodePath, json_option, output_option
 from r1trt.cli.output import print_result
 from r1trt.plugin_checks.stages import BUILD, CHECKS, MAX_SEED, TIME
 
@@ -41,13 +41,13 @@ def run_options(command: Command) -> Command:
             ),
             click.option(
                 "--receipt",
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=UnicodePath(dir_okay=False, path_type=Path),
                 metavar="FILE",
                 help="Written after each step, continued by the next run; default: one in the cache.",
             ),
             click.option(
                 "--plugin-library",
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
                 metavar="FILE",
                 help="The library to check; default: what r1trt build would take, else a new one.",
             ),
@@ -92,7 +92,7 @@ def bench(as_json: bool, **options: Any) -> int:
 
 
 @click.command()
-@click.argument("receipt", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="RECEIPT")
+@click.argument("receipt", type=UnicodePath(exists=True, dir_okay=False, path_type=Path), metavar="RECEIPT")
 @output_option("none; the page is printed alone")
 @json_option
 def report(receipt: Path, output: Path | None, as_json: bool) -> None:

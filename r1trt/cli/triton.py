@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from r1trt.cli.options import json_option, trust_plugins_option
+from r1trt.cli.options import UnicodePath, json_option, trust_plugins_option
 from r1trt.cli.output import print_result
 
 EPILOG = """
@@ -24,13 +24,13 @@ COUNT = click.IntRange(min=1)
     "engine",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=UnicodePath(exists=True, file_okay=False, path_type=Path),
     metavar="ENGINE...",
 )
 @click.option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UnicodePath(file_okay=False, path_type=Path),
     required=True,
     metavar="REPOSITORY",
     help="The model repository to write; a repository that is there is replaced.",
@@ -43,7 +43,7 @@ COUNT = click.IntRange(min=1)
 )
 @click.option(
     "--plugin-library",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="TensorRT plugins to use; default: those that the engine was built with.",
 )

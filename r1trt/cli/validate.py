@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from r1trt.cli.options import engine_argument, json_option, trust_plugins_option
+from r1trt.cli.options import UnicodePath, engine_argument, json_option, trust_plugins_option
 from r1trt.cli.output import print_result, progress_reporter
 
 EPILOG = """
@@ -21,13 +21,13 @@ Examples:
 @engine_argument
 @click.option(
     "--reference",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=UnicodePath(exists=True, file_okay=False, path_type=Path),
     metavar="CHECKPOINT",
     help="Checkpoint to compare with; default: the one the engine was made from.",
 )
 @click.option(
     "--prompts",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Text to compare on; default: text that comes with r1trt.",
 )

@@ -41,7 +41,7 @@ class ChatTemplate:
                 found=f"{len(data)} bytes",
                 expected=f"at most {TEMPLATE_BYTES}",
             )
-        self._process = LimitedProcess("template_program", data, limits or Limits())
+        self._process = LimitedProcess("template", data, limits or Limits())
 
     def require_valid(self) -> None:
         """Waits until the template is compiled.

@@ -7,7 +7,6 @@ closes the pipe.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import resource
@@ -22,6 +21,17 @@ MOST_REPLY_BYTES = 1 << 26
 _GRACE_S = 1.0
 
 Program = Callable[[dict[str, Any]], Any]
+
+
+def _maker(kind: str) -> Callable[[bytes], Program]:
+    """What makes a program of its text; a process loads only the libraries of its own kind."""
+    if kind == "template":
+        from r1trt.runtime.template_program import template_program
+
+        return template_program
+    from r1trt.runtime.tokenizer_program import tokenizer_program
+
+    return tokenizer_program
 
 
 def _read(stream: BinaryIO) -> bytes | None:
@@ -66,7 +76,7 @@ def main(kind: str, seconds: str, memory: str) -> None:
     """Answers requests until the parent closes the pipe.
 
     Args:
-        kind: The module of this package whose `program` makes the program of its text.
+        kind: "template" or "tokenizer".
         seconds: Time of one request.
         memory: Bytes beyond what this process has before it begins.
     """
@@ -75,7 +85,7 @@ def main(kind: str, seconds: str, memory: str) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what foreign code prints is no reply
-    make: Callable[[bytes], Program] = importlib.import_module(f"r1trt.runtime.{kind}").program
+    make = _maker(kind)
     program: Program | None = None
     _limit(int(memory))
     while (frame := _read(requests)) is not None:

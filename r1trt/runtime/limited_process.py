@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,8 @@ class LimitedProcess:
     one starts another.
 
     Args:
-        kind: Name of the module in this package that runs it.
-        setup: The program, as that module takes it.
+        kind: "template" or "tokenizer".
+        setup: The program: Jinja text, or a tokenizer.json.
         limits: What it may take.
     """
 
@@ -116,15 +118,27 @@ class LimitedProcess:
             self._stop()
             raise ForeignError(f"it runs for more than {seconds:g} seconds") from error
         except (OSError, EOFError, ValueError) as error:
-            self._stop()
-            most = f"{self._limits.memory // 10**6} MB of memory"
-            raise ForeignError(f"its process ended; most often it takes more than {most}") from error
+            raise ForeignError(self._said_of_end()) from error
         except BaseException:  # an interrupt between a request and its reply
             self._stop()
             raise
         if "error" in reply:
             raise ForeignError(str(reply["error"]))
         return reply["value"]
+
+    def _said_of_end(self) -> str:
+        """Why the process ended by itself; ends what is left of it."""
+        assert self._child is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(1.0)
+        status, is_ready = self._child.poll(), self._is_ready
+        self._stop()
+        how = signal.Signals(-status).name if status is not None and status < 0 else f"exit status {status}"
+        if is_ready or (status or 0) < 0:
+            return (
+                f"its process ended ({how}); most often it takes more than {self._limits.memory // 10**6} MB"
+            )
+        return f"its process cannot be started ({how}): {_python()} -m {_CHILD}"
 
     def _stop(self) -> None:
         if self._child is not None:

@@ -55,7 +55,7 @@ def _strftime_now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
 
 
-def program(setup: bytes) -> Callable[[dict[str, Any]], str]:
+def template_program(setup: bytes) -> Callable[[dict[str, Any]], str]:
     """Compiles a template.
 
     Args:

@@ -99,6 +99,8 @@ class TextTokenizer:
                 expected="chat_template.jinja, or chat_template in tokenizer_config.json",
                 fix="pass the prompt as raw text",
             )
+        for message in messages:
+            _require_text("".join(value for value in message.values() if isinstance(value, str)))
         # The template writes the special tokens itself.
         text = self.chat_template.render(
             messages, special_tokens=self.special_tokens, add_generation_prompt=add_generation_prompt
@@ -160,10 +162,14 @@ def _require_text(text: str) -> None:
             "The text is not Unicode.",
             found=f"half of a surrogate pair at character {error.start}",
             expected="text that UTF-8 can hold",
+            fix="give it in UTF-8",
         ) from error
     if size > TEXT_BYTES:
         raise ConfigError(
-            "The text is too long.", found=f"{size} bytes", expected=f"at most {TEXT_BYTES} bytes"
+            "The text is too long.",
+            found=f"{size} bytes",
+            expected=f"at most {TEXT_BYTES} bytes",
+            fix="give a part of it",
         )
 
 
@@ -198,7 +204,7 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
         special_tokens=special_tokens,
         chat_template=template,
         eos_ids=_eos_ids(files, tokenizer, special_tokens),
-        process=None if is_bounded(tokenizer) else LimitedProcess("tokenizer_program", data, Limits()),
+        process=None if is_bounded(tokenizer) else LimitedProcess("tokenizer", data, Limits()),
     )
 
 

@@ -10,7 +10,7 @@ import tokenizers
 MOST_CHARACTERS = 10_000_000
 
 
-def program(setup: bytes) -> Callable[[dict[str, Any]], Any]:
+def tokenizer_program(setup: bytes) -> Callable[[dict[str, Any]], Any]:
     """Loads a tokenizer.
 
     Args:

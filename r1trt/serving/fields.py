@@ -47,7 +47,7 @@ REQUEST_FIELDS = (
         description="send text as it is generated; default false: one response with all of it",
     ),
     Field(name="temperature", dtype="FP32", description="default 0: the most likely token; above, sample"),
-    Field(name="top_k", dtype="INT32", description="sample from this many most likely ones; default 0: all"),
+    Field(name="top_k", dtype="INT64", description="sample from this many most likely ones; default 0: all"),
     Field(
         name="top_p",
         dtype="FP32",

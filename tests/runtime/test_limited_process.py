@@ -28,7 +28,7 @@ def children() -> set[int]:
 
 
 def test_threads_take_turns() -> None:
-    process, answers = LimitedProcess("template_program", ECHO, Limits()), {}
+    process, answers = LimitedProcess("template", ECHO, Limits()), {}
 
     def ask(number: int) -> None:
         answers[number] = process.call({"text": str(number) * 100_000})
@@ -43,7 +43,7 @@ def test_threads_take_turns() -> None:
 
 def test_it_ends_with_its_owner() -> None:
     before = children()
-    process = LimitedProcess("template_program", ECHO, Limits())
+    process = LimitedProcess("template", ECHO, Limits())
     assert process.call({"text": "a"}) == "a"
     assert children() - before
     del process
@@ -55,7 +55,7 @@ def test_it_ends_with_its_parent() -> None:
         import os, time
         from pathlib import Path
         from r1trt.runtime.limited_process import LimitedProcess, Limits
-        process = LimitedProcess("template_program", b"x", Limits())
+        process = LimitedProcess("template", b"x", Limits())
         process.require_ready()
         print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
         time.sleep(60)
@@ -75,7 +75,7 @@ def test_it_ends_with_its_parent() -> None:
 
 def test_a_killed_process_is_replaced() -> None:
     before = children()
-    process = LimitedProcess("template_program", ECHO, Limits())
+    process = LimitedProcess("template", ECHO, Limits())
     process.require_ready()
     (child,) = children() - before
     os.kill(child, signal.SIGKILL)
