@@ -4,7 +4,7 @@
 
 An input is made of a valid file by its reader's name, the seed and its number, so that
 `--readers NAME --number N` makes it again. Inputs run in processes of their own, each for 10 seconds and 1 GB
-of growth at most, all children counted. What fails is kept in a folder, and ends the program with exit code 1.
+of growth at most, children counted. What fails is kept in a folder, and ends the program with exit code 1.
 """
 
 from __future__ import annotations

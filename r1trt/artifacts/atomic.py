@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from r1trt.artifacts.disk import FULL, disk_full
+from r1trt.artifacts.disk import FULL, disk_full, is_mount_point
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.lock import locked_for_writing
 from r1trt.artifacts.manifest import MANIFEST_FILE, Kind, read_manifest
@@ -40,14 +40,15 @@ def atomic_directory(target: Path, *, replace: bool = True, kind: Kind | None = 
         flushed to the disk and takes `target`'s place; otherwise it is removed.
 
     Raises:
-        ArtifactError: `target` holds something that r1trt did not make or an artifact of another kind, or
-            exists and `replace` is False, or another process is writing it.
+        ArtifactError: `target` is a mount point, holds something that r1trt did not make or an artifact
+            of another kind, or exists and `replace` is False, or another process is writing it.
         DiskFullError: The disk filled up meanwhile.
     """
     target = Path(os.path.abspath(target))
     require_unicode_path(target, ArtifactError)
     if not target.name:
         raise ArtifactError("not a usable output directory", where=target)
+    _require_no_mount_point(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked_for_writing(target):
         _recover(target)
@@ -69,6 +70,16 @@ def atomic_directory(target: Path, *, replace: bool = True, kind: Kind | None = 
             raise disk_full(target, f"more than {written} bytes, where it ended", error) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _require_no_mount_point(target: Path) -> None:
+    """Raises ArtifactError for a container's volume and the like, which nothing can be renamed to."""
+    if is_mount_point(target):
+        raise ArtifactError(
+            "The output directory is a mount point; a result is made beside its place and renamed into it.",
+            where=target,
+            fix=f"choose a directory inside it, as {target / 'result'}",
+        )
 
 
 def _tree_bytes(directory: Path) -> int:

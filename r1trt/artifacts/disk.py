@@ -6,13 +6,16 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
 from r1trt.artifacts.errors import ArtifactError, DiskFullError
-from r1trt.files import UNLIMITED, open_file
+from r1trt.errors import R1TrtError
+from r1trt.files import UNLIMITED, open_file, text_of_file
 from r1trt.lifetime.temporary import unfinished
 
+_MOUNTS_BYTES = 1 << 24
 COPY_CHUNK_BYTES = 1 << 24
 FICLONE = 0x40049409
 # NOTES: "no room", "over quota" and "file too large for this file system or limit" are one matter to a user.
@@ -114,6 +117,18 @@ def replace_file(path: Path, content: str | bytes) -> None:
         if error.errno not in FULL:
             raise
         raise disk_full(path, f"{len(data)} bytes", error) from error
+
+
+def is_mount_point(path: Path) -> bool:
+    """Whether a file system, or a part of one, is mounted at a path."""
+    try:
+        mounts = text_of_file(Path("/proc/self/mountinfo"), limit=_MOUNTS_BYTES)
+    except R1TrtError:
+        return os.path.ismount(path)
+    # proc(5): the fifth field, in which blanks, tabs, line ends and backslashes are octal numbers.
+    points = {line.split(" ")[4] for line in mounts.splitlines()}
+    spelled = re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", str(path.resolve()))
+    return spelled in points
 
 
 def _existing_parent(path: Path) -> Path:

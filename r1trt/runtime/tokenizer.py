@@ -85,7 +85,9 @@ class TextTokenizer:
             if self._process is not None:
                 request = {"call": "encode", "text": text, "special": add_special_tokens}
                 return list(self._process.call(request))
-            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+            # NOTES: of one text alone the library holds the interpreter's lock, which others' tokens need.
+            (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
+            return list(encoding.ids)
 
     def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """Renders messages and, by default, opens the assistant's turn.

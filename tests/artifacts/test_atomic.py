@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from r1trt.artifacts.atomic import atomic_directory
+from r1trt.artifacts.disk import is_mount_point
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.manifest import read_manifest, write_manifest
 from r1trt.errors import R1TrtError
@@ -297,3 +298,11 @@ def test_bad_manifest(tmp_path: Path, text: str | None, message: str) -> None:
 def test_manifest_needs_a_kind(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no kind"):
         write_manifest(tmp_path, {"text": "x"})
+
+
+def test_a_mount_point_is_no_place_for_a_result(tmp_path: Path) -> None:
+    shared = Path("/dev/shm")
+    assert is_mount_point(shared) and not is_mount_point(tmp_path)
+    with pytest.raises(ArtifactError, match="mount point") as caught, atomic_directory(shared):
+        pass
+    assert caught.value.details["fix"].endswith("/dev/shm/result")
