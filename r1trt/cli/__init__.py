@@ -40,7 +40,8 @@ A checkpoint to a sentence, without a GPU:
 \b
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 needs hardware or a library
 that is not here (the message says which, and how to continue); 4 the time
-budget of plugins check or bench ended first (run it again to go on).
+budget of plugins check or bench ended first (run it again to go on); 130 and
+143 ended by Ctrl-C and SIGTERM.
 """
 
 

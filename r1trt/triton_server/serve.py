@@ -68,8 +68,8 @@ class ServedModel:
         url = f"http://{self.http}/v2/models/{self.name}"
         question = '"text_input": "What is the capital of France?", "chat": true, "max_tokens": 64'
         return [
-            f"curl -s {url}/generate -d '{{{question}}}'",
-            f"curl -sN {url}/generate_stream -d '{{{question}, \"stream\": true}}'",
+            f"curl -s {url}/generate -H 'Content-Type: application/json' -d '{{{question}}}'",
+            f"curl -sN {url}/generate_stream -H 'Content-Type: application/json' -d '{{{question}, \"stream\": true}}'",
             f"curl -s http://{self.metrics}/metrics | grep ^r1trt_",
         ]
 
