@@ -66,10 +66,11 @@ class ServedModel:
     def examples(self) -> list[str]:
         """Calls for a shell."""
         url = f"http://{self.http}/v2/models/{self.name}"
+        kind = "-H 'Content-Type: application/json'"
         question = '"text_input": "What is the capital of France?", "chat": true, "max_tokens": 64'
         return [
-            f"curl -s {url}/generate -H 'Content-Type: application/json' -d '{{{question}}}'",
-            f"curl -sN {url}/generate_stream -H 'Content-Type: application/json' -d '{{{question}, \"stream\": true}}'",
+            f"curl -s {url}/generate {kind} -d '{{{question}}}'",
+            f"curl -sN {url}/generate_stream {kind} -d '{{{question}, \"stream\": true}}'",
             f"curl -s http://{self.metrics}/metrics | grep ^r1trt_",
         ]
 
