@@ -31,7 +31,8 @@ def model_from_onnx_file(path: Path) -> ir.Model:
         raise ExportError("This is not a readable ONNX graph.", where=path, found=error) from error
     if not len(model.graph):
         raise ExportError("This ONNX graph has no nodes.", where=path)
-    if problems := list(_problems(model.graph)):
+    bodies = [function.graph for function in model.functions.values()]
+    if problems := [problem for graph in (model.graph, *bodies) for problem in _problems(graph)]:
         raise ExportError(
             "This ONNX graph is damaged.",
             where=path,

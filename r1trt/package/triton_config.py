@@ -118,7 +118,7 @@ def model_config_from_text(text: str, *, where: Path) -> TritonModelConfig:
     config: TritonModelConfig = triton_schema().ModelConfig()
     try:
         text_format.Parse(text, config)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError, RecursionError) as error:  # a number of no type, nesting
         raise ExportError(
             "Triton's schema refuses the model configuration.", where=where, found=error
         ) from error

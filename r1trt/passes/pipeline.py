@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from r1trt.arch import Backend
+from r1trt.errors import ExportError, R1TrtError
 from r1trt.lowerings.statistics import Statistic
 from r1trt.passes.add_probes import AddProbesPass, Probe
 from r1trt.passes.cancel_casts import CancelCastsPass
@@ -136,10 +138,32 @@ def run_passes(model: ir.Model, passes: Iterable[Pass], *, after_pass: AfterPass
         model: The graph; it is left as it is. Its weights are shared with the copy, unread.
         passes: In order.
         after_pass: Called with each pass's name and the graph behind it, for dumps.
+
+    Raises:
+        ExportError: The graph is damaged in a way that only a pass comes upon.
     """
-    result = model.clone()
+    with _damage_named("copying it"):
+        result = model.clone()
     for step in passes:
-        result = step(result).model
+        with _damage_named(type(step).__name__):
+            result = step(result).model
         if after_pass is not None:
             after_pass(type(step).__name__, result)
     return result
+
+
+@contextmanager
+def _damage_named(where: str) -> Iterator[None]:
+    """Makes ExportError of what a graph of another form raises: it may come from a damaged file."""
+    try:
+        yield
+    except (R1TrtError, MemoryError):
+        raise
+    except Exception as error:  # onnx-ir gives each of its errors a RuntimeError around it
+        cause = error.__cause__ or error
+        raise ExportError(
+            "The graph is not one that this program exports.",
+            where=where,
+            found=f"{type(cause).__name__}: {str(cause)[:500]}",
+            fix="export the checkpoint again with this version",
+        ) from error

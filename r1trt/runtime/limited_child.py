@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 LENGTH_BYTES = 8
 MOST_REPLY_BYTES = 1 << 26
+BYTES_PER_S = 1_000_000
+"""What a large request has more time for."""
 # The parent kills this process when a call's time is up; this ends it where there is no parent any more.
 _GRACE_S = 1.0
 
@@ -89,7 +91,7 @@ def main(kind: str, seconds: str, memory: str) -> None:
     program: Program | None = None
     _limit(int(memory))
     while (frame := _read(requests)) is not None:
-        signal.setitimer(signal.ITIMER_REAL, float(seconds) + _GRACE_S)
+        signal.setitimer(signal.ITIMER_REAL, float(seconds) + len(frame) / BYTES_PER_S + _GRACE_S)
         reply, program = _reply(make, program, frame)
         signal.setitimer(signal.ITIMER_REAL, 0)
         view = memoryview(len(reply).to_bytes(LENGTH_BYTES, "little") + reply)

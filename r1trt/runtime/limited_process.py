@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.lifetime.children import child_group
-from r1trt.runtime.limited_child import LENGTH_BYTES, MOST_REPLY_BYTES
+from r1trt.runtime.limited_child import BYTES_PER_S, LENGTH_BYTES, MOST_REPLY_BYTES
 
 _CHILD = "r1trt.runtime.limited_child"
 # For Python itself to start, on a machine where others work.
@@ -34,11 +34,11 @@ class Limits:
     """What a program may take.
 
     Attributes:
-        seconds: Of one call.
+        seconds: Of one call, and one more for each megabyte of it.
         memory: Bytes, all calls together.
     """
 
-    seconds: float = 10.0
+    seconds: float = 4.0
     memory: int = 512 * 10**6
 
 
@@ -110,7 +110,7 @@ class LimitedProcess:
 
     def _answer(self, frame: bytes, seconds: float) -> Any:
         assert self._child is not None
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds + len(frame) / BYTES_PER_S
         try:
             _write(self._child, frame)
             reply = json.loads(_read(self._child, deadline))

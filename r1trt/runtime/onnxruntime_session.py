@@ -93,13 +93,16 @@ class OnnxRuntimeSession:
         check_call(self.limits, self.rows, first_row, input_ids_BS, seq_len_B, past_len_B)
         binding = self._session.io_binding()
         arrays = {"input_ids": input_ids_BS, "seq_len": seq_len_B, "past_len": past_len_B}
-        for name, array in arrays.items():
-            if name in self._input_names:
-                binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        self._bind_caches(binding, first_row, len(input_ids_BS))
-        for name in self._outputs.values():
-            binding.bind_output(name)
-        self._execute(binding)
+        try:
+            for name, array in arrays.items():
+                if name in self._input_names:
+                    binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            self._bind_caches(binding, first_row, len(input_ids_BS))
+            for name in self._outputs.values():
+                binding.bind_output(name)
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise SessionError("ONNX Runtime failed at a call.", where=self._where, found=error) from error
         # Outputs come in the order of binding: the caches first.
         values = [value.numpy() for value in binding.get_outputs()[len(self._caches) :]]
         results: Outputs = dict(zip(self._outputs, values, strict=True))
@@ -134,12 +137,6 @@ class OnnxRuntimeSession:
             where = ("cpu", 0, np.float32, view.shape, view.ctypes.data)
             binding.bind_input(name, *where)
             binding.bind_output(cache_output(name), *where)
-
-    def _execute(self, binding: Any) -> None:
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise SessionError("ONNX Runtime failed at a call.", where=self._where, found=error) from error
 
     def _logits_shape(self) -> list[Any]:
         """`[B, S, V]` or `[B, V]`; empty where no logits are wanted, as when a graph measures something."""

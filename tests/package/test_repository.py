@@ -74,12 +74,14 @@ def test_limits_are_the_configurations_parameters(tmp_path: Path) -> None:
     assert parameters == {"rows": "3", "chunk_tokens": "8", "token_budget": "40", "max_queue": "5"}
 
 
-# What the server's interpreter provides, and each machine's own half, which is imported when it is needed.
+# What the server's interpreter provides, and each machine's own half, which is imported when it is needed,
+# as are programs with limits in their process.
 IMPORTS = """
 import sys, types
 sys.path.insert(0, sys.argv[1])
 sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
 import r1trt.frontends.triton.model, r1trt.runtime.onnxruntime_session, r1trt.runtime.tensorrt_session
+import r1trt.runtime.template_program, r1trt.runtime.tokenizer_program
 print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "r1trt"))
 """
 
