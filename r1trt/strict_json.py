@@ -31,40 +31,41 @@ def json_object_from_bytes(
         R1TrtError: Not UTF-8, not JSON, nested too deeply, with too many values, with a key given twice, with
             text that is not Unicode, or not an object.
     """
-
-    def refuse(problem: object) -> NoReturn:
-        raise error("invalid JSON", where=where, found=problem, expected="a JSON object in UTF-8", fix=_FIX)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            refuse(f"key {twice[:200]!r} twice")
-        return result
-
-    def no_constant(name: str) -> NoReturn:
-        refuse(f"{name}, which JSON does not have")
-
-    def finite(text: str) -> float:
-        value = float(text)
-        return value if math.isfinite(value) else refuse(f"{text[:200]}, beyond every number format")
-
-    most = sum(map(data.count, (b",", b"[", b"{")))
-    if most > max_values:
-        refuse(f"up to {most} values; at most {max_values} are read")
     try:
+        most = sum(map(data.count, (b",", b"[", b"{")))
+        if most > max_values:
+            raise ValueError(f"up to {most} values; at most {max_values} are read")
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant, parse_float=finite
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
         )
         if b"\\u" in data:
             _require_unicode(value)
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__}")
     except (ValueError, RecursionError) as cause:
         reason = "nested too deeply" if isinstance(cause, RecursionError) else cause
         raise error(
             "invalid JSON", where=where, found=reason, expected="a JSON object in UTF-8", fix=_FIX
         ) from cause
-    if not isinstance(value, dict):
-        refuse(f"a {type(value).__name__}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice[:200]!r} twice")
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which JSON does not have")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:200]}, beyond every number format")
     return value
 
 
