@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from r1trt.serving.fields import REQUEST_FIELDS
+
 _LEAST_BODY = 1 << 20
 _BYTES_A_TOKEN, _LEAST_TEXT = 64, 1 << 16
 """As a request's prompt is bounded (`r1trt.serving.call`)."""
 _ESCAPED = 6
 """JSON writes a character as six: \\u0041."""
+
+_INTEGERS = {"INT32": (-(2**31), 2**31 - 1), "INT64": (-(2**63), 2**63 - 1), "UINT64": (0, 2**64 - 1)}
 
 _MODEL = r"/v2/models/[^/?]+(/versions/[^/?]+)?"
 _READ = re.compile(rf"/v2(/health/(live|ready)|/models/stats|{_MODEL[3:]}(/(ready|config|stats))?)?/?(\?.*)?")
@@ -51,3 +55,16 @@ def allowed_methods(target: str) -> tuple[str, ...]:
     if _READ.fullmatch(target):
         return ("GET", "HEAD")
     return ("POST",) if target == _INDEX else ()
+
+
+def overflow(request: object) -> str | None:
+    """Which integer of a request to generate does not fit its type: the server would take its lowest bits."""
+    if not isinstance(request, dict):
+        return None
+    for field in REQUEST_FIELDS:
+        value = request.get(field.name)
+        if type(value) is int and field.dtype in _INTEGERS:
+            least, most = _INTEGERS[field.dtype]
+            if not least <= value <= most:
+                return f"{field.name} is out of range: {least} to {most} are taken."
+    return None

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import h11
 
-from r1trt.triton_server.door_limits import DoorLimits, allowed_methods
+from r1trt.triton_server.door_limits import DoorLimits, allowed_methods, overflow
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -286,6 +286,8 @@ def _require_plain_json(request: h11.Request, body: bytes, depth: int) -> None:
         raise RefusedError(400, f"The body is not JSON: {error}") from error
     if _depth_exceeds(value, depth):
         raise _too_deep(depth)
+    if problem := overflow(value):
+        raise RefusedError(400, problem)
 
 
 def _depth_exceeds(value: object, limit: int) -> bool:

@@ -15,7 +15,8 @@ from r1trt.serving.request import RequestError
 
 CAPACITY = 64
 NUMPY_TYPES = {
-    "STRING": np.object_, "BOOL": np.bool_, "INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64,
+    "STRING": np.object_, "BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32,
+    "UINT64": np.uint64,
 }  # fmt: skip
 
 

@@ -65,8 +65,9 @@ def test_json_is_taken_whatever_it_is_called(model: ServedModel, kind: str) -> N
         (b'{"text_input":' + b"[" * 65 + b"]" * 65 + b"}", 400, "nested more than 64"),
         (b"a=b&" * 200_000, 400, "not JSON"),
         (b"\xff\xfe", 400, "not JSON"),
+        (b'{"text_input": "a", "max_tokens": 4294967300}', 400, "max_tokens is out of range"),
     ],
-    ids=["4_MiB", "brackets", "nested", "form", "bytes"],
+    ids=["4_MiB", "brackets", "nested", "form", "bytes", "overflow"],
 )
 def test_what_would_end_the_server_does_not_reach_it(
     model: ServedModel, body: bytes, status: int, says: str
