@@ -91,7 +91,14 @@ def _mutate_place(document: Any, holder: Any, key: Any, random: Random, values: 
             holder[key] = copy.deepcopy(_any_of(document, random))
         case 4 if isinstance(value, int | float) and not isinstance(value, bool):
             holder[key] = random.choice(
-                (value + 1, value - 1, -value, value * 1000, float(value), str(value))
+                (
+                    value + 1,
+                    value - 1,
+                    -value,
+                    value * 1000,
+                    value / 2 if abs(value) < 1e300 else 0,
+                    str(value),
+                )
             )
         case 4 if isinstance(value, str) and value:
             cut = random.randrange(len(value))

@@ -126,11 +126,11 @@ def plan(path: Path, number: int) -> None:
 def scales(path: Path, _number: int) -> None:
     """Reads lists of scales, of the hash that the file has."""
     from r1trt.errors import PlanError
+    from r1trt.files import bytes_of_file
     from r1trt.precision.scales_file import read_scales
 
     file = path / "precision.scales.safetensors"
-    is_small = file.is_file() and file.stat().st_size < 1 << 20
-    known = hashlib.sha256(file.read_bytes()).hexdigest() if is_small else ""
+    known = hashlib.sha256(bytes_of_file(file, limit=1 << 20)).hexdigest()
     try:
         read_scales(path, file.name, known)
     except ValueError as error:  # which the reader of plans gathers

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from r1trt import files
 from r1trt.errors import CheckpointError, PlanError
 from r1trt.files import bytes_of_file, open_file, text_of_file
 
@@ -118,3 +120,12 @@ def test_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(CheckpointError, match="UTF-8"):
         text_of_file(path, limit=6)
+
+
+def test_the_documents_limits_are_the_programs() -> None:
+    text = (PACKAGE.parent / "docs" / "security.md").read_text(encoding="utf-8")
+    table = text.partition("## Sizes of files")[2].partition("\n\n`python")[0]
+    units = {"MiB": 1 << 20, "GiB": 1 << 30}
+    said = {int(n) * units[unit] for n, unit in re.findall(r"\| (\d+) ([MG]iB) \|", table)}
+    limits = {value for name, value in vars(files).items() if name.endswith("_BYTES")}
+    assert said == limits

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 def unfinished_length(text: str, wanted: Sequence[str]) -> int:
     """Characters at the end of a text that may become one of the texts wanted: those must be held back."""
-    return max((n for whole in wanted for n in range(1, len(whole)) if text.endswith(whole[:n])), default=0)
+    starts = ((n, whole) for whole in wanted for n in range(1, min(len(whole), len(text) + 1)))
+    return max((n for n, whole in starts if text.endswith(whole[:n])), default=0)
 
 
 class StopTexts:

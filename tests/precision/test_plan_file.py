@@ -154,3 +154,13 @@ def test_an_operator_has_one_activation_type(op: str) -> None:
     layer = LayerPrecision(op=op, input="bf16", output="fp32", reason="x")
     with pytest.raises(PlanError, match="one type for both"):
         replace(PLAN, layers={"layer": layer})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [" + "1," * 1_000_000 + "1]", "a: " + "1:" * 1_000_000 + "1", "a: " + "x" * 3000, "- " * 100_000],
+    ids=["many values", "a number of base 60", "a long value", "depth"],
+)
+def test_what_takes_a_parser_long_is_refused_early(text: str) -> None:
+    with pytest.raises(PlanError, match="not YAML"):
+        plan_from_yaml(text)
