@@ -11,7 +11,7 @@ from pathlib import Path
 from r1trt.errors import ExportError, R1TrtError
 from r1trt.files import GRAPH_BYTES, bytes_of_file
 
-# DeepSeek-R1: a million fields, without those of entries, and 90,000 tensors of a weight of 1.5 million in all.
+# DeepSeek-R1: a million fields, without those of entries, and 90,000 tensors, which weigh 1.5 million.
 MAX_FIELDS, MAX_WEIGHT = 4_000_000, 6_000_000
 MAX_DEPTH = 40
 _FIX = "make it again, or copy it again from where it was made"
