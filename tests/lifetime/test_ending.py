@@ -138,7 +138,12 @@ def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
 def _ended(program: str, target: Path, number: signal.Signals) -> tuple[int, str]:
     command = [sys.executable, "-c", program, str(target)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # The tests themselves may run under nohup.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
