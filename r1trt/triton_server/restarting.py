@@ -107,7 +107,7 @@ class RestartingServer:
         self._restarts = [moment for moment in self._restarts if now - moment < WINDOW_S]
         if len(self._restarts) == RESTARTS:
             raise ServerError(
-                f"{what} ended by itself for the {RESTARTS + 1}th time in {WINDOW_S / 60:.0f} minutes.",
+                f"{what} ended by itself, time {RESTARTS + 1} in {WINDOW_S / 60:.0f} minutes.",
                 where=self._config.log,
                 found=self._server.errors(),
                 fix="look for what kills it: most often the machine has too little memory for --rows",

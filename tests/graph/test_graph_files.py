@@ -44,3 +44,18 @@ def test_a_graph_without_nodes(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])), path)
     with pytest.raises(ExportError, match="no nodes"):
         model_from_onnx_file(path)
+
+
+def test_a_function_that_reads_what_nothing_makes_is_damaged(tmp_path: Path) -> None:
+    text = """
+<ir_version: 10, opset_import: ["": 24, "own": 1]>
+small (float[B] x) => (float[B] y) { y = own.F(x) }
+<domain: "own", opset_import: ["": 24]>
+F (a) => (b) { b = Identity(a) }
+"""
+    model = onnx.parser.parse_model(text)
+    model.functions[0].node[0].input[0] = "nope"
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match=r"damaged(.|\n)*reads 'nope', which nothing makes"):
+        model_from_onnx_file(path)

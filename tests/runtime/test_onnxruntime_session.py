@@ -228,3 +228,16 @@ def test_graphs_that_cannot_be_loaded(tmp_path: Path, content: bytes | None) -> 
         path.write_bytes(content)
     with pytest.raises(SessionError):
         OnnxRuntimeSession(path)
+
+
+def test_a_graph_without_the_output_of_a_cache_is_refused_at_a_call(tmp_path: Path) -> None:
+    path = small_graph.write_graph(tmp_path / "model.onnx", capacity=16)
+    model = onnx.load(path, load_external_data=False)
+    kept = [value for value in model.graph.output if not value.name.startswith("key_cache")]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    path.write_bytes(model.SerializeToString())
+    session = OnnxRuntimeSession(path)
+    session.reset(1)
+    with pytest.raises(SessionError, match="failed at a call"):
+        session.step(np.ones((1, 2), np.int64), np.array([2]), np.array([0]))

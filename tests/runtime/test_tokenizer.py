@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import AutoTokenizer
 
 from r1trt.errors import CheckpointError, ConfigError
+from r1trt.files import TEXT_BYTES
 from r1trt.runtime.chat_template import ChatTemplate
 from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 
@@ -231,3 +232,13 @@ def test_what_the_library_raises_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
         odd_tokenizer(tmp_path, model={"type": "no such model"})
     assert str(tmp_path / "tokenizer.json") in str(caught.value)
+
+
+def test_text_that_is_no_unicode_or_has_no_end_is_refused(directory: Path) -> None:
+    tokenizer = tokenizer_from_dir(directory)
+    with pytest.raises(ConfigError, match="not Unicode"):
+        tokenizer.encode("a\ud800")
+    with pytest.raises(ConfigError, match="not Unicode"):
+        tokenizer.encode_chat([{"role": "user", "content": "\udcff"}])
+    with pytest.raises(ConfigError, match="too long"):
+        tokenizer.encode("a" * (TEXT_BYTES + 1))
