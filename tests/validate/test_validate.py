@@ -269,7 +269,7 @@ def test_a_damaged_graph_is_an_error(typed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "build"
     shutil.copytree(typed, copy)
     (copy / "simulated.onnx").write_bytes(b"not a graph")
-    with pytest.raises(R1TrtError, match="cannot be read"):
+    with pytest.raises(R1TrtError, match="readable ONNX graph"):
         validated(copy)
 
 
