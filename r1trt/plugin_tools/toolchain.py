@@ -137,15 +137,18 @@ def _toolkit_root(nvcc: Path) -> Path:
     """The toolkit's folder as nvcc itself has it: `nvcc` may be a link to it, or a script that starts it."""
     command = [str(nvcc), "--dryrun", "-x", "cu", "-c", os.devnull]
     result = _run(command, check=False)
-    match = re.search(r"^#\$ TOP=(.+)$", result.stderr, re.MULTILINE)
-    if match is None and result.returncode != 0:
+    if match := re.search(r"^#\$ TOP=(.+)$", result.stderr, re.MULTILINE):
+        return Path(match[1]).resolve()
+    beside = nvcc.resolve().parents[1]
+    # It also fails where it finds no gcc, which another compiler replaces here.
+    if result.returncode != 0 and not (beside / "include").is_dir():
         raise BuildError(
             "nvcc does not run.",
             where=nvcc,
             found=result.stderr.strip()[-500:] or f"exit status {result.returncode}",
             fix="if it has no room for temporary files, set TMPDIR to a folder on another disk",
         )
-    return Path(match[1]).resolve() if match else nvcc.resolve().parents[1]
+    return beside
 
 
 def _first_line(command: list[str]) -> str:
