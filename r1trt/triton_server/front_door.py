@@ -36,7 +36,6 @@ class FrontDoor:
         self._config = config
         self._limits = limits
         self._stack = ExitStack()
-        self._loop = asyncio.new_event_loop()
         self.is_open = False
 
     def __enter__(self) -> FrontDoor:
@@ -52,6 +51,8 @@ class FrontDoor:
             # Through the descriptor, since a socket's path has at most 107 bytes.
             self._directory = os.open(config.sockets, os.O_PATH | os.O_DIRECTORY)
             stack.callback(os.close, self._directory)
+            # Last, since it is only closed by the thread that runs it.
+            self._loop = asyncio.new_event_loop()
             started = threading.Event()
             thread = threading.Thread(
                 target=self._run, args=(sockets, started), name="front-door", daemon=True
