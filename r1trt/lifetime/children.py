@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,8 @@ from types import TracebackType
 from r1trt.lifetime.ending import at_ending
 
 # The guard's parent ends at once, so that the guard is nobody's child, and it alone is left of the group.
-_GUARD = "trap '' TERM INT HUP; exec 3<&0 </dev/null; (read _ <&3; kill -KILL 0) &"
+_GUARD = "trap '' TERM INT HUP; exec 3<&0 </dev/null; (read _ <&3; kill -KILL 0) >/dev/null & echo $!"
+_GONE_S, _POLL_S = 1.0, 0.005
 
 
 class ChildGroup:
@@ -33,24 +35,32 @@ class ChildGroup:
             guard = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARD],
                 stdin=reading,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 process_group=0,
             )
         finally:
             os.close(reading)
-        guard.wait()
-        self.id = guard.pid
+        said, _ = guard.communicate()
+        self.id, self._guard = guard.pid, int(said)
         self._registered = at_ending(self.kill)
         self._registered.__enter__()
 
     def kill(self) -> None:
-        """Kills every process of the group, the guard as well."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.id, signal.SIGKILL)
+        """Kills every process of the group but the guard.
+
+        While this process ends its other threads go on, and may start one more child: that is the guard's,
+        once all of them are gone.
+        """
+        deadline = time.monotonic() + _GONE_S
+        while (members := _members(self.id) - {self._guard}) and time.monotonic() < deadline:
+            for pid in members:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(_POLL_S)
 
     def close(self) -> None:
-        """Kills the group; it cannot be used any more."""
+        """Kills the group, the guard as well; it cannot be used any more."""
         self.kill()
         os.close(self._open)
         self._registered.__exit__(None, None, None)
@@ -73,6 +83,19 @@ def child_group() -> int:
 @cache
 def _process_wide() -> ChildGroup:
     return ChildGroup()
+
+
+def _members(group: int) -> set[int]:
+    """The running processes of a process group."""
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return {pid for pid in pids if _group_of(pid) == group and is_alive(pid)}
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
 
 
 def children_of(pid: int) -> set[int]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,6 +27,19 @@ time.sleep(300)
 """
 
 
+# As a thread does that starts compilers and goes on while the process ends; the first child is a zombie then.
+LATE_PARENT = """
+import os, subprocess
+from r1trt.lifetime.children import ChildGroup
+group = ChildGroup()
+subprocess.Popen(["sleep", "300"], process_group=group.id)
+group.kill()
+subprocess.Popen(["sleep", "300"], process_group=group.id)
+print(group.id, flush=True)
+os._exit(0)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_grandchildren_end_with_the_process(number: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
@@ -34,6 +48,15 @@ def test_grandchildren_end_with_the_process(number: signal.Signals) -> None:
         _wait(lambda: len(members(group)) == 3)
         parent.send_signal(number)
         parent.wait(30)
+    _wait(lambda: members(group) == [])
+
+
+def test_no_child_that_is_started_at_the_end_is_left() -> None:
+    # To a file: the late child would keep a pipe open.
+    with tempfile.TemporaryFile("w+") as said:
+        subprocess.run([sys.executable, "-c", LATE_PARENT], stdout=said, timeout=60, check=True)
+        said.seek(0)
+        group = int(said.read())
     _wait(lambda: members(group) == [])
 
 
