@@ -101,7 +101,7 @@ def test_a_crash_names_the_signal_and_the_phase(tmp_path: Path) -> None:
     "content", [b"", b"\x00garbage" * 40, b"\x08\x0a"], ids=["empty", "garbage", "no graph"]
 )
 def test_a_file_that_is_no_model_is_called_that(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(BuildError, match="not an ONNX model|not a readable ONNX graph") as caught:
+    with pytest.raises(BuildError, match=r"not an ONNX model|not a readable ONNX graph") as caught:
         build_in_child(request_of(tmp_path, content), on_network=ignore)
     assert caught.value.details["where"] == "typed.onnx"
 
