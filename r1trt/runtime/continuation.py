@@ -75,16 +75,19 @@ class Continuation:
         """
         token = self._sampler.sample(logits_V[: self._vocab_size])
         self._left -= 1
-        text = "" if token in self._eos_ids else self._stop.push(self._stream.push(token))
-        visible = self._view.take_token(text, is_whole=not self._stop.is_undecided)
+        text = "" if token in self._eos_ids else self._stream.push(token)
+        if token in self._eos_ids or self._left <= 0:
+            text += self._stream.finish()
+        visible = self._view.take_token(self._stop.push(text), is_whole=not self._stop.is_undecided)
         reason = self._finish_reason(token)
         if reason is not None:
             visible += self.held_back()
         return Piece(token=token, text=visible, finish_reason=reason)
 
     def held_back(self) -> str:
-        """Text that might have become a stop text or a tag, for a sequence that is ended from outside."""
-        return self._view.finish(self._stop.finish())
+        """Text that might have become another, a stop text or a tag, for a sequence ended from outside."""
+        rest = "" if self._stop.found else self._stop.push(self._stream.finish()) + self._stop.finish()
+        return self._view.finish(rest)
 
     @property
     def thinking_tokens(self) -> int:

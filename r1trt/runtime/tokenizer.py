@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.files import TEXT_BYTES, TOKENIZER_BYTES, bytes_of_file
 from r1trt.runtime.chat_template import ChatTemplate, Message, chat_template_from_dir
+from r1trt.runtime.decode_stream import DecodeStream, stream_of_decoder, text_of_tokens
 from r1trt.runtime.limited_process import LimitedProcess, Limits
 from r1trt.runtime.thinking import TAGS, opens_thinking
 from r1trt.runtime.tokenizer_vetting import is_bounded
@@ -21,12 +22,6 @@ from r1trt.strict_json import json_object_from_file
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _PANIC = "PanicException"  # no Exception, so that nothing but its name tells it
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-# The stream decodes this many of the last tokens again at every step: enough that leading-space rules and
-# byte fallback see their context, few enough that a long text costs no more per token than a short one.
-_CONTEXT_TOKENS = 8
-
 # Enough for a tag that is spelled letter by letter, and the white space behind it.
 _TAG_TOKENS = 16
 
@@ -72,6 +67,11 @@ class TextTokenizer:
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         added = tokenizer.get_added_tokens_decoder().items()
         self._skipped = {index for index, token in added if token.special and token.content not in TAGS}
+
+    @property
+    def runs_apart(self) -> bool:
+        """Whether it runs in a process of its own, with limits."""
+        return self._process is not None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Returns token ids; by default with what the tokenizer puts around a text, for instance BOS.
@@ -121,38 +121,49 @@ class TextTokenizer:
         """Whether a prompt ends with the tag that opens the model's thinking."""
         return opens_thinking(self.decode(prompt_ids[-_TAG_TOKENS:], skip_special_tokens=False))
 
-    def stream(self) -> DecodeStream:
+    def stream(self) -> TextStream:
         """Starts to decode tokens one at a time."""
-        return DecodeStream(self)
+        decoder = self._tokenizer.decoder
+        state = None if decoder is None else decoder.__getstate__()
+        return TextStream(self._tokenizer, stream_of_decoder(state, self._text_of), self._skipped)
+
+    def _text_of(self, tokens: Sequence[str]) -> str:
+        with _its_own_errors("The tokenizer cannot write these tokens."):
+            if self._process is not None:
+                return str(self._process.call({"call": "join", "tokens": tokens}))
+            return text_of_tokens(self._tokenizer, tokens)
 
 
-class DecodeStream:
-    """Decodes one token at a time, and never gives out half a UTF-8 character.
+class TextStream:
+    """Decodes one token at a time; the pieces together are what decoding all tokens at once gives.
 
     Args:
         tokenizer: Whose tokens.
+        stream: What its decoder asks for.
+        skipped: Tokens that are not shown.
     """
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._window: list[int] = []
-        self._given = 0
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, stream: DecodeStream, skipped: Collection[int]
+    ) -> None:
+        self._tokenizer, self._stream, self._skipped = tokenizer, stream, skipped
 
     def push(self, token: int) -> str:
         """Takes a token and returns the text that is certain by now; empty inside a character.
 
-        Bytes at the very end that never became a character are never returned.
+        Raises:
+            CheckpointError: The tokenizer fails at these tokens.
         """
-        self._window.append(token)
-        text = self._tokenizer.decode(self._window)
-        # An incomplete character decodes to replacement characters at the end; more bytes may complete it.
-        certain = text.rstrip(_REPLACEMENT)
-        piece = certain[self._given :]
-        self._given = max(self._given, len(certain))
-        if certain == text and len(self._window) >= 2 * _CONTEXT_TOKENS:
-            self._window = self._window[-_CONTEXT_TOKENS:]
-            self._given = len(self._tokenizer.decode(self._window))
-        return piece
+        spelled = None if token in self._skipped else self._tokenizer.id_to_token(token)
+        return "" if spelled is None else self._stream.push(spelled)
+
+    def finish(self) -> str:
+        """Returns the rest of the text, in which bytes that never became a character are U+FFFD.
+
+        Raises:
+            CheckpointError: As `push`.
+        """
+        return self._stream.finish()
 
 
 def _require_text(text: str) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import tokenizers
 
+from r1trt.runtime.decode_stream import text_of_tokens
+
 MOST_CHARACTERS = 10_000_000
 
 
@@ -17,7 +19,7 @@ def tokenizer_program(setup: bytes) -> Callable[[dict[str, Any]], Any]:
         setup: Its tokenizer.json.
 
     Returns:
-        Answers requests: `{"call": "encode" | "decode", ...}`.
+        Answers requests: `{"call": "encode" | "decode" | "join", ...}`.
     """
     tokenizer = tokenizers.Tokenizer.from_buffer(setup)
     tokenizer.no_padding()
@@ -26,7 +28,10 @@ def tokenizer_program(setup: bytes) -> Callable[[dict[str, Any]], Any]:
     def answer(request: dict[str, Any]) -> Any:
         if request["call"] == "encode":
             return tokenizer.encode(request["text"], add_special_tokens=request["special"]).ids
-        text = tokenizer.decode(request["ids"], skip_special_tokens=False)
+        if request["call"] == "join":
+            text = text_of_tokens(tokenizer, request["tokens"])
+        else:
+            text = tokenizer.decode(request["ids"], skip_special_tokens=False)
         if len(text) > MOST_CHARACTERS:
             raise ValueError(f"it makes a text of {len(text)} characters")
         return text

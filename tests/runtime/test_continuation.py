@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import decoders
 from tokenizers.models import WordLevel
 
 from r1trt.errors import ConfigError
@@ -14,6 +15,7 @@ from r1trt.runtime.tokenizer import TextTokenizer
 
 WORDS = ("a", "b", "c", "<end>")
 EOS = 3
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 PADDED_VOCAB = 8
 
 
@@ -49,6 +51,35 @@ def test_a_sequence_that_is_ended_from_outside_gives_what_it_held_back() -> None
     sequence = continuation(stop=("b c",))
     text = "".join(piece.text for piece in run(sequence, [0, 1]))
     assert text + sequence.held_back() == "a b" and sequence.held_back() == ""
+
+
+BYTES = ("a", "<0xE4>", "<0xBD>", "<end>", "!")
+
+
+def continuation_of_bytes(*, max_new_tokens: int = 10, stop: tuple[str, ...] = ()) -> Continuation:
+    model = WordLevel({word: index for index, word in enumerate(BYTES)}, unk_token="a")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    loaded = TextTokenizer(tokenizer, special_tokens={}, chat_template=None, eos_ids=frozenset({EOS}))
+    return Continuation(loaded, sampling=SamplingConfig(), max_new_tokens=max_new_tokens, stop=stop)
+
+
+@pytest.mark.parametrize(("tokens", "limit"), [([0, 1, 2, EOS], 10), ([0, 1, 2], 3)], ids=["eos", "length"])
+def test_half_a_character_comes_with_the_end(tokens: list[int], limit: int) -> None:
+    assert [piece.text for piece in run(continuation_of_bytes(max_new_tokens=limit), tokens)][:2] == ["a", ""]
+    pieces = run(continuation_of_bytes(max_new_tokens=limit), tokens)
+    assert "".join(piece.text for piece in pieces) == "a" + 2 * REPLACEMENT
+    stopped = run(continuation_of_bytes(max_new_tokens=limit, stop=(REPLACEMENT,)), tokens)
+    assert "".join(piece.text for piece in stopped) == "a"
+
+
+def test_half_a_character_comes_when_it_is_ended_from_outside() -> None:
+    sequence = continuation_of_bytes()
+    run(sequence, [0, 1])
+    assert sequence.held_back() == REPLACEMENT and sequence.held_back() == ""
+    stopped = continuation_of_bytes(stop=("a!",))
+    run(stopped, [0, 4])
+    assert stopped.held_back() == ""
 
 
 def test_padding_of_the_vocabulary_is_never_chosen() -> None:

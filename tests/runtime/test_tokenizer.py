@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from tiny_checkpoints import write_tokenizer
-from tokenizers import Tokenizer, decoders, models
 from transformers import AutoTokenizer
 
 from r1trt.errors import CheckpointError, ConfigError
@@ -100,51 +99,6 @@ def test_the_sandbox_holds() -> None:
             ChatTemplate(attack, where=Path("t")).render(MESSAGES, special_tokens={})
     with pytest.raises(CheckpointError, match="not valid Jinja"):
         ChatTemplate("{% for %}", where=Path("t")).require_valid()
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_stream_gives_the_text_in_whole_characters(directory: Path, text: str) -> None:
-    tokenizer = tokenizer_from_dir(directory)
-    ids = tokenizer.encode(text)
-    stream = tokenizer.stream()
-    pieces = [stream.push(token) for token in ids]
-    assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces), pieces
-    assert "".join(pieces) == tokenizer.decode(ids)
-
-
-def test_stream_gives_bytes_that_never_become_a_character(directory: Path) -> None:
-    tokenizer = tokenizer_from_dir(directory)
-    llama = tokenizer.encode("🦙")
-    assert len(llama) == 4, "the tiny vocabulary spells it in bytes"
-    ids = [*llama[:2], *tokenizer.encode("ab"), *llama[:3]]
-    stream = tokenizer.stream()
-    pieces = [stream.push(token) for token in ids]
-    assert pieces[:2] == ["", ""]
-    whole = tokenizer.decode(ids)
-    assert "\N{REPLACEMENT CHARACTER}" in whole.rstrip("\N{REPLACEMENT CHARACTER}")
-    assert "".join(pieces) == whole.rstrip("\N{REPLACEMENT CHARACTER}"), "a half at the very end is left out"
-
-
-def test_stream_of_a_sentencepiece_style_tokenizer(tmp_path: Path) -> None:
-    """Word boundaries as U+2581, bytes as <0x..>, and the first word's space dropped."""
-    words = ["\u2581Hello", "\u2581world", "\u2581", "!", *(f"<0x{byte:02X}>" for byte in "🦙".encode())]
-    model = models.BPE({word: index for index, word in enumerate(words)}, [], byte_fallback=True)
-    tokenizer = Tokenizer(model)
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("\u2581", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(content=" ", left=1, right=0),
-        ]
-    )
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    ids = [0, 1, 3, 2, 4, 5, 6, 7] * 9 + [1]
-    loaded = tokenizer_from_dir(tmp_path)
-    stream = loaded.stream()
-    pieces = [stream.push(token) for token in ids]
-    assert pieces[:8] == ["Hello", " world", "!", " ", "", "", "", "🦙"]
-    assert "".join(pieces) == loaded.decode(ids)
 
 
 EOS_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], set[int]]] = {

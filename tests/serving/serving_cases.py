@@ -202,7 +202,8 @@ def run_alone(
         if stop.found or len(tokens) >= request.max_new_tokens:
             break
         ids = tokens[-1:]
-    return text + stop.finish(), tokens, logits
+    rest = "" if stop.found else stop.push(stream.finish()) + stop.finish()
+    return text + rest, tokens, logits
 
 
 def explain_difference(
