@@ -46,9 +46,19 @@ class ModelDirectory:
         return self.path / "special_tokens_map.json"
 
     @property
+    def added_tokens(self) -> Path:
+        """Added tokens and their ids, where the tokenizer's settings do not list them."""
+        return self.path / "added_tokens.json"
+
+    @property
     def chat_template(self) -> Path:
         """The chat template, where it is a file of its own."""
         return self.path / "chat_template.jinja"
+
+    @property
+    def additional_chat_templates(self) -> tuple[Path, ...]:
+        """Chat templates for other ends than conversations, as far as they are there."""
+        return tuple(sorted((self.path / "additional_chat_templates").glob("*.jinja")))
 
     @property
     def companions(self) -> tuple[Path, ...]:
@@ -63,7 +73,9 @@ class ModelDirectory:
             self.tokenizer,
             self.tokenizer_config,
             self.special_tokens,
+            self.added_tokens,
             self.chat_template,
+            *self.additional_chat_templates,
         )
         found = tuple(path for path in paths if path.is_file())
         for path in found:
@@ -91,4 +103,6 @@ class ModelDirectory:
     def copy_companions_to(self, directory: Path) -> None:
         """Copies them into another directory."""
         for path in self.companions:
-            copy_file(path, directory / path.name, limit=TOKENIZER_BYTES)
+            target = directory / path.relative_to(self.path)
+            target.parent.mkdir(exist_ok=True)
+            copy_file(path, target, limit=TOKENIZER_BYTES)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from r1trt.arch import LIBRARIES
 from r1trt.artifacts.build import BuildArtifact, BuildManifest
+from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import BuildError, ConfigError
 from r1trt.graph.load import model_from_onnx_file
 from r1trt.package.bundle_checks import require_finished, require_one_model
@@ -25,7 +26,7 @@ class EngineBundle:
         manifest: The first build's, with the engines of all.
         graph: The ONNX file that says what the engines' inputs and outputs are.
         engine_files: Files that the engines consist of; each keeps its name.
-        companions: The tokenizer's and the configuration's files; each keeps its name.
+        source: Where the tokenizer's and the configuration's files are.
         plugin_library: What TensorRT has to load first; None where the engines need no plugins or carry them.
         library: Package that the engines load with, as in `tensorrt-cu13`.
         library_version: Its version; None where the build does not say.
@@ -34,7 +35,7 @@ class EngineBundle:
     manifest: BuildManifest
     graph: Path
     engine_files: tuple[Path, ...]
-    companions: tuple[Path, ...]
+    source: ModelDirectory
     plugin_library: Path | None
     library: str
     library_version: str | None
@@ -48,7 +49,7 @@ class EngineBundle:
     def bytes(self) -> int:
         """Size of all files."""
         plugins = () if self.plugin_library is None else (self.plugin_library,)
-        return sum(path.stat().st_size for path in (*self.engine_files, *self.companions, *plugins))
+        return sum(path.stat().st_size for path in (*self.engine_files, *self.source.companions, *plugins))
 
 
 def bundle_from_builds(
@@ -82,7 +83,7 @@ def bundle_from_builds(
         ),
         graph=first.cpu_engine if backend == "onnxruntime" else first.typed_graph,
         engine_files=engine_files,
-        companions=first.companions,
+        source=first,
         plugin_library=plugin_library_for(builds, plugin_library, trust_plugins=trust_plugins),
         library=library,
         library_version=first.manifest.versions.get(library),

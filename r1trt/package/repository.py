@@ -95,8 +95,9 @@ def _write_model(directory: ServedModelDirectory, bundle: EngineBundle, limits: 
         return
     write_generation_model(directory, bundle.manifest, limits)
     directory.engine.mkdir()
-    for path in (*bundle.engine_files, *bundle.companions):
+    for path in bundle.engine_files:
         copy_file(path, directory.engine / path.name)
+    bundle.source.copy_companions_to(directory.engine)
     if library is not None:
         copy_file(library, directory.engine / LIBRARY_FILE)
     plugins = () if library is None else (LIBRARY_FILE,)

@@ -36,8 +36,7 @@ def write_scoring_model(directory: ServedModelDirectory, bundle: EngineBundle) -
     write_warmup_data(directory.warmup)
     for path in bundle.engine_files:
         copy_file(path, directory.version / path.name)
-    for path in bundle.companions:
-        copy_file(path, directory.tokenizer / path.name)
+    bundle.source.copy_companions_to(directory.tokenizer)
 
 
 def require_loadable(bundle: EngineBundle) -> None:

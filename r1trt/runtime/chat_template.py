@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from r1trt.files import TEMPLATE_BYTES, text_of_file
 from r1trt.runtime.limited_process import ForeignError, LimitedProcess, Limits
 
 Message = Mapping[str, Any]
+
+DEFAULT = "default"
 
 
 class ChatTemplate:
@@ -90,28 +93,71 @@ class ChatTemplate:
             ) from error
 
 
-def chat_template_from_dir(directory: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:
-    """A checkpoint's template: in `chat_template.jinja`, else `tokenizer_config.json`; None without one."""
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplates:
+    """The templates that a directory has, by name.
+
+    Attributes:
+        sources: Jinja texts.
+        where: The file that each comes from.
+    """
+
+    sources: Mapping[str, str]
+    where: Mapping[str, Path]
+
+    @property
+    def default(self) -> ChatTemplate | None:
+        """The one for conversations without tools; None where no one is called so."""
+        if DEFAULT not in self.sources:
+            return None
+        return ChatTemplate(self.sources[DEFAULT], where=self.where[DEFAULT])
+
+
+def chat_templates_from_dir(directory: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplates:
+    """A checkpoint's templates: files where there are any, else those in `tokenizer_config.json`.
+
+    Args:
+        directory: With `chat_template.jinja`, and others in `additional_chat_templates`.
+        tokenizer_config: `chat_template` in it is a text, or templates by name.
+
+    Raises:
+        CheckpointError: A file cannot be read, or what is listed are no templates.
+    """
     files = ModelDirectory(path=directory)
-    path = files.chat_template
-    if path.is_file():
-        return ChatTemplate(text_of_file(path, limit=TEMPLATE_BYTES), where=path)
-    template = tokenizer_config.get("chat_template")
-    if isinstance(template, list):
-        template = _default_of(template, files.tokenizer_config)
-    return ChatTemplate(template, where=files.tokenizer_config) if isinstance(template, str) else None
+    paths = {path.stem: path for path in files.additional_chat_templates}
+    if files.chat_template.is_file():
+        paths = {DEFAULT: files.chat_template} | paths
+    if paths:
+        texts = {name: text_of_file(path, limit=TEMPLATE_BYTES) for name, path in paths.items()}
+        return ChatTemplates(sources=texts, where=paths)
+    sources = _named(tokenizer_config.get("chat_template"), files.tokenizer_config)
+    return ChatTemplates(sources=sources, where=dict.fromkeys(sources, files.tokenizer_config))
 
 
-def _default_of(templates: Sequence[Any], where: Path) -> Any:
-    """The template called `default` of a list of named ones; None where no one is called so."""
-    named = {}
-    for entry in templates:
-        if not isinstance(entry, Mapping) or not {"name", "template"} <= entry.keys():
-            raise CheckpointError(
-                "chat_template is not a list of named templates.",
-                where=where,
-                found=repr(entry)[:200],
-                expected='{"name": "default", "template": "..."} each',
-            )
-        named[str(entry["name"])] = entry["template"]
-    return named.get("default")
+def _named(value: Any, where: Path) -> dict[str, str]:
+    """The templates of a configuration: one text, a list of named ones, or a dictionary."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {DEFAULT: value}
+    entries = value if isinstance(value, list) else [value]
+    named = value if isinstance(value, Mapping) else dict(_pair(entry, where) for entry in entries)
+    for name, template in named.items():
+        if not isinstance(template, str):
+            raise _no_templates(where, {name: template})
+    return dict(named)
+
+
+def _pair(entry: Any, where: Path) -> tuple[str, Any]:
+    if not isinstance(entry, Mapping) or not {"name", "template"} <= entry.keys():
+        raise _no_templates(where, entry)
+    return str(entry["name"]), entry["template"]
+
+
+def _no_templates(where: Path, found: Any) -> CheckpointError:
+    return CheckpointError(
+        "chat_template is no template, and no list of named ones.",
+        where=where,
+        found=repr(found)[:200],
+        expected='Jinja text, {"default": "..."}, or {"name": "default", "template": "..."} in a list',
+    )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,17 @@ import tokenizers
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.files import TEXT_BYTES, TOKENIZER_BYTES, bytes_of_file
-from r1trt.runtime.chat_template import ChatTemplate, Message, chat_template_from_dir
+from r1trt.runtime.added_tokens import AddedTokens, added_tokens_from_documents
+from r1trt.runtime.chat_template import ChatTemplate, Message, chat_templates_from_dir
 from r1trt.runtime.decode_stream import DecodeStream, stream_of_decoder, text_of_tokens
 from r1trt.runtime.limited_process import LimitedProcess, Limits
 from r1trt.runtime.thinking import TAGS, opens_thinking
+from r1trt.runtime.tokenizer_errors import tokenizer_errors, without_stderr
 from r1trt.runtime.tokenizer_vetting import is_bounded
 from r1trt.strict_json import json_object_from_file
 
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_PANIC = "PanicException"  # no Exception, so that nothing but its name tells it
 # Enough for a tag that is spelled letter by letter, and the white space behind it.
 _TAG_TOKENS = 16
-
-
-@contextmanager
-def _its_own_errors(message: str, where: Path | None = None) -> Iterator[None]:
-    """Makes CheckpointError of what the tokenizers library raises: bare Exception, and Rust's panics."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
-            raise
-        raise CheckpointError(
-            message, where=where, found=error, fix="take the tokenizer.json of the model's publisher"
-        ) from error
 
 
 class TextTokenizer:
@@ -45,7 +30,8 @@ class TextTokenizer:
     Args:
         tokenizer: The tokenizer.
         special_tokens: Special tokens by the names of `tokenizer_config.json`.
-        chat_template: None where the model has none.
+        chat_template: None where the model has none, or several and no default.
+        template_names: Names of all templates.
         eos_ids: Tokens that end generation.
         process: Where it runs, unless in this process.
     """
@@ -57,11 +43,13 @@ class TextTokenizer:
         special_tokens: Mapping[str, str],
         chat_template: ChatTemplate | None,
         eos_ids: frozenset[int],
+        template_names: Collection[str] = (),
         process: LimitedProcess | None = None,
     ) -> None:
         self._tokenizer, self._process = tokenizer, process
         self.special_tokens = dict(special_tokens)
         self.chat_template = chat_template
+        self._template_names = sorted(template_names)
         self.eos_ids = eos_ids
         # Not the number of tokens: ids may have gaps. A model's vocabulary is often padded beyond.
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -81,7 +69,7 @@ class TextTokenizer:
             ConfigError: The text is not Unicode, or longer than any prompt.
         """
         _require_text(text)
-        with _its_own_errors("The tokenizer cannot read this text."):
+        with tokenizer_errors("The tokenizer cannot read this text."):
             if self._process is not None:
                 request = {"call": "encode", "text": text, "special": add_special_tokens}
                 return list(self._process.call(request))
@@ -96,11 +84,7 @@ class TextTokenizer:
             ConfigError: The model has no chat template, or the template refuses the messages.
         """
         if self.chat_template is None:
-            raise ConfigError(
-                "The model has no chat template.",
-                expected="chat_template.jinja, or chat_template in tokenizer_config.json",
-                fix="pass the prompt as raw text",
-            )
+            raise self._no_template()
         for message in messages:
             _require_text("".join(value for value in message.values() if isinstance(value, str)))
         # The template writes the special tokens itself.
@@ -109,10 +93,29 @@ class TextTokenizer:
         )
         return self.encode(text, add_special_tokens=False)
 
+    @property
+    def is_raw(self) -> bool:
+        """The model has no chat templates at all, so that prompts are texts to go on with."""
+        return self.chat_template is None and not self._template_names
+
+    def _no_template(self) -> ConfigError:
+        if self._template_names:
+            return ConfigError(
+                "The model has several chat templates, and none is the default.",
+                found=", ".join(self._template_names),
+                expected="one that is called default",
+                fix="put the one that is meant into chat_template.jinja, or pass the prompt as raw text",
+            )
+        return ConfigError(
+            "The model has no chat template.",
+            expected="chat_template.jinja, or chat_template in tokenizer_config.json",
+            fix="pass the prompt as raw text",
+        )
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Returns the text of token ids; tags of thinking are text, even where they are special tokens."""
         shown = [token for token in ids if token not in self._skipped] if skip_special_tokens else list(ids)
-        with _its_own_errors("The tokenizer cannot write these tokens."):
+        with tokenizer_errors("The tokenizer cannot write these tokens."):
             if self._process is not None:
                 return str(self._process.call({"call": "decode", "ids": shown}))
             return str(self._tokenizer.decode(shown, skip_special_tokens=False))
@@ -128,7 +131,7 @@ class TextTokenizer:
         return TextStream(self._tokenizer, stream_of_decoder(state, self._text_of), self._skipped)
 
     def _text_of(self, tokens: Sequence[str]) -> str:
-        with _its_own_errors("The tokenizer cannot write these tokens."):
+        with tokenizer_errors("The tokenizer cannot write these tokens."):
             if self._process is not None:
                 return str(self._process.call({"call": "join", "tokens": tokens}))
             return text_of_tokens(self._tokenizer, tokens)
@@ -202,14 +205,19 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
         )
     tokenizer_config = _json_object(files.tokenizer_config)
     # First, since its process starts while the tokenizer is read.
-    template = chat_template_from_dir(directory, tokenizer_config)
+    templates = chat_templates_from_dir(directory, tokenizer_config)
+    template = templates.default
     data = bytes_of_file(path, limit=TOKENIZER_BYTES)
-    with _its_own_errors("The tokenizer cannot be read.", where=path), _without_stderr():
+    with tokenizer_errors("The tokenizer cannot be read.", where=path), without_stderr():
         tokenizer = tokenizers.Tokenizer.from_buffer(data)
     # A file may carry padding or truncation from training, which would change prompts silently.
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    special_tokens = _special_tokens(tokenizer_config, _json_object(files.special_tokens))
+    tokens = added_tokens_of(files, tokenizer, tokenizer_config)
+    with tokenizer_errors("The tokenizer does not take its added tokens.", where=path), without_stderr():
+        tokens.add_to(tokenizer)
+        process = None if is_bounded(tokenizer) else _process_of(tokenizer)
+    special_tokens = tokens.texts_by_name
     if template is not None:
         template.require_valid()
     return TextTokenizer(
@@ -217,53 +225,52 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
         special_tokens=special_tokens,
         chat_template=template,
         eos_ids=_eos_ids(files, tokenizer, special_tokens),
-        process=None if is_bounded(tokenizer) else LimitedProcess("tokenizer", data, Limits()),
+        template_names=templates.sources,
+        process=process,
     )
+
+
+def added_tokens_of(
+    files: ModelDirectory, tokenizer: tokenizers.Tokenizer, tokenizer_config: Mapping[str, Any]
+) -> AddedTokens:
+    """What the files beside a tokenizer.json name.
+
+    Args:
+        files: Where they are.
+        tokenizer: As tokenizer.json has it.
+        tokenizer_config: The content of tokenizer_config.json.
+
+    Raises:
+        CheckpointError: One of them is damaged.
+    """
+    return added_tokens_from_documents(
+        tokenizer_config,
+        _json_object(files.special_tokens),
+        _json_object(files.added_tokens),
+        tokenizer,
+        where=files.tokenizer_config,
+    )
+
+
+def _process_of(tokenizer: tokenizers.Tokenizer) -> LimitedProcess:
+    return LimitedProcess("tokenizer", tokenizer.to_str().encode(), Limits())
 
 
 def _json_object(path: Path) -> dict[str, Any]:
     return json_object_from_file(path) if path.is_file() else {}
 
 
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Keeps what Rust prints of its own panics from the terminal: the error says it."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed: there is nothing to keep it from
-        yield
-        return
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _special_tokens(tokenizer_config: Mapping[str, Any], tokens_map: Mapping[str, Any]) -> dict[str, str]:
-    """Names to texts; `tokenizer_config.json` wins. A token is a string or an AddedToken's dictionary."""
-    tokens = {}
-    for name in _SPECIAL_TOKENS:
-        value = tokenizer_config.get(name) or tokens_map.get(name)
-        text = value.get("content") if isinstance(value, dict) else value
-        if isinstance(text, str):
-            tokens[name] = text
-    return tokens
-
-
 def _eos_ids(
     files: ModelDirectory, tokenizer: tokenizers.Tokenizer, special_tokens: Mapping[str, str]
 ) -> frozenset[int]:
-    """The ids that end generation: the generation config's, else the model config's, else the tokenizer's."""
+    """The ids that end generation: the tokenizer's, with the generation config's, else the model config's."""
+    token = tokenizer.token_to_id(special_tokens.get("eos_token", ""))
+    own = frozenset() if token is None else frozenset({token})
     for path in (files.generation_config, files.config):
         value = _json_object(path).get("eos_token_id")
-        if isinstance(value, int):
-            return frozenset({value})
-        if isinstance(value, list) and value:
-            if not all(isinstance(token, int) for token in value):
+        ids = [value] if isinstance(value, int) else value
+        if isinstance(ids, list) and ids:
+            if not all(isinstance(token, int) for token in ids):
                 raise CheckpointError("eos_token_id lists what is not a token id.", where=path, found=value)
-            return frozenset(value)
-    token = tokenizer.token_to_id(special_tokens.get("eos_token", ""))
-    return frozenset() if token is None else frozenset({token})
+            return own | frozenset(ids)
+    return own

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from r1trt.errors import CheckpointError, ConfigError, R1TrtError
-from r1trt.runtime.chat_template import ChatTemplate, chat_template_from_dir
+from r1trt.runtime.chat_template import ChatTemplate, chat_templates_from_dir
 from r1trt.runtime.limited_process import Limits
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -84,13 +84,23 @@ def test_text_that_is_not_unicode() -> None:
         ChatTemplate("{{ '\\ud800' }}", where=Path("t")).render(MESSAGES, special_tokens={})
 
 
-@pytest.mark.parametrize("templates", [[1], [{"name": "default"}], [{"template": "x"}]], ids=str)
-def test_named_templates_need_a_name_and_a_template(templates: list[Any], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="not a list of named templates"):
-        chat_template_from_dir(tmp_path, {"chat_template": templates})
+NO_TEMPLATES = [
+    1,
+    [1],
+    [{"name": "default"}],
+    [{"template": "x"}],
+    {"default": 1},
+    [{"name": "a", "template": []}],
+]
+
+
+@pytest.mark.parametrize("templates", NO_TEMPLATES, ids=str)
+def test_named_templates_need_a_name_and_a_template(templates: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no template, and no list of named ones"):
+        chat_templates_from_dir(tmp_path, {"chat_template": templates})
 
 
 def test_a_template_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xee")
     with pytest.raises(CheckpointError, match="not text in UTF-8"):
-        chat_template_from_dir(tmp_path, {})
+        chat_templates_from_dir(tmp_path, {})

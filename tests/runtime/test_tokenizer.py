@@ -36,6 +36,21 @@ TEMPLATES = {
     "date": "{{ strftime_now('%Y') }}",
 }
 
+RAG = "additional_chat_templates/rag.jinja"
+# Files, and what tokenizer_config.json says beside them.
+FORMS: dict[str, Callable[[str], tuple[dict[str, str], Any]]] = {
+    "a file": lambda template: ({"chat_template.jinja": template, RAG: "wrong"}, None),
+    "a file wins": lambda template: ({"chat_template.jinja": template}, "wrong"),
+    "files win": lambda template: (
+        {RAG: "wrong", "additional_chat_templates/default.jinja": template}, {"default": "wrong"}
+    ),
+    "text": lambda template: ({}, template),
+    "list": lambda template: (
+        {}, [{"name": "rag", "template": "wrong"}, {"name": "default", "template": template}]
+    ),
+    "dictionary": lambda template: ({}, {"tool_use": "wrong", "default": template}),
+}  # fmt: skip
+
 TEXTS = [
     "plain words",
     " leading and trailing ",
@@ -53,7 +68,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", ["chat_template.jinja", "tokenizer_config.json", "named"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", TEMPLATES)
 def test_chat_template_equals_transformers(tmp_path: Path, directory: Path, case: str, form: str) -> None:
     for file in directory.iterdir():
@@ -71,14 +86,34 @@ def test_chat_template_equals_transformers(tmp_path: Path, directory: Path, case
 
 def _put_template(directory: Path, template: str, form: str) -> None:
     (directory / "chat_template.jinja").unlink(missing_ok=True)
-    if form == "chat_template.jinja":
-        (directory / form).write_text(template, encoding="utf-8")
-        return
-    path = directory / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    named = [{"name": "rag", "template": "wrong"}, {"name": "default", "template": template}]
-    config["chat_template"] = named if form == "named" else template
-    path.write_text(json.dumps(config), encoding="utf-8")
+    config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    files, config["chat_template"] = FORMS[form](template)
+    (directory / "additional_chat_templates").mkdir()
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def test_templates_without_a_default(tmp_path: Path, directory: Path) -> None:
+    """They are seen: a conversation is refused with their names, not sent as raw text."""
+    for file in directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    _put_template(tmp_path, "x", "a file")
+    (tmp_path / "chat_template.jinja").unlink()
+    tokenizer = tokenizer_from_dir(tmp_path)
+    assert tokenizer.chat_template is None and not tokenizer.is_raw
+    with pytest.raises(ConfigError, match="several chat templates") as caught:
+        tokenizer.encode_chat(MESSAGES)
+    assert caught.value.details["found"] == "rag"
+
+
+def test_a_model_without_templates(tmp_path: Path, directory: Path) -> None:
+    for file in directory.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tokenizer = tokenizer_from_dir(tmp_path)
+    assert tokenizer.is_raw
+    with pytest.raises(ConfigError, match="no chat template"):
+        tokenizer.encode_chat(MESSAGES)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -103,8 +138,8 @@ def test_the_sandbox_holds() -> None:
 
 EOS_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], set[int]]] = {
     "tokenizer only": ({}, {}, {1}),
-    "config": ({"eos_token_id": 7}, {}, {7}),
-    "generation config wins": ({"eos_token_id": 7}, {"eos_token_id": [3, 4]}, {3, 4}),
+    "config": ({"eos_token_id": 7}, {}, {1, 7}),
+    "generation config wins": ({"eos_token_id": 7}, {"eos_token_id": [3, 4]}, {1, 3, 4}),
     "null is no id": ({"eos_token_id": None}, {"eos_token_id": None}, {1}),
 }
 

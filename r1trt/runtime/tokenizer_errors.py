@@ -1,0 +1,42 @@
+"""What the tokenizers library raises, made into errors of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from r1trt.errors import CheckpointError
+
+_PANIC = "PanicException"  # no Exception, so that nothing but its name tells it
+
+
+@contextmanager
+def tokenizer_errors(message: str, where: Path | None = None) -> Iterator[None]:
+    """Makes CheckpointError of what the tokenizers library raises: bare Exception, and Rust's panics."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        raise CheckpointError(
+            message, where=where, found=error, fix="take the tokenizer.json of the model's publisher"
+        ) from error
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Keeps what Rust prints of its own panics from the terminal: the error says it."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: there is nothing to keep it from
+        yield
+        return
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
