@@ -39,7 +39,7 @@ from serving_contenders import (
 from serving_report import markdown, medians, plot, ratios, same_answers
 
 from r1trt.cache import cache_directory
-from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.triton_server.environment import SERVER_PACKAGE
 
 REPOSITORY = Path(__file__).resolve().parent.parent

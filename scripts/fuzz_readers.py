@@ -80,7 +80,7 @@ def checkpoint(path: Path, number: int) -> None:
 
 def tokenizer(path: Path, _number: int) -> None:
     """Loads a directory's tokenizer, and uses it."""
-    from r1trt.runtime.tokenizer import tokenizer_from_dir
+    from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
     loaded = tokenizer_from_dir(path)
     for text in TEXTS:
@@ -211,7 +211,7 @@ _TOKENIZERS: dict[Path, Any] = {}
 
 def _tokenizer_of_corpus(path: Path) -> Any:
     """The corpus's own tokenizer, loaded once; `path` has a link to the corpus."""
-    from r1trt.runtime.tokenizer import tokenizer_from_dir
+    from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
     corpus = (path / "export").resolve()
     if corpus not in _TOKENIZERS:

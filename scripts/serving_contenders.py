@@ -21,7 +21,7 @@ from r1trt.runtime.continuation import Continuation
 from r1trt.runtime.generation import Generation
 from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.sampling import SamplingConfig
-from r1trt.runtime.tokenizer import TextTokenizer
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
 from r1trt.triton_server.serve import ServeConfig, served_model
 
 CAPACITY = 512

@@ -16,6 +16,7 @@ STRUCTURE = REPOSITORY / "docs" / "structure.md"
 FOLDERS = (
     ".",
     "artifacts",
+    "tokenizer",
     "config",
     "families",
     "checkpoint",

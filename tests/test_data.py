@@ -9,7 +9,7 @@ import pytest
 import r1trt.data
 from r1trt.data import CALIBRATION, HELDOUT
 from r1trt.runtime.prompts import documents_from_file, token_ids
-from r1trt.runtime.tokenizer import tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
 MIN_TOKENS = 6000
 

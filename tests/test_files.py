@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "r1trt"
 # Modules that open or parse files otherwise, and why each of them may.
 MAY = {
     "files.py": "is the one that does",
-    "runtime/limited_child.py": "/proc of itself",
+    "tokenizer/limited_child.py": "/proc of itself",
     "lifetime/identity.py": "/proc of a process",
     "lifetime/children.py": "/proc of a process",
     "estimate/machine.py": "/proc and /sys of this machine",

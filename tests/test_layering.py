@@ -27,6 +27,7 @@ ORDER = (
     "cuda_driver",
     "data",
     "artifacts",
+    "tokenizer",
     "config",
     "rope",
     "families",

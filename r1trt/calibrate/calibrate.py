@@ -20,7 +20,7 @@ from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
 from r1trt.runtime.prompts import documents_from_file, encoded_documents
-from r1trt.runtime.tokenizer import tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import click
 
 from r1trt.cli.options import engine_argument, json_option, trust_plugins_option
 from r1trt.cli.output import print_result
-from r1trt.runtime.thinking import THINKING_MODES
+from r1trt.tokenizer.thinking import THINKING_MODES
 
 if TYPE_CHECKING:
     from r1trt.runtime.generation import GenerationStatistics

@@ -1,1 +1,1 @@
-"""Running what the toolchain makes: sessions that keep the KV cache, tokenizer, sampling, generation."""
+"""Running what the toolchain makes: sessions that keep the KV cache, sampling, generation."""

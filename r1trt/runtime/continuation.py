@@ -11,9 +11,9 @@ from typing import Literal
 
 from r1trt.runtime.sampling import Sampler, SamplingConfig
 from r1trt.runtime.session import Float32Array
-from r1trt.runtime.stop_texts import StopTexts
-from r1trt.runtime.thinking import ThinkingMode, ThinkingView
-from r1trt.runtime.tokenizer import TextTokenizer
+from r1trt.tokenizer.stop_texts import StopTexts
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
+from r1trt.tokenizer.thinking import ThinkingMode, ThinkingView
 
 FinishReason = Literal["eos", "stop", "length", "capacity"]
 """End-of-sequence token, a stop text, as many tokens as were asked for, or a full KV cache."""

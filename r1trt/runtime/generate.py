@@ -14,8 +14,8 @@ from r1trt.runtime.continuation import Continuation
 from r1trt.runtime.generation import Generation
 from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.sampling import SamplingConfig
-from r1trt.runtime.thinking import ThinkingMode, check_thinking_mode
-from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
+from r1trt.tokenizer.thinking import ThinkingMode, check_thinking_mode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from r1trt.errors import ConfigError
 from r1trt.files import TEXT_BYTES, text_of_file
-from r1trt.runtime.chat_template import Message
-from r1trt.runtime.tokenizer import TextTokenizer
+from r1trt.tokenizer.chat_template import Message
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 FORMS = '{"text": "..."}, {"prompt": "..."} or {"messages": [{"role": "...", "content": "..."}, ...]} a line'
 

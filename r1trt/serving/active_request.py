@@ -6,8 +6,8 @@ import time
 
 from r1trt.runtime.continuation import Continuation
 from r1trt.runtime.session import Float32Array
-from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving.request import Client, GenerationRequest, RequestEvent
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 
 class ActiveRequest:

@@ -9,9 +9,9 @@ from typing import Any
 
 from r1trt.errors import ConfigError
 from r1trt.runtime.sampling import SamplingConfig
-from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving.fields import DEFAULT_MAX_TOKENS
 from r1trt.serving.request import GenerationRequest, RequestError
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 # Far more than a token stands for on average: what is longer cannot fit, and is not worth finding out.
 LEAST_PROMPT_BYTES, BYTES_OF_TOKEN = 1 << 16, 64

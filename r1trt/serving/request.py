@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from r1trt.errors import R1TrtError
 from r1trt.runtime.continuation import FinishReason
 from r1trt.runtime.sampling import SamplingConfig
-from r1trt.runtime.thinking import ThinkingMode, check_thinking_mode
+from r1trt.tokenizer.thinking import ThinkingMode, check_thinking_mode
 
 MAX_STOP_TEXTS, MAX_STOP_CHARACTERS = 16, 1000
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from r1trt.errors import ConfigError, R1TrtError
 from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_logits
-from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
 from r1trt.serving.config import SchedulerConfig
@@ -31,6 +30,7 @@ from r1trt.serving.request import (
     RequestEvent,
 )
 from r1trt.serving.row_table import RowTable
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 
 class Scheduler:

@@ -23,7 +23,7 @@ from r1trt.precision.plan_file import load_plan
 from r1trt.precision.rules import THRESHOLDS
 from r1trt.progress import Progress, ignore
 from r1trt.runtime.prompts import documents_from_file, encoded_documents
-from r1trt.runtime.tokenizer import tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 from r1trt.validate.config import ValidateConfig
 from r1trt.validate.facts import facts_of_validation
 from r1trt.validate.page import save_report

@@ -21,7 +21,7 @@ from r1trt.graph.quantize import fp8_from_float
 from r1trt.model import load_checkpoint
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
-from r1trt.runtime.tokenizer import tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
 TOKENS, CHUNK = 300, 64
 TEXT = "The cat sat on the mat, and 17 other things happened on 3 May. " * 40

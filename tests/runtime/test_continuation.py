@@ -11,7 +11,7 @@ from tokenizers.models import WordLevel
 from r1trt.errors import ConfigError
 from r1trt.runtime.continuation import Continuation, Piece
 from r1trt.runtime.sampling import SamplingConfig
-from r1trt.runtime.tokenizer import TextTokenizer
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 WORDS = ("a", "b", "c", "<end>")
 EOS = 3

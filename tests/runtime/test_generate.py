@@ -14,7 +14,7 @@ from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.runtime.generate import GenerateConfig, generate
 from r1trt.runtime.generation import Generation
 from r1trt.runtime.session import SessionError
-from r1trt.runtime.stop_texts import StopTexts
+from r1trt.tokenizer.stop_texts import StopTexts
 
 CAPACITY = 64
 PROMPT = "Every function writes"

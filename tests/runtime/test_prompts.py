@@ -11,7 +11,7 @@ from tiny_checkpoints import write_tokenizer
 
 from r1trt.errors import ConfigError
 from r1trt.runtime.prompts import Document, documents_from_file, encoded_documents, token_ids
-from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Ho"}

@@ -19,12 +19,12 @@ from r1trt.runtime.session import (
     SessionLimits,
     last_token_logits,
 )
-from r1trt.runtime.stop_texts import StopTexts
-from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving.config import SchedulerConfig
 from r1trt.serving.metrics import RecordedMetrics
 from r1trt.serving.request import Client, GenerationRequest, RequestEvent
 from r1trt.serving.scheduler import Scheduler
+from r1trt.tokenizer.stop_texts import StopTexts
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 NEAR_TIE = 1e-3
 """Two candidates' logits this close may change places where the order of sums changes."""

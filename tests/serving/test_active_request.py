@@ -7,10 +7,10 @@ import pytest
 import tokenizers
 from tokenizers.models import WordLevel
 
-from r1trt.runtime.thinking import ThinkingMode
-from r1trt.runtime.tokenizer import TextTokenizer
 from r1trt.serving.active_request import ActiveRequest
 from r1trt.serving.request import Client, GenerationRequest
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
+from r1trt.tokenizer.thinking import ThinkingMode
 
 WORDS = ("question", "<think>", "</think>", "hm", "four", "<end>")
 

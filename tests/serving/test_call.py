@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from r1trt.frontends.triton.tensors import values_from_tensors
-from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.serving.call import Call, call_from_values, most_prompt_bytes
 from r1trt.serving.fields import DEFAULT_MAX_TOKENS, REQUEST_FIELDS
 from r1trt.serving.request import RequestError
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 CAPACITY = 64
 NUMPY_TYPES = {

@@ -13,10 +13,10 @@ from tiny_checkpoints import write_deepseek
 
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.runtime.session import Session, SessionError
-from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.serving import metrics as m
 from r1trt.serving.request import CancelledError, Client, GenerationRequest, QueueFullError, RequestError
 from r1trt.serving.session import serving_session
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 ROWS, CAPACITY = 4, 64
 

@@ -8,13 +8,13 @@ import pytest
 from serving_cases import Answer, FailingSession
 
 from r1trt.runtime.session import Session
-from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.serving.config import SchedulerConfig
 from r1trt.serving.metrics import RecordedMetrics
 from r1trt.serving.request import CancelledError, Client, GenerationRequest, RequestEvent
 from r1trt.serving.scheduler import Scheduler
 from r1trt.serving.scheduler_thread import SchedulerError, SchedulerThread
 from r1trt.serving.session import serving_session
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 PATIENCE_S = 300
 

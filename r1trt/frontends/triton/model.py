@@ -14,7 +14,6 @@ from r1trt.frontends.triton.orphan import exit_without_server
 from r1trt.frontends.triton.responses import ResponseWriter, error_response
 from r1trt.frontends.triton.tensors import values_from_tensors
 from r1trt.frontends.triton.triton_metrics import TritonMetrics
-from r1trt.runtime.tokenizer import tokenizer_from_dir
 from r1trt.serving.call import call_from_values
 from r1trt.serving.config import ServingConfig
 from r1trt.serving.fields import REQUEST_FIELDS
@@ -23,6 +22,7 @@ from r1trt.serving.request import Client
 from r1trt.serving.scheduler import Scheduler
 from r1trt.serving.scheduler_thread import SchedulerThread
 from r1trt.serving.session import serving_session
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
 
 class TritonPythonModel:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.lifetime.children import child_group
-from r1trt.runtime.limited_child import BYTES_PER_S, LENGTH_BYTES, MOST_REPLY_BYTES
+from r1trt.tokenizer.limited_child import BYTES_PER_S, LENGTH_BYTES, MOST_REPLY_BYTES
 
-_CHILD = "r1trt.runtime.limited_child"
+_CHILD = "r1trt.tokenizer.limited_child"
 # For Python itself to start, on a machine where others work.
 _START_S = 60.0
 

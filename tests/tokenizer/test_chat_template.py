@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from r1trt.errors import CheckpointError, ConfigError, R1TrtError
-from r1trt.runtime.chat_template import ChatTemplate, chat_templates_from_dir
-from r1trt.runtime.limited_process import Limits
+from r1trt.tokenizer.chat_template import ChatTemplate, chat_templates_from_dir
+from r1trt.tokenizer.limited_process import Limits
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 REFUSED = {

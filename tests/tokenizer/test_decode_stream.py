@@ -10,7 +10,7 @@ import pytest
 from tiny_checkpoints import write_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.files import TEXT_BYTES
-from r1trt.runtime.chat_template import ChatTemplate
-from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
+from r1trt.tokenizer.chat_template import ChatTemplate
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 MESSAGES = [
     {"role": "system", "content": 'You say "<hello>" & nothing else.'},

@@ -16,9 +16,9 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from r1trt.errors import CheckpointError
-from r1trt.runtime.limited_process import ForeignError, LimitedProcess, Limits
-from r1trt.runtime.tokenizer import tokenizer_from_dir
-from r1trt.runtime.tokenizer_vetting import is_bounded
+from r1trt.tokenizer.limited_process import ForeignError, LimitedProcess, Limits
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
+from r1trt.tokenizer.vetting import is_bounded
 
 ECHO = b"{{ text }}"
 
@@ -54,7 +54,7 @@ def test_it_ends_with_its_parent() -> None:
     code = """
         import os, time
         from pathlib import Path
-        from r1trt.runtime.limited_process import LimitedProcess, Limits
+        from r1trt.tokenizer.limited_process import LimitedProcess, Limits
         process = LimitedProcess("template", b"x", Limits())
         process.require_ready()
         print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)

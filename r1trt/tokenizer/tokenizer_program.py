@@ -7,7 +7,7 @@ from typing import Any
 
 import tokenizers
 
-from r1trt.runtime.decode_stream import text_of_tokens
+from r1trt.tokenizer.decode_stream import text_of_tokens
 
 MOST_CHARACTERS = 10_000_000
 

@@ -10,7 +10,7 @@ from typing import Any
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.files import TEMPLATE_BYTES, text_of_file
-from r1trt.runtime.limited_process import ForeignError, LimitedProcess, Limits
+from r1trt.tokenizer.limited_process import ForeignError, LimitedProcess, Limits
 
 Message = Mapping[str, Any]
 

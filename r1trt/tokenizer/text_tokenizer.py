@@ -11,14 +11,14 @@ import tokenizers
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.files import TEXT_BYTES, TOKENIZER_BYTES, bytes_of_file
-from r1trt.runtime.added_tokens import AddedTokens, added_tokens_from_documents
-from r1trt.runtime.chat_template import ChatTemplate, Message, chat_templates_from_dir
-from r1trt.runtime.decode_stream import DecodeStream, stream_of_decoder, text_of_tokens
-from r1trt.runtime.limited_process import LimitedProcess, Limits
-from r1trt.runtime.thinking import TAGS, opens_thinking
-from r1trt.runtime.tokenizer_errors import tokenizer_errors, without_stderr
-from r1trt.runtime.tokenizer_vetting import is_bounded
 from r1trt.strict_json import json_object_from_file
+from r1trt.tokenizer.added_tokens import AddedTokens, added_tokens_from_documents
+from r1trt.tokenizer.chat_template import ChatTemplate, Message, chat_templates_from_dir
+from r1trt.tokenizer.decode_stream import DecodeStream, stream_of_decoder, text_of_tokens
+from r1trt.tokenizer.library_errors import tokenizer_errors, without_stderr
+from r1trt.tokenizer.limited_process import LimitedProcess, Limits
+from r1trt.tokenizer.thinking import TAGS, opens_thinking
+from r1trt.tokenizer.vetting import is_bounded
 
 # Enough for a tag that is spelled letter by letter, and the white space behind it.
 _TAG_TOKENS = 16

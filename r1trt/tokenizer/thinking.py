@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from r1trt.errors import ConfigError
-from r1trt.runtime.stop_texts import unfinished_length
+from r1trt.tokenizer.stop_texts import unfinished_length
 
 OPEN, CLOSE = "<think>", "</think>"
 TAGS = (OPEN, CLOSE)

@@ -15,7 +15,8 @@ from tokenizers.models import WordLevel
 from r1trt.errors import ConfigError
 from r1trt.runtime.continuation import Continuation
 from r1trt.runtime.sampling import SamplingConfig
-from r1trt.runtime.thinking import (
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
+from r1trt.tokenizer.thinking import (
     THINKING_MODES,
     Part,
     ThinkingMode,
@@ -23,7 +24,6 @@ from r1trt.runtime.thinking import (
     ThinkingView,
     opens_thinking,
 )
-from r1trt.runtime.tokenizer import TextTokenizer
 
 # Text, whether it begins inside, its thinking and its answer without the white space behind tags.
 CASES = {

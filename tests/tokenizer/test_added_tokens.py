@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError
-from r1trt.runtime.tokenizer import added_tokens_of, tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import added_tokens_of, tokenizer_from_dir
 
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 

