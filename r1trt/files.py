@@ -32,6 +32,8 @@ UNLIMITED = 1 << 62
 """For weights and engines, which are read in pieces or mapped."""
 _FIX = "put the file itself there, as its publisher or an earlier command wrote it"
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 def open_file(
     path: Path, *, limit: int = UNLIMITED, error: type[R1TrtError] = CheckpointError, fix: str = _FIX
@@ -79,7 +81,28 @@ def bytes_of_file(
             raise error("The file cannot be read.", where=path, found=cause.strerror, fix=fix) from cause
     if len(content) > limit:
         raise _too_large(path, len(content), limit, error, fix)
+    require_no_pointer(content, path, error)
     return content
+
+
+def require_no_pointer(head: bytes, where: Path, error: type[R1TrtError]) -> None:
+    """Refuses what git leaves where git-lfs did not run.
+
+    Args:
+        head: How a file begins.
+        where: The file.
+        error: What is raised.
+
+    Raises:
+        R1TrtError: It is a pointer of git-lfs.
+    """
+    if head.startswith(_POINTER):
+        raise error(
+            "The file is a pointer of git-lfs, and not the file itself.",
+            where=where,
+            found=head[: len(_POINTER)].decode(),
+            fix="run `git lfs pull` in the repository, or download the file again",
+        )
 
 
 def text_of_file(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from r1trt.checkpoint.index import bullet_list
+from r1trt.checkpoint.names import bullet_list
 from r1trt.checkpoint.safetensors_header import TensorRef
 from r1trt.config import ModelConfig, scale_shape
 from r1trt.families.tensors import may_be_fp8

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.checkpoint.block_scales import FP8, block_scales, is_block_fp8, scale_findings, weight_of_scales
-from r1trt.checkpoint.index import bullet_list, headers_from_dir
+from r1trt.checkpoint.index import WeightFiles, weight_files_from_dir
+from r1trt.checkpoint.layout import no_checkpoint
+from r1trt.checkpoint.names import bullet_list
 from r1trt.checkpoint.safetensors_header import SafetensorsHeader, TensorRef
 from r1trt.checkpoint.weights import tensors_are_equal
 from r1trt.config import ModelConfig
@@ -21,6 +23,19 @@ from r1trt.files import require_unicode_path
 from r1trt.strict_json import json_object_from_file
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_SAVE_INSIDE = "save the model that is inside of it, with save_pretrained(...)"
+_LANGUAGE_ALONE = "this is a model with images; export a checkpoint of the language model alone"
+# What stands in front of names, and what it means.
+PREFIXES = {
+    "_orig_mod.": f"torch.compile wraps models so; {_SAVE_INSIDE}",
+    "module.": f"training on several GPUs wraps models so; {_SAVE_INSIDE}",
+    "pretrained_model.": f"TRL wraps models so; {_SAVE_INSIDE}",
+    "base_model.model.": "peft wraps models so; call merge_and_unload() before save_pretrained(...)",
+    "language_model.": _LANGUAGE_ALONE,
+    "model.language_model.": _LANGUAGE_ALONE,
+}
+# As TRL and reward models name them.
+VALUE_HEADS = ("v_head.", "value_head.", "score.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,7 @@ class Checkpoint:
         tensors: References by name; none missing, unexpected or of another shape.
         scales: References of the scales of FP8 weights, by their own names.
         files: Headers of the weight files, sorted by name.
+        notes: What a user should know of how it was read.
     """
 
     path: Path
@@ -42,6 +58,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorRef]
     scales: Mapping[str, TensorRef]
     files: tuple[SafetensorsHeader, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def has_links(self) -> bool:
@@ -68,16 +85,15 @@ def checkpoint_from_dir(path: Path) -> Checkpoint:
         ConfigError: The configuration is not supported.
     """
     require_unicode_path(path, CheckpointError)
-    if not path.is_dir():
-        raise _no_checkpoint("checkpoint is not a directory", path, "a file" if path.exists() else "nothing")
     config_file = ModelDirectory(path=path).config
-    if not os.path.lexists(config_file):
-        raise _no_checkpoint("directory is not a checkpoint", path, f"no {config_file.name}")
-    raw_config = json_object_from_file(config_file)
-    config = model_config_from_dict(raw_config, where=config_file)
-    files = headers_from_dir(path)
-    held = {tensor.name: tensor for file in files for tensor in file.tensors}
+    if not path.is_dir() or not os.path.lexists(config_file):
+        raise no_checkpoint(path)
+    raw_config, notes = json_object_from_file(config_file), list[str]()
+    config = model_config_from_dict(raw_config, where=config_file, notes=notes)
+    weights = weight_files_from_dir(path)
     expected = expected_tensors(config)
+    held, unused = _held(config, expected, weights)
+    notes += [*weights.notes, *unused]
     _check_tensors(path, config, expected, held)
     _check_tied_head(path, config, held)
     tensors = {name: held[name] for name in expected}
@@ -87,18 +103,34 @@ def checkpoint_from_dir(path: Path) -> Checkpoint:
         config=config,
         tensors=tensors,
         scales=block_scales(config, expected, held),
-        files=files,
+        files=weights.headers,
+        notes=tuple(notes),
     )
 
 
-def _no_checkpoint(message: str, path: Path, found: str) -> CheckpointError:
-    return CheckpointError(
-        message,
-        where=path,
-        found=found,
-        expected="a directory with config.json and .safetensors files",
-        fix="pass the directory of a checkpoint, e.g. from `hf download MODEL --local-dir DIRECTORY`",
+def _held(
+    config: ModelConfig, expected: Mapping[str, tuple[int, ...]], weights: WeightFiles
+) -> tuple[dict[str, TensorRef], list[str]]:
+    """The tensors that count, and notes of others: not listed and not wanted, or of a value head."""
+    held = {tensor.name: tensor for header in weights.headers for tensor in header.tensors}
+    used = sorted(weights.unlisted & expected.keys())
+    unlisted = sorted(
+        name for name in weights.unlisted - expected.keys() if not _is_known(config, expected, name)
     )
+    value_head = sorted(name for name in held if name.startswith(VALUE_HEADS) and name not in expected)
+    notes = []
+    if used:
+        notes.append(f"The index does not list {_some(used)}; the model needs it, and a shard holds it.")
+    if unlisted:
+        notes.append(f"The index does not list {_some(unlisted)} of the shards: not a part of the model.")
+    if value_head:
+        notes.append(f"A value head ({_some(value_head)}) is not exported: it scores texts.")
+    return {name: tensor for name, tensor in held.items() if name not in {*unlisted, *value_head}}, notes
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0][:200]}{more}"
 
 
 def _check_tensors(
@@ -136,8 +168,20 @@ def _check_tensors(
             where=path,
             found=f"{len(held)} tensors",
             expected=f"{len(expected)} tensors of {', '.join(WEIGHT_DTYPES)}{fp8}",
-            fix="check that config.json and the weights belong together",
+            fix=_fix_for(expected, held),
         )
+
+
+def _fix_for(expected: Mapping[str, tuple[int, ...]], held: Mapping[str, TensorRef]) -> str:
+    """What helps: names of another kind are known by what they have in front of them."""
+    if expected.keys() - held.keys() == {HEAD}:
+        return (
+            "set tie_word_embeddings to true in config.json if the head is the embedding; else it is missing"
+        )
+    for prefix, helps in PREFIXES.items():
+        if {name.removeprefix(prefix) for name in held if name.startswith(prefix)} & expected.keys():
+            return f"the names begin with {prefix!r}: {helps}"
+    return "check that config.json and the weights belong together"
 
 
 def _is_known(config: ModelConfig, expected: Mapping[str, tuple[int, ...]], name: str) -> bool:

@@ -2,63 +2,107 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from r1trt.checkpoint.layout import no_weights
+from r1trt.checkpoint.names import INDEX_FILE, SINGLE_FILE, bullet_list
 from r1trt.checkpoint.safetensors_header import SafetensorsHeader, read_safetensors_header
 from r1trt.errors import CheckpointError
 from r1trt.files import INDEX_BYTES
 from r1trt.strict_json import json_object_from_file
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-LISTED = 20
+SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 _NAME_BYTES, _MOST_FILES, _MOST_TENSORS = 255, 10_000, 1_000_000
 
 
-def bullet_list(title: str, lines: Iterable[str]) -> list[str]:
-    """Formats findings for a message: a title with their count, then at most `LISTED` of them."""
-    found = list(lines)
-    if not found:
-        return []
-    rest = [f"    ... and {len(found) - LISTED} more"] if len(found) > LISTED else []
-    return [f"  {title} ({len(found)}):", *(f"    {line}" for line in found[:LISTED]), *rest]
+@dataclass(frozen=True, kw_only=True)
+class WeightFiles:
+    """The weight files of a checkpoint.
+
+    Attributes:
+        headers: One a file, sorted by file name; no tensor name occurs twice.
+        unlisted: Tensors that stand in the files, and not in the index.
+        notes: What a user should know of how the files were found.
+    """
+
+    headers: tuple[SafetensorsHeader, ...]
+    unlisted: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
-def headers_from_dir(directory: Path) -> tuple[SafetensorsHeader, ...]:
+def weight_files_from_dir(directory: Path) -> WeightFiles:
     """Reads the headers of all weight files of a checkpoint.
 
     Args:
         directory: The checkpoint's directory.
 
-    Returns:
-        One header a file, sorted by file name; no tensor name occurs twice.
-
     Raises:
         CheckpointError: There are no safetensors files, the index is malformed, names files outside the
-            directory or missing ones, or disagrees with the files.
+            directory or missing ones, or disagrees with the files; or there is no index, and a file is
+            missing, or a tensor stands in two.
     """
     # NOTES: transformers looks in this order too, so both read the same weights when both are there.
     if _exists(directory / SINGLE_FILE):
-        return (read_safetensors_header(directory, SINGLE_FILE),)
+        return WeightFiles(headers=(read_safetensors_header(directory, SINGLE_FILE),))
     if not _exists(directory / INDEX_FILE):
-        raise _no_weights(directory)
+        return _files_without_index(directory)
     weight_map = _weight_map(directory / INDEX_FILE)
     files = sorted(set(weight_map.values()))
     for file in files:
         _check_location(directory, file)
-    missing = [file for file in files if not (directory / file).exists()]
+    _require_files(
+        directory,
+        [file for file in files if not (directory / file).exists()],
+        f"the {len(files)} files that {INDEX_FILE} names",
+    )
+    headers = tuple(_headers(directory, files))
+    unlisted = _check_index_agrees(directory, weight_map, headers)
+    return WeightFiles(headers=headers, unlisted=unlisted)
+
+
+def _files_without_index(directory: Path) -> WeightFiles:
+    """All shards of a directory, where their names say that none is missing and no tensor stands in two."""
+    files = sorted(path.name for path in directory.glob("*.safetensors") if SHARD.fullmatch(path.name))
+    if not files:
+        raise no_weights(directory)
+    _require_files(directory, missing_shards(files), "all files that the names count")
+    headers = tuple(_headers(directory, files))
+    counts = Counter(tensor.name for header in headers for tensor in header.tensors)
+    if twice := [name[:200] for name, count in sorted(counts.items()) if count > 1]:
+        raise CheckpointError(
+            "\n".join(["nothing says which of two tensors counts", *bullet_list("in two files", twice)]),
+            where=directory,
+            found=f"no {INDEX_FILE}",
+            fix=f"download {INDEX_FILE} of the same revision, or remove the files of another one",
+        )
+    note = f"There is no {INDEX_FILE}: the tensors of all {len(files)} shards are read."
+    return WeightFiles(headers=headers, notes=(note,))
+
+
+def _require_files(directory: Path, missing: Sequence[str], expected: str) -> None:
     if missing:
         lines = bullet_list("missing shards", missing)
         raise CheckpointError(
             "\n".join(["checkpoint is incomplete", *lines]),
             where=directory,
-            expected=f"the {len(files)} files that {INDEX_FILE} names",
+            expected=expected,
             fix="download the missing files, e.g. with `hf download MODEL --local-dir DIRECTORY`",
         )
-    headers = tuple(_headers(directory, files))
-    _check_index_agrees(directory, weight_map, headers)
-    return headers
+
+
+def missing_shards(files: Sequence[str]) -> list[str]:
+    """Files that the names of others speak of: for `model-00001-of-00003.safetensors`, the other two."""
+    shards = [match for match in map(SHARD.fullmatch, files) if match is not None]
+    named = {
+        f"{match['name']}-{number:05}-of-{match['count']}.safetensors"
+        for match in shards
+        for number in range(1, min(int(match["count"]), _MOST_FILES) + 1)
+    }
+    return sorted(named - set(files))
 
 
 def _headers(directory: Path, files: Sequence[str]) -> Iterator[SafetensorsHeader]:
@@ -79,36 +123,6 @@ def _headers(directory: Path, files: Sequence[str]) -> Iterator[SafetensorsHeade
 
 def _exists(path: Path) -> bool:
     return path.is_symlink() or path.exists()
-
-
-def _no_weights(directory: Path) -> CheckpointError:
-    patterns = ("pytorch_model*.bin*", "*.pt", "*.pth")
-    pickles = sorted(path for pattern in patterns for path in directory.glob(pattern))
-    if pickles:
-        return CheckpointError(
-            "checkpoint has only pickled weights: reading those can run code, so they are never opened",
-            where=directory,
-            found=", ".join(path.name for path in pickles[:LISTED]),
-            expected=f"{SINGLE_FILE} or {INDEX_FILE}",
-            fix="convert to safetensors: in a sandbox, load the model with transformers and call "
-            "save_pretrained(DIRECTORY, safe_serialization=True)",
-        )
-    others = sorted(path.name for path in directory.glob("*.safetensors"))
-    if len(others) > 1:
-        return CheckpointError(
-            "checkpoint has several weight files and no index: nothing says whose tensors count",
-            where=directory,
-            found=", ".join(others[:LISTED]),
-            expected=f"{INDEX_FILE} beside them, or {SINGLE_FILE} alone",
-            fix=f"download {INDEX_FILE} of the same revision",
-        )
-    return CheckpointError(
-        "checkpoint has no weights",
-        where=directory,
-        found=", ".join(others[:LISTED]) or "no .safetensors file",
-        expected=f"{SINGLE_FILE} or {INDEX_FILE}",
-        fix="name the directory that holds config.json beside the complete set of weight files",
-    )
 
 
 def _weight_map(path: Path) -> Mapping[str, str]:
@@ -150,12 +164,16 @@ def _check_location(directory: Path, file: str) -> None:
 
 def _check_index_agrees(
     directory: Path, weight_map: Mapping[str, str], headers: tuple[SafetensorsHeader, ...]
-) -> None:
-    held = {(tensor.name, header.file) for header in headers for tensor in header.tensors}
+) -> frozenset[str]:
+    """Tensors that no index lists; refuses those that are not where it says, and those in two files."""
+    held = [(tensor.name, header.file) for header in headers for tensor in header.tensors]
+    counts = Counter(name for name, _ in held)
+    unlisted = {name for name, count in counts.items() if count == 1 and name not in weight_map}
     listed = set(weight_map.items())
+    elsewhere = {(name, file) for name, file in held if name not in unlisted} - listed
     lines = [
-        *bullet_list("in the index, not in its shard", _places(listed - held)),
-        *bullet_list("in a shard, not in the index for it", _places(held - listed)),
+        *bullet_list("in the index, not in its shard", _places(listed - set(held))),
+        *bullet_list("in a shard, not in the index for it", _places(elsewhere)),
     ]
     if lines:
         raise CheckpointError(
@@ -164,6 +182,7 @@ def _check_index_agrees(
             expected="index and shards of the same download",
             fix="download the checkpoint again, all files of one revision",
         )
+    return frozenset(unlisted)
 
 
 def _places(pairs: Iterable[tuple[str, str]]) -> list[str]:

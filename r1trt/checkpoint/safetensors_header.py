@@ -11,12 +11,13 @@ from typing import Any, BinaryIO, NoReturn
 
 from r1trt.data_types import OF_SAFETENSORS
 from r1trt.errors import CheckpointError
-from r1trt.files import HEADER_BYTES, open_file
+from r1trt.files import HEADER_BYTES, open_file, require_no_pointer
 from r1trt.strict_json import json_object_from_bytes
 
 MAX_RANK = 32
 MAX_DIMENSION = 1 << 48
 LENGTH_BYTES = 8
+_POINTER_BYTES = 200
 DOWNLOAD_AGAIN = "download the file again, and compare its size and SHA-256 with the publisher's"
 
 
@@ -111,6 +112,8 @@ def _header_bytes(stream: BinaryIO, size: int, path: Path) -> tuple[bytes, bytes
             "safetensors file is truncated", path, f"{size} bytes", "at least 8 bytes: the header's length"
         )
     length = int.from_bytes(head, "little")
+    if length > size - LENGTH_BYTES:
+        require_no_pointer(head + stream.read(_POINTER_BYTES), path, CheckpointError)
     if length > HEADER_BYTES:
         _refuse("safetensors header is too long", path, f"{length} bytes", f"at most {HEADER_BYTES}")
     if length > size - LENGTH_BYTES:

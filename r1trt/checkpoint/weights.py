@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
 from r1trt.checkpoint.safetensors_header import TensorRef
@@ -13,28 +14,42 @@ from r1trt.errors import CheckpointError
 from r1trt.files import open_file
 
 CHUNK_BYTES = 1 << 24
+# Of which FP32 has every value.
+_WIDENED = {name: np.dtype(dtype) for name, dtype in (("F32", "<f4"), ("F16", "<f2"), ("BF16", bfloat16))}
 
 
 def tensors_are_equal(directory: Path, left: TensorRef, right: TensorRef) -> bool:
-    """Says whether two tensors of a checkpoint have the same dtype, shape and bytes.
+    """Says whether two tensors of a checkpoint have the same shape and values: bytes where the dtype is one.
 
     Raises:
         CheckpointError: A file is unreadable, or is not what it was when its header was read.
     """
-    if (left.dtype, left.shape) != (right.dtype, right.shape):
+    if left.shape != right.shape:
         return False
-    pairs = zip(_chunks(directory, left), _chunks(directory, right), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
+    if left.dtype == right.dtype:
+        pairs = zip(_chunks(directory, left), _chunks(directory, right), strict=True)
+        return all(np.array_equal(a, b) for a, b in pairs)
+    if left.dtype not in _WIDENED or right.dtype not in _WIDENED:
+        return False
+    values = zip(_values(directory, left), _values(directory, right), strict=True)
+    return all(np.array_equal(a, b) for a, b in values)
 
 
-def _chunks(directory: Path, ref: TensorRef) -> Iterator[NDArray[np.uint8]]:
+def _values(directory: Path, ref: TensorRef) -> Iterator[NDArray[np.float32]]:
+    """Yields a tensor's values, as many at a time whatever the dtype."""
+    dtype = _WIDENED[ref.dtype]
+    for piece in _chunks(directory, ref, CHUNK_BYTES // 4 * dtype.itemsize):
+        yield piece.view(dtype).astype(np.float32)
+
+
+def _chunks(directory: Path, ref: TensorRef, size: int = CHUNK_BYTES) -> Iterator[NDArray[np.uint8]]:
     """Yields a tensor's bytes in pieces; a piece is overwritten by the next one."""
     path = directory / ref.file
-    buffer = np.empty(min(CHUNK_BYTES, ref.length), dtype=np.uint8)
+    buffer = np.empty(min(size, ref.length), dtype=np.uint8)
     with open_file(path) as stream:
         stream.seek(ref.offset)
-        for start in range(0, ref.length, CHUNK_BYTES):
-            piece = buffer[: min(CHUNK_BYTES, ref.length - start)]
+        for start in range(0, ref.length, size):
+            piece = buffer[: min(size, ref.length - start)]
             got = stream.readinto(piece.data)
             if got != piece.size:
                 raise CheckpointError(

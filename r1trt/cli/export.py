@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from r1trt.cli.estimate import DEFAULT_INPUT_LEN, estimate_lines
-from r1trt.cli.options import ENGINES, UnicodePath, json_option, max_seq_len_option, output_option
+from r1trt.cli.options import ENGINES, CheckpointPath, json_option, max_seq_len_option, output_option
 from r1trt.cli.output import print_result, progress_reporter
 from r1trt.text import size_text
 
@@ -26,7 +26,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG, short_help="Write a checkpoint as an ONNX graph.")
-@click.argument("checkpoint", type=UnicodePath(exists=True, file_okay=False, path_type=Path))
+@click.argument("checkpoint", type=CheckpointPath(exists=True, file_okay=False, path_type=Path))
 @output_option("engines/NAME, NAME being the checkpoint's")
 @max_seq_len_option("Capacity of the KV cache in tokens; default: what the checkpoint was trained for.")
 @click.option("--copy", is_flag=True, help="Copy the weights into the result, so that it can be moved.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,23 @@ class UnicodePath(click.Path):
             self.fail(f"{error.details['where']}: {error.message}", param, ctx)
         return super().convert(value, param, ctx)
 
+
+class CheckpointPath(UnicodePath):
+    """A checkpoint's directory; knows the name of a model on the Hugging Face hub, which is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses what is not there, as a usage error."""
+        name = str(value)
+        if _HUB_NAME.fullmatch(name) and not Path(name).exists():
+            self.fail(
+                f"There is no directory {name!r} here. If that is a model on the Hugging Face hub, download "
+                f"it first: hf download {name} --local-dir {name.split('/')[1]}", param, ctx,
+            )  # fmt: skip
+        return super().convert(value, param, ctx)
+
+
+# As the hub takes them.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 ENGINES = Path("engines")
 """Where results go when no `--output` is given: `engines/` of the current directory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
 from r1trt.config import ModelConfig
 from r1trt.config.length import require_positions, require_window
 from r1trt.errors import ConfigError
+from r1trt.export.companions import write_companions
 from r1trt.export.model import check_model, onnx_from_checkpoint
 from r1trt.export.weights import WeightLayout, copied_weights, copy_weights, weights_in_place
 from r1trt.families.tensors import nextn_layer
@@ -80,8 +82,9 @@ def export_checkpoint(config: ExportConfig, progress: Progress = ignore) -> Path
             copy_weights(checkpoint, directory, progress)
         progress("writing", 0, 1)
         ir.save(model, ExportDirectory(path=directory).graph)
-        ModelDirectory(path=checkpoint.path).copy_companions_to(directory)
-        _manifest(config, checkpoint, capacity, weights, model).write(directory)
+        notes = write_companions(checkpoint.path, directory, vocab_size=checkpoint.config.vocab_size)
+        notes = [*_notes(checkpoint, capacity), *notes]
+        _manifest(config, checkpoint, capacity, weights, model, notes).write(directory)
         progress("writing", 1, 1)
     return config.output
 
@@ -132,7 +135,12 @@ def _require_output_apart(output: Path, checkpoint: Path) -> None:
 
 
 def _manifest(
-    config: ExportConfig, checkpoint: Checkpoint, capacity: int, weights: WeightLayout, model: ir.Model
+    config: ExportConfig,
+    checkpoint: Checkpoint,
+    capacity: int,
+    weights: WeightLayout,
+    model: ir.Model,
+    notes: Sequence[str],
 ) -> ExportManifest:
     files = [
         WeightFile(
@@ -154,14 +162,14 @@ def _manifest(
         config=dict(checkpoint.raw_config),
         config_sha256=sha256_of_file(ModelDirectory(path=checkpoint.path).config),
         nodes=len(model.graph),
-        notes=tuple(_notes(checkpoint, capacity)),
+        notes=tuple(notes),
         parameters=sum(math.prod(ref.shape) for ref in checkpoint.tensors.values()),
     )
 
 
 def _notes(checkpoint: Checkpoint, capacity: int) -> list[str]:
     """What a user has to know of this export: where it deviates from what the checkpoint says."""
-    kind, notes = checkpoint.config.rope.kind, []
+    kind, notes = checkpoint.config.rope.kind, list(checkpoint.notes)
     if kind in LENGTH_DEPENDENT_KINDS:
         notes.append(
             f"RoPE of type '{kind}' follows the current length in transformers; here its frequencies are "

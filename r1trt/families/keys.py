@@ -23,6 +23,12 @@ class Keys:
     def __init__(self, raw: Mapping[str, Any], where: Path) -> None:
         self.raw = raw
         self.where = where
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keeps what a user should know of how the keys were read."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def refuse(self, message: str, *, found: object, expected: object, fix: str | None = None) -> NoReturn:
         """Raises ConfigError with the file's name."""

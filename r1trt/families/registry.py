@@ -35,12 +35,15 @@ def family_of(config: ModelConfig) -> Family:
     return families()[config.architecture]
 
 
-def model_config_from_dict(raw: Mapping[str, Any], *, where: Path) -> ModelConfig:
+def model_config_from_dict(
+    raw: Mapping[str, Any], *, where: Path, notes: list[str] | None = None
+) -> ModelConfig:
     """Reads a Hugging Face config.json dict.
 
     Args:
         raw: The parsed config.json of a causal language model.
         where: The file it was read from, for messages.
+        notes: Takes what a user should know of how the keys were read.
 
     Returns:
         The validated configuration.
@@ -52,7 +55,7 @@ def model_config_from_dict(raw: Mapping[str, Any], *, where: Path) -> ModelConfi
     keys = Keys(raw, where)
     family = _family_from_keys(keys)
     try:
-        return family.config_from_keys(keys)
+        config = family.config_from_keys(keys)
     except ConfigError as error:
         if "where" in error.details:
             raise
@@ -63,6 +66,9 @@ def model_config_from_dict(raw: Mapping[str, Any], *, where: Path) -> ModelConfi
             expected=error.details.get("expected"),
             fix=error.details.get("fix"),
         ) from error
+    if notes is not None:
+        notes += keys.notes
+    return config
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -78,6 +84,8 @@ def is_ignored(config: ModelConfig, name: str) -> bool:
 def _family_from_keys(keys: Keys) -> Family:
     named, known = keys.raw.get("architectures"), families()
     expected = f"one of {', '.join(known)}"
+    if not named:
+        return _family_of_type(keys, expected)
     if not (isinstance(named, list) and len(named) == 1 and isinstance(named[0], str)):
         keys.refuse("config does not name one architecture", found=repr(named), expected=expected)
     if named[0] not in known:
@@ -93,3 +101,15 @@ def _family_from_keys(keys: Keys) -> Family:
             "model_type contradicts the architecture", found=repr(model_type), expected=repr(family.name)
         )
     return family
+
+
+def _family_of_type(keys: Keys, expected: str) -> Family:
+    """The family of a config that names no architecture; a model type has one that generates text."""
+    model_type = keys.raw.get("model_type")
+    of_type = [family for family in families().values() if family.name == model_type]
+    if len(of_type) != 1:
+        keys.refuse(
+            "config does not name one architecture", found=f"model_type {model_type!r}", expected=expected
+        )
+    keys.note(f"config.json names no architecture: model_type {model_type!r} is {of_type[0].architecture}.")
+    return of_type[0]

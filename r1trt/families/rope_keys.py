@@ -10,6 +10,9 @@ from r1trt.config.checks import require_number
 from r1trt.config.rope import ROPE_OPTIONAL, ROPE_REQUIRED
 from r1trt.families.keys import Keys
 
+_OUTSIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+_MOST_CHARACTERS = 200
+
 
 def rope_config(keys: Keys, head_dim: int) -> RopeConfig:
     """Reads the rotation of a model that rotates whole heads of `head_dim` elements.
@@ -41,8 +44,19 @@ def rope_keys(keys: Keys) -> tuple[RopeKind, float, float, dict[str, Any]]:
     factor = agreed(keys, "partial_rotary_factor", rope.pop("partial_rotary_factor", None), 1.0)
     require_number("rope_theta", theta, minimum=0, exclusive=True)
     require_number("partial_rotary_factor", factor, minimum=0, exclusive=True)
+    _drop_ignored(keys, kind, rope)
     _add_lengths(keys, kind, rope)
     return kind, float(theta), float(factor), rope
+
+
+def _drop_ignored(keys: Keys, kind: str, rope: dict[str, Any]) -> None:
+    """Drops what this kind of RoPE does not have; transformers warns of it, and computes the same."""
+    known = {*ROPE_REQUIRED.get(kind, rope), *ROPE_OPTIONAL.get(kind, ())}
+    if ignored := sorted(rope.keys() - known):
+        names = ", ".join(ignored)[:_MOST_CHARACTERS]
+        keys.note(f"RoPE of type '{kind}' does not have {names}: ignored, as in transformers.")
+        for name in ignored:
+            del rope[name]
 
 
 def agreed(keys: Keys, key: str, inside: Any, default: Any) -> Any:
@@ -60,9 +74,17 @@ def _rope_object(keys: Keys) -> dict[str, Any]:
             keys.refuse(f"{key} is not an object", found=repr(value), expected="an object or null")
         if any(isinstance(entry, Mapping) for entry in value.values()):
             keys.refuse(f"{key} differs between layers", found=sorted(map(str, value)), expected="one RoPE")
-    if len(found) == 2 and found["rope_scaling"] != found["rope_parameters"]:
+    if len(found) == 2 and _meaning(keys, found["rope_scaling"]) != _meaning(keys, found["rope_parameters"]):
         keys.refuse("rope_scaling contradicts rope_parameters", found=found, expected="one of them")
     return dict(next(iter(found.values()), {}))
+
+
+def _meaning(keys: Keys, rope: Mapping[str, Any]) -> dict[str, Any]:
+    """A RoPE object in one spelling: the older one has its type in `type`, and theta outside."""
+    inherited = {name: keys.raw[name] for name in _OUTSIDE if keys.has(name)}
+    kind = rope.get("rope_type", rope.get("type"))
+    rest = {name: value for name, value in rope.items() if name != "type" and value is not None}
+    return {**inherited, **rest, "rope_type": kind}
 
 
 def _add_lengths(keys: Keys, kind: str, rope: dict[str, Any]) -> None:

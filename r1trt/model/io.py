@@ -15,7 +15,7 @@ from torch import Tensor
 from r1trt.artifacts.atomic import atomic_directory
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
-from r1trt.checkpoint.index import INDEX_FILE, SINGLE_FILE
+from r1trt.checkpoint.names import INDEX_FILE, SINGLE_FILE
 from r1trt.errors import CheckpointError
 from r1trt.families import model_config_from_dict
 from r1trt.model.decoder import R1AsaForCausalLM

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from r1trt.arch import LIBRARIES
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.errors import BuildError
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
 # What has to be equal for engines to be one model's on different GPUs.
 _SHARED = ("backend", "cache", "capacity", "max_batch_size", "max_input_len", "last_token_logits")
@@ -20,6 +21,25 @@ def require_finished(build: BuildArtifact) -> None:
             where=build.path,
             fix=f"r1trt build {build.path}",
         )
+
+
+def require_tokenizer(build: BuildArtifact) -> None:
+    """Refuses a build that is to generate text and cannot read any.
+
+    Raises:
+        BuildError: It has no tokenizer.
+        CheckpointError: Its tokenizer is damaged.
+    """
+    if not build.manifest.cache:
+        return
+    if not build.tokenizer.is_file():
+        raise BuildError(
+            "The build has no tokenizer, without which a server cannot load it.",
+            where=build.tokenizer,
+            fix="put the model's tokenizer.json there; transformers writes it with "
+            "AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(DIRECTORY)",
+        )
+    tokenizer_from_dir(build.path)
 
 
 def require_one_model(builds: Sequence[BuildArtifact]) -> None:

@@ -12,7 +12,7 @@ from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.files import TEXT_BYTES, TOKENIZER_BYTES, bytes_of_file
 from r1trt.strict_json import json_object_from_file
-from r1trt.tokenizer.added_tokens import AddedTokens, added_tokens_from_documents
+from r1trt.tokenizer.added_tokens import added_tokens_from_documents
 from r1trt.tokenizer.chat_template import ChatTemplate, Message, chat_templates_from_dir
 from r1trt.tokenizer.decode_stream import DecodeStream, stream_of_decoder, text_of_tokens
 from r1trt.tokenizer.library_errors import tokenizer_errors, without_stderr
@@ -32,6 +32,7 @@ class TextTokenizer:
         special_tokens: Special tokens by the names of `tokenizer_config.json`.
         chat_template: None where the model has none, or several and no default.
         template_names: Names of all templates.
+        other_ids: Tokens that have other ids than the files beside tokenizer.json say: those, and theirs.
         eos_ids: Tokens that end generation.
         process: Where it runs, unless in this process.
     """
@@ -44,12 +45,14 @@ class TextTokenizer:
         chat_template: ChatTemplate | None,
         eos_ids: frozenset[int],
         template_names: Collection[str] = (),
+        other_ids: Mapping[str, tuple[int, int | None]] | None = None,
         process: LimitedProcess | None = None,
     ) -> None:
         self._tokenizer, self._process = tokenizer, process
         self.special_tokens = dict(special_tokens)
         self.chat_template = chat_template
-        self._template_names = sorted(template_names)
+        self.template_names = sorted(template_names)
+        self.other_ids = dict(other_ids or {})
         self.eos_ids = eos_ids
         # Not the number of tokens: ids may have gaps. A model's vocabulary is often padded beyond.
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -96,13 +99,13 @@ class TextTokenizer:
     @property
     def is_raw(self) -> bool:
         """The model has no chat templates at all, so that prompts are texts to go on with."""
-        return self.chat_template is None and not self._template_names
+        return self.chat_template is None and not self.template_names
 
     def _no_template(self) -> ConfigError:
-        if self._template_names:
+        if self.template_names:
             return ConfigError(
                 "The model has several chat templates, and none is the default.",
-                found=", ".join(self._template_names),
+                found=", ".join(self.template_names),
                 expected="one that is called default",
                 fix="put the one that is meant into chat_template.jinja, or pass the prompt as raw text",
             )
@@ -207,13 +210,14 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
     # First, since its process starts while the tokenizer is read.
     templates = chat_templates_from_dir(directory, tokenizer_config)
     template = templates.default
-    data = bytes_of_file(path, limit=TOKENIZER_BYTES)
-    with tokenizer_errors("The tokenizer cannot be read.", where=path), without_stderr():
-        tokenizer = tokenizers.Tokenizer.from_buffer(data)
-    # A file may carry padding or truncation from training, which would change prompts silently.
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    tokens = added_tokens_of(files, tokenizer, tokenizer_config)
+    tokenizer = _library_tokenizer(path)
+    tokens = added_tokens_from_documents(
+        tokenizer_config,
+        _json_object(files.special_tokens),
+        _json_object(files.added_tokens),
+        tokenizer,
+        where=files.tokenizer_config,
+    )
     with tokenizer_errors("The tokenizer does not take its added tokens.", where=path), without_stderr():
         tokens.add_to(tokenizer)
         process = None if is_bounded(tokenizer) else _process_of(tokenizer)
@@ -226,30 +230,19 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
         chat_template=template,
         eos_ids=_eos_ids(files, tokenizer, special_tokens),
         template_names=templates.sources,
+        other_ids=tokens.other_ids(tokenizer),
         process=process,
     )
 
 
-def added_tokens_of(
-    files: ModelDirectory, tokenizer: tokenizers.Tokenizer, tokenizer_config: Mapping[str, Any]
-) -> AddedTokens:
-    """What the files beside a tokenizer.json name.
-
-    Args:
-        files: Where they are.
-        tokenizer: As tokenizer.json has it.
-        tokenizer_config: The content of tokenizer_config.json.
-
-    Raises:
-        CheckpointError: One of them is damaged.
-    """
-    return added_tokens_from_documents(
-        tokenizer_config,
-        _json_object(files.special_tokens),
-        _json_object(files.added_tokens),
-        tokenizer,
-        where=files.tokenizer_config,
-    )
+def _library_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    data = bytes_of_file(path, limit=TOKENIZER_BYTES)
+    with tokenizer_errors("The tokenizer cannot be read.", where=path), without_stderr():
+        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+    # A file may carry padding or truncation from training, which would change prompts silently.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _process_of(tokenizer: tokenizers.Tokenizer) -> LimitedProcess:

@@ -10,6 +10,7 @@ import pytest
 from checkpoint_files import CONFIGS, WriteCheckpoint, arrays_of, safetensors_bytes, tensor_of, write_index
 
 from r1trt.checkpoint import checkpoint_from_dir
+from r1trt.checkpoint.checkpoint import PREFIXES
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.families import expected_tensors, model_config_from_dict
 
@@ -188,12 +189,74 @@ def test_malformed_index(write_checkpoint: WriteCheckpoint, weight_map: Any) -> 
         checkpoint_from_dir(directory)
 
 
-def test_several_files_want_an_index(write_checkpoint: WriteCheckpoint) -> None:
+def test_shards_without_an_index_are_read(write_checkpoint: WriteCheckpoint) -> None:
+    directory = write_checkpoint(CONFIGS["llama"], shards=2)
+    with_index = checkpoint_from_dir(directory)
+    (directory / "model.safetensors.index.json").unlink()
+    (directory / "adapter_model.safetensors").write_bytes(b"of something else")
+    found = checkpoint_from_dir(directory)
+    assert found.tensors == with_index.tensors and with_index.notes == ()
+    (note,) = found.notes
+    assert "no model.safetensors.index.json" in note and "all 2 shards" in note
+
+
+def test_shards_without_an_index_have_to_be_complete(write_checkpoint: WriteCheckpoint) -> None:
+    directory = write_checkpoint(CONFIGS["llama"], shards=3)
+    (directory / "model.safetensors.index.json").unlink()
+    (directory / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"incomplete\n.*\n    model-00002-of-00003.safetensors"):
+        checkpoint_from_dir(directory)
+
+
+def test_shards_without_an_index_hold_no_tensor_twice(write_checkpoint: WriteCheckpoint) -> None:
     directory = write_checkpoint(CONFIGS["llama"], shards=2)
     (directory / "model.safetensors.index.json").unlink()
-    with pytest.raises(CheckpointError, match="no index") as caught:
+    first = (directory / "model-00001-of-00002.safetensors").read_bytes()
+    (directory / "other-00001-of-00001.safetensors").write_bytes(first)
+    with pytest.raises(CheckpointError, match="two tensors counts") as caught:
         checkpoint_from_dir(directory)
-    assert "model-00001-of-00002.safetensors, model-00002-of-00002.safetensors" in str(caught.value)
+    assert "model.safetensors.index.json" in caught.value.details["fix"]
+
+
+def test_an_index_that_lists_less_than_the_shards_hold(write_checkpoint: WriteCheckpoint) -> None:
+    arrays = arrays_of(CONFIGS["llama"])
+    unused = {"model.unused": arrays["model.norm.weight"]}
+    directory = write_checkpoint(CONFIGS["llama"], arrays | unused, shards=2)
+    index = directory / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    write_index(directory, {name: file for name, file in weight_map.items() if name not in unused})
+    found = checkpoint_from_dir(directory)
+    assert found.notes == ("The index does not list model.unused of the shards: not a part of the model.",)
+    assert set(found.tensors) == set(arrays)
+    del weight_map["model.norm.weight"], weight_map["model.unused"]
+    write_index(directory, weight_map)
+    found = checkpoint_from_dir(directory)
+    assert set(found.tensors) == set(arrays)
+    assert found.notes[0].startswith("The index does not list model.norm.weight; the model needs it")
+
+
+def test_a_value_head_is_left_out(write_checkpoint: WriteCheckpoint) -> None:
+    arrays = arrays_of(CONFIGS["llama"])
+    heads = {f"v_head.summary.{name}": arrays["model.norm.weight"] for name in ("weight", "bias")}
+    found = checkpoint_from_dir(write_checkpoint(CONFIGS["llama"], arrays | heads))
+    assert set(found.tensors) == set(arrays)
+    assert found.notes == ("A value head (v_head.summary.bias and 1 more) is not exported: it scores texts.",)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_wrapped_a_model_is_told(write_checkpoint: WriteCheckpoint, prefix: str) -> None:
+    arrays = {prefix + name: array for name, array in arrays_of(CONFIGS["llama"]).items()}
+    with pytest.raises(CheckpointError, match="do not fit") as caught:
+        checkpoint_from_dir(write_checkpoint(CONFIGS["llama"], arrays))
+    assert caught.value.details["fix"] == f"the names begin with {prefix!r}: {PREFIXES[prefix]}"
+
+
+def test_an_untied_model_without_its_head(write_checkpoint: WriteCheckpoint) -> None:
+    arrays = arrays_of(CONFIGS["llama"])
+    del arrays["lm_head.weight"]
+    with pytest.raises(CheckpointError, match=r"missing \(1\)") as caught:
+        checkpoint_from_dir(write_checkpoint(CONFIGS["llama"], arrays))
+    assert "tie_word_embeddings" in caught.value.details["fix"]
 
 
 def test_a_truncated_index(write_checkpoint: WriteCheckpoint) -> None:

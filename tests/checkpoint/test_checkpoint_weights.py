@@ -9,6 +9,7 @@ from checkpoint_files import CONFIGS, WriteCheckpoint, arrays_of, safetensors_by
 from safetensors.numpy import load_file
 
 from r1trt.checkpoint import checkpoint_from_dir
+from r1trt.checkpoint.safetensors_header import read_safetensors_header
 from r1trt.checkpoint.weights import CHUNK_BYTES, tensors_are_equal
 from r1trt.data_types import OF_SAFETENSORS
 from r1trt.errors import CheckpointError
@@ -46,6 +47,23 @@ def test_a_difference_is_seen_in_every_chunk(write_checkpoint: WriteCheckpoint, 
     tensors = checkpoint.tensors
     assert tensors_are_equal(checkpoint.path, tensors[EMBEDDING], tensors[HEAD]) == (changed is None)
     assert not tensors_are_equal(checkpoint.path, tensors[EMBEDDING], tensors["model.norm.weight"])
+
+
+@pytest.mark.parametrize("types", [("BF16", "F32"), ("F32", "F16"), ("F16", "BF16"), ("F32", "F64")])
+@pytest.mark.parametrize("row", [None, 0, CHUNK_BYTES // 32 + 7])
+def test_values_are_compared_across_types(tmp_path: Path, types: tuple[str, str], row: int | None) -> None:
+    """Values that every one of the types has; another one in any chunk is seen."""
+    values = np.resize(np.arange(-100, 100, dtype="<f4"), (CHUNK_BYTES // 32 + 100, 8))
+    other = values.copy()
+    if row is not None:
+        other[row, 6] += 1
+    refs = []
+    for name, dtype, array in zip("ab", types, (values, other), strict=True):
+        raw = {name: array.astype(OF_SAFETENSORS[dtype].numpy)}
+        (tmp_path / f"{name}.safetensors").write_bytes(safetensors_bytes(raw, dtype))
+        refs += read_safetensors_header(tmp_path, f"{name}.safetensors").tensors
+    # FP64 is no type of weights.
+    assert tensors_are_equal(tmp_path, *refs) == (row is None and "F64" not in types)
 
 
 def test_file_cut_after_its_header_was_read(write_checkpoint: WriteCheckpoint) -> None:

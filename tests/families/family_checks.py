@@ -43,9 +43,9 @@ def raw_config(architecture: str, model_type: str, **keys: Any) -> dict[str, Any
     return {**SIZES, "architectures": [architecture], "model_type": model_type, **keys}
 
 
-def read(raw: dict[str, Any], **changes: Any) -> ModelConfig:
+def read(raw: dict[str, Any], *, notes: list[str] | None = None, **changes: Any) -> ModelConfig:
     """The configuration that a config.json dict with some changed keys means."""
-    return model_config_from_dict({**raw, **changes}, where=WHERE)
+    return model_config_from_dict({**raw, **changes}, where=WHERE, notes=notes)
 
 
 def only_layer(config: ModelConfig) -> tuple[Any, Any]:

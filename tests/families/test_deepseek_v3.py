@@ -369,7 +369,7 @@ def test_layers_behind_the_last_are_skipped_and_named(tmp_path: Path) -> None:
     _add_next_layer(checkpoint)
     assert set(checkpoint_from_dir(checkpoint).tensors) == own
     assert_export_agrees(checkpoint, tmp_path / "export")
-    (note,) = ExportManifest.read(tmp_path / "export").notes
+    note, *_ = ExportManifest.read(tmp_path / "export").notes
     skipped = len([name for name in own if name.startswith("model.layers.1.")]) + 6
     assert note == (
         "Layer 2 of the checkpoint predicts a further token (num_nextn_predict_layers); "

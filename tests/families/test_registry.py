@@ -14,8 +14,8 @@ LLAMA = raw_config("LlamaForCausalLM", "llama")
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"architectures": ["PhiForCausalLM"]}, "PhiForCausalLM"),
-    ({"architectures": None}, "does not name one architecture"),
-    ({"architectures": []}, "does not name one architecture"),
+    ({"architectures": None, "model_type": "phi"}, "does not name one architecture"),
+    ({"architectures": [], "model_type": None}, "does not name one architecture"),
     ({"architectures": ["LlamaForCausalLM", "Qwen2ForCausalLM"]}, "does not name one architecture"),
     ({"architectures": "LlamaForCausalLM"}, "does not name one architecture"),
     ({"model_type": "qwen2"}, "model_type contradicts"),
@@ -53,6 +53,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
 def test_refused_with_the_files_name(changes: dict[str, Any], message: str) -> None:
     assert_refused(LLAMA, changes, message)
+
+
+@pytest.mark.parametrize("named", [None, []])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
+def test_a_model_type_alone_has_one_architecture(name: str, named: object) -> None:
+    [architecture] = [family.architecture for family in families().values() if family.name == name]
+    raw, notes = raw_config(architecture, name), list[str]()
+    assert read(raw, notes=notes, architectures=named) == read(raw)
+    assert notes == [f"config.json names no architecture: model_type {name!r} is {architecture}."]
 
 
 def test_unknown_architecture_lists_the_known_ones() -> None:

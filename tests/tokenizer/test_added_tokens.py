@@ -12,9 +12,8 @@ from tiny_checkpoints import write_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
-from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError
-from r1trt.tokenizer.text_tokenizer import added_tokens_of, tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 
@@ -95,26 +94,13 @@ def test_ids_and_texts_equal_transformers(tmp_path: Path, case: str) -> None:
     assert tokenizer.special_tokens == oracle.special_tokens_map
 
 
-@pytest.mark.parametrize("case", ["listed", "listed, not special", "added", "added, the later first"])
-def test_the_ids_are_those_meant(tmp_path: Path, case: str) -> None:
-    directory = directory_with(tmp_path, CASES[case])
-    raw = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    tokens = added_tokens_of(
-        ModelDirectory(path=directory), raw, json.loads((directory / CONFIG).read_text())
-    )
-    tokens.add_to(raw)
-    assert tokens.by_id and tokens.other_ids(raw) == {}
-
-
-def test_another_id_than_the_one_meant_is_told(tmp_path: Path) -> None:
+def test_tokens_with_another_id_than_the_one_meant_are_told(tmp_path: Path) -> None:
+    for case in ("listed", "listed, not special", "added", "added, the later first", "nothing"):
+        (tmp_path / case).mkdir()
+        assert tokenizer_from_dir(directory_with(tmp_path / case, CASES[case])).other_ids == {}
     directory = directory_with(tmp_path, CASES["listed with a gap"])
-    raw = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    free = raw.get_vocab_size()
-    tokens = added_tokens_of(
-        ModelDirectory(path=directory), raw, json.loads((directory / CONFIG).read_text())
-    )
-    tokens.add_to(raw)
-    assert tokens.other_ids(raw) == {"<|tool|>": (free + 7, free)}
+    free = Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab_size()
+    assert tokenizer_from_dir(directory).other_ids == {"<|tool|>": (free + 7, free)}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from r1trt.lowerings.tensorrt_rtx.block import block_attention
 from r1trt.ops.hla_attention import AttentionSpec
 
 HEADS_FIRST = [0, 2, 1, 3]
+FUSED_HEAD_MULTIPLE = 8
 
 
 def _check(spec: AttentionSpec) -> None:
@@ -44,8 +45,13 @@ def _visible(op: OpBuilder, spec: AttentionSpec, keys: ir.Value, position_BS: ir
 def _fused(
     op: OpBuilder, spec: AttentionSpec, q: ir.Value, keys: ir.Value, values: ir.Value, visible: ir.Value
 ) -> ir.Value:
+    # NOTES: TensorRT-RTX 1.7 ends in a check of its own at head sizes that are no multiple of 8. Zeros behind
+    # a head change no score, and give zeros behind the result.
+    missing = -spec.head_dim % FUSED_HEAD_MULTIPLE
+    if missing:
+        q, keys, values = (op.Pad(x, [0, missing], None, [3]) for x in (q, keys, values))
     out: ir.Value = op.Attention(q, keys, values, visible, scale=spec.scale)
-    return out
+    return op.Slice(out, [0], [spec.v_head_dim], [3]) if missing else out
 
 
 def _primitive(
