@@ -73,6 +73,22 @@ __device__ __forceinline__ float fastExp2(float x) {
 #endif
 }
 
+// e^x, within a few units in the last place for small |x|, and an error of 2^-24 |x| times that of 2^x.
+__device__ __forceinline__ float fastExp(float x) {
+  return fastExp2(x * 1.4426950408889634F);
+}
+
+// Within one unit in the last place; of infinity 0.
+__device__ __forceinline__ float fastReciprocal(float x) {
+#ifdef R1TRT_SIMT_HOST
+  return 1.0F / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 template <class T>
 __device__ __forceinline__ T warpSum(T value) {
 #pragma unroll
@@ -80,6 +96,11 @@ __device__ __forceinline__ T warpSum(T value) {
     value += __shfl_xor_sync(kAllLanes, value, distance);
   }
   return value;
+}
+
+// One instruction from sm_80 on.
+__device__ __forceinline__ uint32_t warpMaxKey(uint32_t key) {
+  return __reduce_max_sync(kAllLanes, key);
 }
 
 __device__ __forceinline__ float warpMax(float value) {

@@ -31,14 +31,19 @@ struct LaunchShape {
   dim3 grid;
   unsigned threads;
   size_t shared_bytes = 0;
+  // From sm_90 on: its blocks may start before the last kernel has ended, and call waitForLastGrid.
+  bool overlap = false;
 };
 
 #ifdef R1TRT_SIMT_HOST
 template <class... Parameters, class... Arguments>
 cudaError_t launch(LaunchShape const& shape, cudaStream_t /*stream*/, void (*kernel)(Parameters...),
                    Arguments... arguments) {
-  return ::simt::launch(shape.name, shape.grid, dim3(shape.threads), shape.shared_bytes,
-                        [&] { kernel(arguments...); });
+  return ::simt::launch(shape.name, shape.grid, dim3(shape.threads), shape.shared_bytes, [&] {
+    ::simt::self().waited = !shape.overlap;
+    kernel(arguments...);
+    if (!::simt::self().waited) ::simt::fail("a thread never waited for the kernel before its own");
+  });
 }
 
 inline cudaError_t clearAsync(void* memory, size_t size, cudaStream_t /*stream*/) {
@@ -63,8 +68,18 @@ cudaError_t launch(LaunchShape const& shape, cudaStream_t stream, void (*kernel)
                                              static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<shape.grid, shape.threads, shape.shared_bytes, stream>>>(arguments...);
-  return cudaGetLastError();
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(shape.threads);
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = shape.overlap ? 1 : 0;
+  // NOTES: its own error, unlike cudaGetLastError(), which may be one that somebody before us left.
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
 inline cudaError_t clearAsync(void* memory, size_t size, cudaStream_t stream) {
@@ -109,25 +124,23 @@ __device__ __forceinline__ int threadReadAnew() {
 #endif
 }
 
+// The next kernel, if it was launched with `overlap`, may start when all blocks of this one have come here.
+__device__ __forceinline__ void startNextGrid() {
+#if !defined(R1TRT_SIMT_HOST) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// What the last kernel wrote can be read from here on; nothing may be written before.
+__device__ __forceinline__ void waitForLastGrid() {
+#ifdef R1TRT_SIMT_HOST
+  ::simt::self().waited = true;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 constexpr int kWarpSize = 32;
-
-// Runs the body in every thread of a grid's last block to come here, with all other blocks' writes visible.
-// `ticket` is 0 before the launch and after it.
-__device__ __forceinline__ bool isLastBlock(uint32_t* ticket, uint32_t blocks) {
-  __syncthreads();
-  bool last = false;
-  if (threadIdx.x == 0) {
-#ifdef R1TRT_SIMT_HOST
-    last = __atomic_fetch_add(ticket, 1U, __ATOMIC_ACQ_REL) == blocks - 1;
-#else
-    __threadfence();
-    last = atomicAdd(ticket, 1U) == blocks - 1;
-    __threadfence();
-#endif
-    if (last) *ticket = 0;
-  }
-  return __syncthreads_or(last ? 1 : 0) != 0;
-}
 
 }  // namespace r1trt::kernels

@@ -37,18 +37,19 @@ class Allocator {
 };
 
 Routing takeRouting(Allocator& memory, DynamicMoeParams const& p, Layer const& layer) {
-  int64_t const blocks = (layer.tokens + kTokensPerRouterBlock - 1) / kTokensPerRouterBlock;
+  int64_t const sliced = (layer.tokens < kSlicedTokens ? layer.tokens : kSlicedTokens) * kLogitSlices;
+  int64_t const blocks =
+      layer.tokens > 0 ? ceilDiv<int64_t>(layer.tokens, tokensPerRouterBlock(layer.tokens)) : 0;
+  int64_t const most_blocks = blocks > kMostRouterBlocks ? blocks : kMostRouterBlocks;
   Routing r{};
-  r.logits = memory.take<float>(layer.tokens * p.experts);
+  r.logits = memory.take<float>((layer.tokens > sliced ? layer.tokens : sliced) * p.experts);
   r.expert = memory.take<int32_t>(layer.rows);
   r.weight = memory.take<float>(layer.rows);
-  r.rank = memory.take<int32_t>(layer.rows);
-  r.block_base = memory.take<int32_t>(blocks * p.experts);
+  r.count = memory.take<uint16_t>(most_blocks * countPitch(p.experts));
   r.offset = memory.take<int32_t>(p.experts + 1);
   r.tile_offset = memory.take<int32_t>(p.experts + 1);
   r.tile_expert = memory.take<int32_t>(layer.most_tiles);
   r.row = memory.take<int32_t>(layer.rows);
-  r.ticket = memory.take<uint32_t>(1);
   return r;
 }
 
@@ -196,6 +197,7 @@ cudaError_t runShared(Layer const& layer, int sm, cudaStream_t stream) {
 Layer layerFromParams(DynamicMoeParams const& params, int sm) {
   Layer layer{};
   layer.params = params;
+  layer.sm = sm;
   layer.tokens = static_cast<int64_t>(params.batch) * params.seq;
   layer.rows = layer.tokens * params.top_k;
   bool const fp8_math =

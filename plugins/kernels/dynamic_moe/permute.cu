@@ -10,23 +10,13 @@ constexpr int kThreads = 256;
 constexpr int kChunk = kQuantizedChunk;  // elements of one thread
 
 struct PermuteProblem {
-  Routing routing;
+  int32_t const* row;
   void const* x;
   Rows rows;           // by expert
   Rows dense;          // by token, for the shared expert; data null: none
   float const* scale;  // static scale of x, or null
-  int32_t hidden, experts, top_k;
+  int32_t hidden, top_k;
 };
-
-// Row of the token's k-th expert, -1 where it has none.
-__device__ __forceinline__ int32_t rowOf(Routing const& routing, int64_t token, int k, int top_k,
-                                         int experts) {
-  int64_t const entry = token * top_k + k;
-  int const e = routing.expert[entry];
-  if (e < 0) return -1;
-  int32_t const base = routing.block_base[token / kTokensPerRouterBlock * experts + e];
-  return routing.offset[e] + base + routing.rank[entry];
-}
 
 template <class T>
 __device__ __forceinline__ void copyRow(PermuteProblem const& p, int64_t token, int32_t const* rows) {
@@ -66,18 +56,11 @@ __global__ void __launch_bounds__(kThreads) permuteKernel(PermuteProblem const p
   int64_t const token = blockIdx.x;
   int32_t rows[kMaxTopK];
 #pragma unroll
-  for (int k = 0; k < kMaxTopK; ++k)
-    rows[k] = k < p.top_k ? rowOf(p.routing, token, k, p.top_k, p.experts) : -1;
+  for (int k = 0; k < kMaxTopK; ++k) rows[k] = k < p.top_k ? p.row[token * p.top_k + k] : -1;
   if constexpr (kQuantized) {
     quantizeRow<T>(p, token, rows);
   } else {
     copyRow<T>(p, token, rows);
-  }
-  if (threadIdx.x == 0) {
-#pragma unroll
-    for (int k = 0; k < kMaxTopK; ++k) {
-      if (k < p.top_k) p.routing.row[token * p.top_k + k] = rows[k];
-    }
   }
 }
 
@@ -139,8 +122,7 @@ cudaError_t runPermute(Layer const& layer, PermuteProblem const& problem, cudaSt
 cudaError_t launchPermute(Layer const& layer, cudaStream_t stream) {
   DynamicMoeParams const& p = layer.params;
   Workspace const& w = layer.workspace;
-  PermuteProblem const problem{w.routing, p.x,      w.permuted, w.shared_in,
-                               p.x_scale, p.hidden, p.experts,  p.top_k};
+  PermuteProblem const problem{w.routing.row, p.x, w.permuted, w.shared_in, p.x_scale, p.hidden, p.top_k};
   return p.data_type == DataType::kBFloat16 ? runPermute<__nv_bfloat16>(layer, problem, stream)
                                             : runPermute<__half>(layer, problem, stream);
 }

@@ -8,7 +8,6 @@
 
 namespace r1trt::kernels::moe {
 
-constexpr int kTokensPerRouterBlock = 32;  // the bits of a mask
 constexpr int kScaleBlock = 128;
 constexpr int kSmallTile = 16;  // rows of a GEMM tile while experts have few tokens
 constexpr int kLargeTile = 64;
@@ -19,18 +18,43 @@ __host__ __device__ constexpr int64_t scaleBlocks(int64_t columns) {
 
 // Where the rows of the experts lie. Rows are ordered by expert, and so by group; inside an expert by token.
 struct Routing {
-  float* logits;    // [T, E]
-  int32_t* expert;  // [T, K]; -1: not kept
-  float* weight;    // [T, K]
-  int32_t* rank;    // [T, K]; among the router block's tokens of that expert
-  int32_t*
-      block_base;   // [router blocks, E]; first a count, then where the block's rows begin in the expert's
-  int32_t* offset;  // [E + 1]; first row of every expert
+  float* logits;         // [slices of the columns, T, E], to be added in that order
+  int32_t* expert;       // [T, K]; -1: not kept
+  float* weight;         // [T, K]
+  uint16_t* count;       // [router blocks, countPitch(E)]; a block's tokens of every expert
+  int32_t* offset;       // [E + 1]; first row of every expert
   int32_t* tile_offset;  // [E + 1]; first tile of every expert
   int32_t* tile_expert;  // [most tiles]
   int32_t* row;          // [T, K]; row of a token for its k-th expert; -1: none
-  uint32_t* ticket;      // [1]
 };
+
+constexpr int kLogitSlices = 4;             // at most
+constexpr int kLogitStretch = 64;           // columns that tensor cores sum up before an FP32 addition
+constexpr int64_t kSlicedTokens = 2048;     // up to so many, slices of the columns are blocks of their own
+constexpr int64_t kTokensOfOneRouter = 16;  // that one block takes
+constexpr int kMostRouterBlocks = 128;
+constexpr int kFirstOverlapArchitecture = 90;  // with launches that overlap the end of the one before
+
+__host__ __device__ constexpr int32_t countPitch(int32_t experts) {
+  return ceilDiv(experts, 8) * 8;
+}
+
+// One block for few tokens, then blocks of 8 until there are 128 of them. Its counts have 16 bits.
+constexpr int32_t tokensPerRouterBlock(int64_t tokens) {
+  if (tokens <= kTokensOfOneRouter) return static_cast<int32_t>(tokens);
+  int64_t const fair = ceilDiv<int64_t>(ceilDiv<int64_t>(tokens, kMostRouterBlocks), 8) * 8;
+  return static_cast<int32_t>(fair < 0xFFF8 ? fair : 0xFFF8);
+}
+
+// Stretches of the columns that a slice has.
+__host__ __device__ constexpr int32_t stretchesPerSlice(int32_t hidden) {
+  return ceilDiv(ceilDiv(hidden, kLogitStretch), kLogitSlices);
+}
+
+// Logits as the selection finds them: in slices, or of many tokens summed up.
+constexpr int32_t logitSlices(int64_t tokens, int32_t hidden) {
+  return tokens > kSlicedTokens ? 1 : ceilDiv(ceilDiv(hidden, kLogitStretch), stretchesPerSlice(hidden));
+}
 
 // Rows of activations: elements of type T, or E4M3 with scales.
 struct Rows {
@@ -54,6 +78,7 @@ struct Workspace {
 // Everything that follows from the sizes, resolved once.
 struct Layer {
   DynamicMoeParams params;
+  int sm;
   int64_t tokens;  // T
   int64_t rows;    // R
   bool quantized;  // activations are E4M3

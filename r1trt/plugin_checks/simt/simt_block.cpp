@@ -28,7 +28,7 @@ SIMT_UNSANITIZED void makeReady(Thread& thread) {
 
 char const* nameOf(Op op) {
   static char const* const names[] = {"running",      "__syncthreads", "__syncwarp", "__shfl_sync", "a vote",
-                                      "__match_sync", "ldmatrix",      "mma.sync",   "exited"};
+                                      "__match_sync", "__reduce_sync", "ldmatrix",   "mma.sync",    "exited"};
   return names[static_cast<int>(op)];
 }
 

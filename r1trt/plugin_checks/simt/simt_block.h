@@ -33,7 +33,18 @@ struct Configuration {
 // From SIMT_SEED and SIMT_COPY (late, eager, random), read once; tests may then change it.
 Configuration& configuration();
 
-enum class Op : uint8_t { kNone, kBarrier, kSyncWarp, kShuffle, kVote, kMatch, kLdmatrix, kMma, kExited };
+enum class Op : uint8_t {
+  kNone,
+  kBarrier,
+  kSyncWarp,
+  kShuffle,
+  kVote,
+  kMatch,
+  kReduce,
+  kLdmatrix,
+  kMma,
+  kExited
+};
 
 struct Thread;
 // Runs once for a whole collective, in the last lane to arrive; `lanes` is indexed by lane.
@@ -57,6 +68,7 @@ struct Thread {
   int line = 0;             // of the barrier waited in
   unsigned mask = 0;        // of the collective
   void* payload = nullptr;  // its argument, on this thread's stack
+  bool waited = false;      // for the kernel before, where that may still run
   int copies = 0, copy_group = 0;
   Copy pending[kMaxPendingCopies];
 };

@@ -51,6 +51,17 @@ SIMT_UNSANITIZED inline void matchLeader(Thread* const* lanes, unsigned mask) {
   }
 }
 
+// Of 32 bits, as hardware has it.
+SIMT_UNSANITIZED inline void maximumLeader(Thread* const* lanes, unsigned mask) {
+  uint64_t largest = 0;
+  for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
+    uint64_t const value = exchangeOf(lanes[__builtin_ctz(rest)]).in;
+    largest = value > largest ? value : largest;
+  }
+  for (unsigned rest = mask; rest != 0; rest &= rest - 1)
+    exchangeOf(lanes[__builtin_ctz(rest)]).out = largest;
+}
+
 template <class T>
 T shuffle(unsigned mask, T value, int source) {
   static_assert(sizeof(T) <= sizeof(uint64_t) && std::is_trivially_copyable<T>::value, "type of a shuffle");
@@ -66,6 +77,13 @@ inline unsigned vote(unsigned mask, bool predicate) {
   Exchange exchange;
   exchange.in = predicate ? 1 : 0;
   collective(Op::kVote, mask, &exchange, voteLeader);
+  return static_cast<unsigned>(exchange.out);
+}
+
+inline unsigned maximum(unsigned mask, unsigned value) {
+  Exchange exchange;
+  exchange.in = value;
+  collective(Op::kReduce, mask, &exchange, maximumLeader);
   return static_cast<unsigned>(exchange.out);
 }
 
@@ -116,6 +134,9 @@ inline int __all_sync(unsigned mask, int predicate) {
 template <class T>
 unsigned __match_any_sync(unsigned mask, T value) {
   return simt::matchAny(mask, value);
+}
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+  return simt::maximum(mask, value);
 }
 inline void __syncwarp(unsigned mask = simt::kFullMask) {
   simt::syncWarp(mask);

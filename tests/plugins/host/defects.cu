@@ -99,11 +99,28 @@ __global__ void addAcrossBlocks(int* out, bool atomic) {
   }
 }
 
+// Runs the body in every thread of a grid's last block to come here, with all other blocks' writes visible.
+// `ticket` is 0 before the launch and after it.
+__device__ __forceinline__ bool isLastBlock(uint32_t* ticket, uint32_t blocks) {
+  __syncthreads();
+  bool last = false;
+  if (threadIdx.x == 0) {
+    last = __atomic_fetch_add(ticket, 1U, __ATOMIC_ACQ_REL) == blocks - 1;
+    if (last) *ticket = 0;
+  }
+  return __syncthreads_or(last ? 1 : 0) != 0;
+}
+
 __global__ void ticket(int* out, int* parts, uint32_t* counter, bool counted) {
   if (threadIdx.x == 1) parts[blockIdx.x] = 1;
   bool const last = counted ? isLastBlock(counter, gridDim.x) : blockIdx.x == gridDim.x - 1;
   if (!last || threadIdx.x != 0) return;
   for (unsigned i = 0; i < gridDim.x; ++i) out[0] += parts[i];
+}
+
+__global__ void earlyStart(int* out, int const* in, bool waits) {
+  if (waits) waitForLastGrid();
+  out[threadIdx.x] = in[kThreads - 1 - threadIdx.x];
 }
 
 // Three tiles through two buffers, as the kernels' pipelines do it.
@@ -236,6 +253,16 @@ bool pipelines(bool waits, bool frees) {
   return good;
 }
 
+bool startsEarly(bool waits) {
+  int *in = memory(), *out = memory();
+  LaunchShape const shape{"early_start", 1, kThreads, 0, true};
+  bool const good = launch(shape, nullptr, earlyStart, out, in, waits) == cudaSuccess;
+  if (!good) fprintf(stderr, "%s\n", simt::lastError());
+  free(in);
+  free(out);
+  return good;
+}
+
 bool readsBeyond(int distance) {
   int *in = memory(), *out = memory();
   for (int i = 0; i < 1024; ++i) in[i] = 1023 - i - 960;
@@ -267,6 +294,8 @@ std::map<std::string, bool (*)()> const kCases = {
     {"race_between_blocks", [] { return counts(false); }},
     {"last_block", [] { return tickets(true); }},
     {"no_ticket", [] { return tickets(false); }},
+    {"early_start", [] { return startsEarly(true); }},
+    {"no_wait_for_the_grid", [] { return startsEarly(false); }},
     {"pipeline", [] { return pipelines(true, true); }},
     {"no_copy_wait", [] { return pipelines(false, true); }},
     {"buffer_not_freed", [] { return pipelines(true, false); }},

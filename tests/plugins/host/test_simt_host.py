@@ -11,7 +11,7 @@ from kernels.build import SANITIZERS, build_program, sanitizer_environment
 
 GOOD = (
     "barrier", "syncwarp", "shared_in_bounds", "global_in_bounds", "initialized", "aligned", "atomic_add",
-    "last_block", "pipeline", "mma_bf16", "mma_fp16", "mma_e4m3", "ldmatrix_transposed",
+    "last_block", "early_start", "pipeline", "mma_bf16", "mma_fp16", "mma_e4m3", "ldmatrix_transposed",
 )  # fmt: skip
 DEFECTIVE = Path(__file__).parent / "defects.cu"
 NO_SUCH_CASE = 2
@@ -30,6 +30,7 @@ DEFECTS = [
     ("misaligned", "asan", 0, "misaligned address"),
     ("race_between_blocks", "tsan", 0, "data race"),
     ("no_ticket", "tsan", 0, "data race"),
+    ("no_wait_for_the_grid", "plain", 0, "never waited for the kernel"),
     ("no_copy_wait", "plain", 0, ""),
     ("buffer_not_freed", "plain", 3, ""),
     ("buffer_not_freed", "tsan", 0, "data race"),

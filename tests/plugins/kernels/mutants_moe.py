@@ -22,6 +22,11 @@ CHANNELS = "seq=80,hidden=272,width=144,shared_width=48,weight_type=3,layout=1,s
 FP8 = "hidden=272,width=144,shared_width=48,weight_type=3"
 WIDENED = "hidden=144,width=144,shared_width=48,weight_type=3,sm=80"
 NEAR = "top_k=1,routing=near"
+LANES_OF_A_GROUP = (
+    "seq=5,hidden=256,experts=256,width=32,top_k=8,sigmoid=True,method=2,scaling=2.5,n_group=8,topk_group=4"
+)
+PASSES = "seq=8200,hidden=144,experts=24,width=16,top_k=1,method=1,n_group=4,topk_group=2"
+MANY_LOGITS = "seq=66,hidden=400,experts=65,width=16,top_k=8"
 TWO_TILES = "seq=300,hidden=80,experts=3,width=272,top_k=3"
 
 
@@ -31,115 +36,169 @@ def changed(file: str, old: str, new: str, *sources: str) -> Change:
     return Change(file=FOLDER + file, old=old, new=new, sources=tuple(FOLDER + source for source in compiled))
 
 
+def selected(old: str, new: str) -> Change:
+    """A change of the selection of one token."""
+    return changed("select.cuh", old, new, "router.cu")
+
+
 ROUTER = [
     Mutant(
         name="ties to the later expert",
-        change=changed(
-            "router.cu",
-            "orderKey(taken ? selection[e] : -INFINITY, e)",
-            "orderKey(taken ? selection[e] + 1e-7F * e : -INFINITY, e)",
+        change=selected(
+            "orderKey(taken ? selection[i] : -INFINITY)",
+            "orderKey(taken ? selection[i] + 1e-7F * (lane * kPerLane + i) : -INFINITY)",
         ),
         cases=(EQUAL, "seq=40,experts=16,top_k=3,norm=False,routing=ties"),
     ),
     Mutant(
+        name="ties to a lane's later expert",
+        change=selected("swap = key[i] < key[i + 1];", "swap = key[i] <= key[i + 1];"),
+        cases=(EQUAL,),
+    ),
+    Mutant(
         name="ties to the later group",
-        change=changed(
-            "router.cu",
-            "orderKey(one ? first : first + second, lane)",
-            "orderKey((one ? first : first + second) + 1e-6F * lane, lane)",
-        ),
+        change=selected("(g + 1) * lanes <= lane", "g * lanes > lane"),
         cases=(EQUAL_GROUPS,),
     ),
     Mutant(
         name="a group's score by one expert",
-        change=changed("router.cu", "one ? first : first + second", "first"),
+        change=selected("one ? top.first : top.first + top.second", "top.first"),
         cases=(GROUPS,),
     ),
     Mutant(
+        name="a group's second score from one lane",
+        change=selected("top.second = fmaxf(top.second, second);", ""),
+        cases=(LANES_OF_A_GROUP,),
+    ),
+    Mutant(
+        name="candidates by their place among all groups",
+        change=selected("source[place] = lane;", "source[place] = place;"),
+        cases=(LANES_OF_A_GROUP,),
+    ),
+    Mutant(
         name="groups where there are none to choose",
-        change=changed(
-            "router.cu", "p.topk_method == TopkMethod::kGreedy || p.n_group == 1", "p.n_group == 1"
+        change=selected(
+            "params.topk_method != TopkMethod::kGreedy && params.n_group > 1", "params.n_group > 1"
         ),
         cases=("seq=40,experts=16,top_k=3,n_group=4,topk_group=2",),
     ),
     Mutant(
         name="the bias in the weights",
-        change=changed(
-            "router.cu", "score[e] = s;", "score[e] = p.router_bias != nullptr ? s + p.router_bias[e] : s;"
+        change=selected(
+            "  storeLane(memory, lane, score);\n  uint32_t key[kPerLane];",
+            "  storeLane(memory, lane, selection);\n  uint32_t key[kPerLane];",
         ),
         cases=(GROUPS,),
     ),
     Mutant(
         name="a threshold of an absolute weight",
-        change=changed("router.cu", "before < p.adaptive_threshold * total", "before < p.adaptive_threshold"),
+        change=selected("before < p.adaptive_threshold * total", "before < p.adaptive_threshold"),
         cases=(ADAPTIVE, SIGMOID),
     ),
     Mutant(
         name="one expert less than the fewest",
-        change=changed("router.cu", "lane < p.top_k_min ||", "lane < p.top_k_min - 1 ||"),
+        change=selected("(lane < p.top_k_min ||", "(lane < p.top_k_min - 1 ||"),
         cases=("seq=40,experts=32,top_k=6,top_k_min=3,threshold=0.2",),
     ),
     Mutant(
         name="normalization by all candidates",
-        change=changed("router.cu", "kept ? score : 0.0F, k)", "score, k)"),
+        change=selected("float sum = kept ? score : 0.0F;", "float sum = score;"),
         cases=(ADAPTIVE, SIGMOID),
     ),
     Mutant(
         name="no scaling factor",
-        change=changed("router.cu", "weight * p.routed_scaling_factor : -1.0F", "weight : -1.0F"),
+        change=selected("kept ? weight * p.routed_scaling_factor : 0.0F", "kept ? weight : 0.0F"),
         cases=(SIGMOID, GROUPS),
     ),
     Mutant(
+        name="logits of one slice less",
+        change=selected(
+            "s < p.slices ? part[s].value[j] : 0.0F", "s < p.slices - 1 ? part[s].value[j] : 0.0F"
+        ),
+        cases=("seq=21,hidden=208,experts=6,method=2,n_group=3",),
+    ),
+    Mutant(
         name="logits of two parts of the weights",
-        change=changed("router_logits.cu", "kWeightParts = 3", "kWeightParts = 2"),
+        change=changed("router_logits.cuh", "kWeightParts = 3", "kWeightParts = 2", "router_logits.cu"),
         cases=(NEAR,),
     ),
     Mutant(
         name="logits of half an FP16 number",
-        change=changed("router_logits.cu", "kInputParts<__half> = 2", "kInputParts<__half> = 1"),
+        change=changed(
+            "router_logits.cuh", "kInputParts<__half> = 2", "kInputParts<__half> = 1", "router_logits_many.cu"
+        ),
         cases=("seq=270,hidden=528,experts=40,width=16,data_type=1",),
     ),
     Mutant(
-        name="logits of the first 512 columns",
-        change=changed("router_logits.cu", "kStride = kWarps * kStretch", "kStride = 1 << 20"),
-        cases=("seq=270,hidden=528,experts=40,width=16,data_type=1",),
+        name="logits of the first 32 stretches of a slice",
+        change=changed("router_logits.cu", "first += kRound", "first += 1 << 20"),
+        cases=("seq=3,hidden=8272,experts=4,width=16,top_k=1,norm=False",),
+    ),
+    Mutant(
+        name="logits of the last slice alone",
+        change=changed("router_logits_many.cu", "logits, stretch > share, sum", "logits, false, sum"),
+        cases=(PASSES,),
     ),
     overflow(
         "logits of experts that are not there",
-        changed("router_logits.cu", "inside && expert < p.experts);", "inside);"),
+        changed("router_logits.cu", "inside && expert0 + group < p.experts);", "inside);"),
         "seq=21,hidden=208,experts=6,method=2,n_group=3",
+    ),
+    overflow(
+        "many logits of experts that are not there",
+        changed(
+            "router_logits_many.cu",
+            "if (expert < p.experts && column < p.hidden) {\n      float const",
+            "if (column < p.hidden) {\n      float const",
+        ),
+        MANY_LOGITS,
     ),
 ]
 
 ROWS = [
     Mutant(
-        name="ranks by the entry, not the token",
-        change=changed("router.cu", "(1U << (i / top_k)) - 1U", "(1U << (i % top_k)) - 1U"),
+        name="ranks by the block, not the token",
+        change=changed("router.cu", "__popc(shared.mask[word][e] & earlier)", "__popc(shared.mask[word][e])"),
         cases=(MANY, "seq=70,top_k=1,data_type=1,routing=one_expert"),
     ),
     Mutant(
+        name="ranks among 32 tokens",
+        change=changed("router.cu", "t >= (word + 1) * 32 ? kAllLanes", "t >= (word + 1) * 32 ? 0"),
+        cases=(PASSES,),
+    ),
+    Mutant(
+        name="ranks of one pass",
+        change=changed("router.cu", "int rank = shared.earlier[e];", "int rank = 0;"),
+        cases=(PASSES,),
+    ),
+    Mutant(
         name="padding that is routed",
-        change=changed(
-            "router.cu", "token % p.params.seq < p.params.seq_len", "token % p.params.seq <= p.params.seq_len"
-        ),
+        change=changed("router.cu", "(index - row * seq) < p.seq_len", "(index - row * seq) <= p.seq_len"),
         cases=(LENGTHS,),
         report=PADDING,
     ),
     Mutant(
         name="a scan that leaves out the first expert",
-        change=changed("router.cu", "e >= distance) sum +=", "e > distance) sum +="),
+        change=changed("router.cu", "lane >= distance) sum +=", "lane > distance) sum +="),
         cases=(MANY, TWO_TILES),
     ),
     Mutant(
         name="every router block's rows at the expert's first",
-        change=changed("router.cu", "experts] = count;", "experts] = 0;"),
+        change=changed("router.cu", "layout.first[e] = first + before;", "layout.first[e] = first;"),
+        cases=(MANY,),
+    ),
+    Mutant(
+        name="a router block's own rows before it",
+        change=changed(
+            "router.cu",
+            "kRowsWarps < static_cast<int>(blockIdx.x)",
+            "kRowsWarps <= static_cast<int>(blockIdx.x)",
+        ),
         cases=(MANY,),
     ),
     Mutant(
         name="a tile of the expert before",
-        change=changed(
-            "router.cu", "shared.tile_offset[middle] <= tile", "shared.tile_offset[middle] < tile"
-        ),
+        change=changed("router.cu", "tile_expert[tile] = e;", "tile_expert[tile] = e > 0 ? e - 1 : e;"),
         cases=(MANY, TWO_TILES),
     ),
     Mutant(
@@ -374,26 +433,36 @@ BARRIERS = [
     ),
     race(
         "no barrier inside the scan",
-        changed(
-            "router.cu", "sum += scan[e - distance];\n    __syncthreads();", "sum += scan[e - distance];"
-        ),
+        changed("router.cu", "warp_sum[warp] = sum;\n  }\n  __syncthreads();", "warp_sum[warp] = sum;\n  }"),
         MANY,
     ),
     race(
         "no barrier before the next token's scores",
-        changed(
-            "router.cu", "__syncwarp();  // the scores are read before the next token's overwrite them", ""
-        ),
-        "seq=31",
+        selected("__syncwarp();  // the scores are read before the next token's overwrite them", ""),
+        PASSES,
+    ),
+    race(
+        "no barrier before scores overwrite keys",
+        selected("__syncwarp();  // the keys are read before the scores overwrite them", ""),
+        LANES_OF_A_GROUP,
     ),
     race(
         "no barrier before the warps' logits are summed",
         changed(
             "router_logits.cu",
-            "  __syncthreads();\n  for (int i = static_cast<int>(threadIdx.x); i < kTile;",
-            "  for (int i = static_cast<int>(threadIdx.x); i < kTile;",
+            "last_column, shared);\n    __syncthreads();",
+            "last_column, shared);",
         ),
         "seq=31",
+    ),
+    race(
+        "no barrier when a stage of logits has landed",
+        changed(
+            "router_logits_many.cu",
+            "__syncthreads();  // this stage has landed for all, and nobody reads the other any more",
+            "",
+        ),
+        MANY_LOGITS,
     ),
 ]
 
