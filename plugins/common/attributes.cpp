@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <sstream>
+#include <utility>
 
 #include "error.h"
 #include "inputs.h"
@@ -18,6 +19,9 @@ using nvinfer1::PluginFieldType;
 constexpr char const* kLayerName = "layer_name";
 constexpr char const* kNumSms = "num_sms";
 constexpr AttributeSpec kNumSmsSpec{kNumSms, AttributeType::kInt, 0, 0, 1 << 16};
+constexpr char const* kWorkspaceUnits = "workspace_units";
+constexpr AttributeSpec kWorkspaceUnitsSpec{kWorkspaceUnits, AttributeType::kInt, kUnknownWorkspace,
+                                            kUnknownWorkspace, std::numeric_limits<int32_t>::max()};
 constexpr int32_t kMaxLayerName = 1024;
 
 std::string numberText(double value) {
@@ -75,17 +79,25 @@ Attributes::Attributes(Signature const& signature, nvinfer1::PluginFieldCollecti
   for (int32_t i = 0; i < count; ++i) {
     PluginField const& field = fields->fields[i];
     if (field.name == nullptr) throw PluginError("field " + std::to_string(i) + " has no name");
-    bool const restored = phase == nvinfer1::TensorRTPhase::kRUNTIME;
-    if (restored && std::strcmp(field.name, kLayerName) == 0) {
-      layerName_ = textFromField(field);
-    } else if (restored && std::strcmp(field.name, kNumSms) == 0) {
-      double const number = numberFromField(field, kNumSmsSpec.type);
-      requireRange(kNumSmsSpec, number);
-      numSms_ = static_cast<int32_t>(number);
-    } else {
-      take(field);
-    }
+    if (phase != nvinfer1::TensorRTPhase::kRUNTIME || !restore(field)) take(field);
   }
+}
+
+// Takes a field that the library added; false if it is another.
+bool Attributes::restore(PluginField const& field) {
+  if (std::strcmp(field.name, kLayerName) == 0) {
+    layerName_ = textFromField(field);
+    return true;
+  }
+  for (auto const& [spec, target] :
+       {std::pair{&kNumSmsSpec, &numSms_}, {&kWorkspaceUnitsSpec, &workspaceUnits_}}) {
+    if (std::strcmp(field.name, spec->name) != 0) continue;
+    double const number = numberFromField(field, spec->type);
+    requireRange(*spec, number);
+    *target = static_cast<int32_t>(number);
+    return true;
+  }
+  return false;
 }
 
 void Attributes::take(PluginField const& field) {
@@ -129,12 +141,11 @@ std::string Attributes::text() const {
 }
 
 nvinfer1::PluginFieldCollection const* SerializedFields::assign(Attributes const& attributes,
-                                                                std::string const& layerName,
-                                                                int32_t numSms) {
+                                                                AddedFields added) {
   std::vector<AttributeSpec> const& specs = attributes.signature().attributes;
-  integers_.assign(specs.size() + 2, 0);
+  integers_.assign(specs.size() + 1, 0);
   reals_.assign(specs.size(), 0.0F);
-  layerName_ = layerName;
+  added_ = std::move(added);
   fields_.clear();
   for (size_t i = 0; i < specs.size(); ++i) {
     if (specs[i].type == AttributeType::kInt) {
@@ -145,13 +156,12 @@ nvinfer1::PluginFieldCollection const* SerializedFields::assign(Attributes const
       fields_.emplace_back(specs[i].name, &reals_[i], PluginFieldType::kFLOAT32, 1);
     }
   }
-  int32_t* const added = &integers_[specs.size()];
-  added[0] = attributes.inputMask();
-  added[1] = numSms;
-  fields_.emplace_back(kInputMask, &added[0], PluginFieldType::kINT32, 1);
-  fields_.emplace_back(kNumSms, &added[1], PluginFieldType::kINT32, 1);
-  fields_.emplace_back(kLayerName, layerName_.data(), PluginFieldType::kCHAR,
-                       static_cast<int32_t>(layerName_.size()));
+  integers_.back() = attributes.inputMask();
+  fields_.emplace_back(kInputMask, &integers_.back(), PluginFieldType::kINT32, 1);
+  fields_.emplace_back(kNumSms, &added_.numSms, PluginFieldType::kINT32, 1);
+  fields_.emplace_back(kWorkspaceUnits, &added_.workspaceUnits, PluginFieldType::kINT32, 1);
+  fields_.emplace_back(kLayerName, added_.layerName.data(), PluginFieldType::kCHAR,
+                       static_cast<int32_t>(added_.layerName.size()));
   collection_.nbFields = static_cast<int32_t>(fields_.size());
   collection_.fields = fields_.data();
   return &collection_;

@@ -1,5 +1,7 @@
 #include "operator_plugin.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "error.h"
@@ -23,6 +25,13 @@ Dims dimsFromExprs(DimsExprs const& exprs) {
   return dims;
 }
 
+int32_t unitsOf(size_t workspace) {
+  size_t const units = (workspace + kWorkspaceUnit - 1) / kWorkspaceUnit;
+  constexpr size_t kMost = std::numeric_limits<int32_t>::max();
+  if (units > kMost) throw PluginError(std::to_string(workspace) + " bytes of workspace: too many");
+  return static_cast<int32_t>(units);
+}
+
 }  // namespace
 
 OperatorPlugin::OperatorPlugin(std::string layer, Attributes attributes)
@@ -30,7 +39,8 @@ OperatorPlugin::OperatorPlugin(std::string layer, Attributes attributes)
       attributes_(std::move(attributes)),
       map_(attributes_.signature(), attributes_.inputMask()),
       text_(attributes_.text()),
-      timingId_(std::string(signature().name) + " " + kVersion + " " + text_) {
+      timingId_(std::string(signature().name) + " " + kVersion + " " + text_),
+      workspaceUnits_(attributes_.workspaceUnits()) {
   if (layer_.empty()) layer_ = attributes_.layerName();
 }
 
@@ -41,7 +51,8 @@ OperatorPlugin::OperatorPlugin(OperatorPlugin const& other)
       text_(other.text_),
       timingId_(other.timingId_),
       inputCount_(other.inputCount_),
-      workspaceSize_(other.workspaceSize_) {}
+      workspaceSize_(other.workspaceSize_),
+      workspaceUnits_(other.workspaceUnits_) {}
 
 std::string OperatorPlugin::where() const {
   return std::string(signature().name) + " layer '" + (layer_.empty() ? "(unnamed)" : layer_) + "'";
@@ -110,6 +121,15 @@ void OperatorPlugin::requireOutputs(int32_t count) const {
   }
 }
 
+// What the engine gives, where that is known, is all that the kernels may use.
+void OperatorPlugin::requireWorkspace(size_t size) const {
+  if (workspaceUnits_ == kUnknownWorkspace || unitsOf(size) <= workspaceUnits_) return;
+  throw PluginError("these shapes need " + std::to_string(size) +
+                    " bytes of workspace, and the library that built the engine asked for at most " +
+                    std::to_string(workspaceUnits_ * kWorkspaceUnit) +
+                    "; build the engine again, or run it with a library like that one");
+}
+
 Tensors OperatorPlugin::tensorsFromDescs(PluginTensorDesc const* descs, int32_t count) const {
   return tensorsFromLayer(signature(), map_, count, [&](int32_t position) {
     return Tensor{true, descs[position].type, descs[position].dims};
@@ -133,6 +153,9 @@ int32_t OperatorPlugin::configurePlugin(DynamicPluginTensorDesc const* in, int32
          {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt, &DynamicPluginTensorDesc::max}) {
       checkAll(tensorsFromProfile(in, nbInputs, bound));
     }
+    // Once for every profile; the engine's scratch memory has room for each of them.
+    Tensors const largest = tensorsFromProfile(in, nbInputs, &DynamicPluginTensorDesc::max);
+    workspaceUnits_ = std::max(workspaceUnits_, unitsOf(workspaceSize(largest)));
     return 0;
   });
 }
@@ -226,6 +249,7 @@ int32_t OperatorPlugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInpu
     Tensors const tensors = tensorsFromDescs(in, nbInputs);
     checkAll(tensors);
     workspaceSize_ = workspaceSize(tensors);
+    requireWorkspace(workspaceSize_);
     setShapes(tensors);
     inputCount_ = nbInputs;
     return 0;
@@ -239,8 +263,10 @@ int32_t OperatorPlugin::enqueue(PluginTensorDesc const*, PluginTensorDesc const*
     if (workspaceSize_ > 0 && workspace == nullptr) {
       throw PluginError("no workspace; " + std::to_string(workspaceSize_) + " bytes expected");
     }
-    cudaError_t const status =
-        launch(Pointers(map_, inputCount_, inputs, outputs), workspace, workspaceSize_, stream);
+    // NOTES: known to be enough from onShapeChange on; the kernels check it as well, against what is there.
+    bool const known = workspaceUnits_ != kUnknownWorkspace;
+    size_t const given = known ? workspaceUnits_ * static_cast<size_t>(kWorkspaceUnit) : workspaceSize_;
+    cudaError_t const status = launch(Pointers(map_, inputCount_, inputs, outputs), workspace, given, stream);
     if (status != cudaSuccess) {
       throw PluginError(std::string("kernels were not enqueued: ") + cudaGetErrorName(status) + ", " +
                         cudaGetErrorString(status) + " (" + text_ + ")");
@@ -255,7 +281,7 @@ nvinfer1::IPluginV3* OperatorPlugin::attachToContext(nvinfer1::IPluginResourceCo
 
 nvinfer1::PluginFieldCollection const* OperatorPlugin::getFieldsToSerialize() noexcept {
   return guarded<nvinfer1::PluginFieldCollection const*>(where(), "getFieldsToSerialize", nullptr, [&] {
-    return fields_.assign(attributes_, layer_, numSms());
+    return fields_.assign(attributes_, {layer_, numSms(), workspaceUnits_});
   });
 }
 

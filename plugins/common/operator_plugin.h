@@ -40,8 +40,9 @@ class Pointers {
 // A plugin of one operator. Subclasses check and launch; they compute nothing.
 //
 // Lifetime: a copy (clone, attachToContext) has the attributes and, from onShapeChange on, shapes of its own,
-// so execution contexts do not disturb each other. One object is used by one thread at a time, as TensorRT
-// promises.
+// so execution contexts do not disturb each other. What the profiles' largest shapes need is kept with the
+// engine: a library that needs more than the one that built it is refused. One object is used by one thread
+// at a time, as TensorRT promises.
 class OperatorPlugin : public nvinfer1::IPluginV3,
                        public nvinfer1::IPluginV3OneCore,
                        public nvinfer1::IPluginV3OneBuildV2,
@@ -143,6 +144,7 @@ class OperatorPlugin : public nvinfer1::IPluginV3,
   Tensors tensorsFromProfile(nvinfer1::DynamicPluginTensorDesc const* descs, int32_t count,
                              nvinfer1::Dims nvinfer1::DynamicPluginTensorDesc::* bound) const;
   void requireOutputs(int32_t count) const;
+  void requireWorkspace(size_t size) const;
 
   std::string layer_;
   Attributes attributes_;
@@ -150,8 +152,9 @@ class OperatorPlugin : public nvinfer1::IPluginV3,
   std::string text_;
   std::string timingId_;
   SerializedFields fields_;
-  int32_t inputCount_ = -1;  // of the layer, since the last onShapeChange
-  size_t workspaceSize_ = 0;
+  int32_t inputCount_ = -1;   // of the layer, since the last onShapeChange
+  size_t workspaceSize_ = 0;  // that these shapes need
+  int32_t workspaceUnits_;    // that the engine gives: the largest of the profiles', when it was built
 };
 
 }  // namespace r1trt::plugins

@@ -75,7 +75,11 @@ def host_kernel_library(
 
 
 def host_plugin_library(
-    objects: ObjectCache, sanitizer: str = "plain", *, headers: Headers = OWN_HEADERS
+    objects: ObjectCache,
+    sanitizer: str = "plain",
+    *,
+    headers: Headers = OWN_HEADERS,
+    overlay: Overlay | None = None,
 ) -> Path:
     """The plugins and their kernels.
 
@@ -83,6 +87,7 @@ def host_plugin_library(
         objects: Where the library goes.
         sanitizer: `plain` or `asan`.
         headers: TensorRT's.
+        overlay: A change of the kernels' sources to compile with.
 
     Raises:
         BuildError: A source does not compile.
@@ -90,9 +95,14 @@ def host_plugin_library(
     plugins = source_directory()
     kernels = plugins / "kernels"
     flags = (*PLUGIN_FLAGS, *SANITIZER_FLAGS[sanitizer], *headers.flags)
+    changed = {} if overlay is None else {kernels / name: overlay.folder / name for name in overlay.sources}
     sources = [
+        host_compilation(path, overlay.folder, sanitizer) for path in changed.values() if overlay is not None
+    ]
+    sources += [
         cxx_compilation(path, flags) if path.suffix == ".cpp" else host_compilation(path, kernels, sanitizer)
         for path in compiled_files(plugins)
+        if path not in changed
     ]
     sources += [host_compilation(path, kernels, sanitizer) for path in host_layer()]
     sources += [cxx_compilation(HOST_RUNTIME, flags)]

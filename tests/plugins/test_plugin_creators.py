@@ -28,6 +28,8 @@ from r1trt.plugin_checks.harness.layers import (
     INPUT_MASK,
     LAYERS,
     NUM_SMS,
+    UNKNOWN_WORKSPACE,
+    WORKSPACE_UNITS,
     attention_layer,
     moe_layer,
 )
@@ -68,7 +70,12 @@ def test_defaults_are_the_operators(library: PluginLibraryUnderTest, operator: s
     plugin = library.create(operator, [])
     assert plugin is not None
     serialized = {field["name"]: field["value"] for field in plugin.serialize()}
-    added = {INPUT_MASK: 0, NUM_SMS: HOST_SMS, "layer_name": "layer"}
+    added = {
+        INPUT_MASK: 0,
+        NUM_SMS: HOST_SMS,
+        WORKSPACE_UNITS: UNKNOWN_WORKSPACE,
+        "layer_name": "layer",
+    }
     assert serialized == {**OPERATORS[operator].attributes, **added}
 
 
@@ -93,7 +100,12 @@ def test_serialization_round_trip(library: PluginLibraryUnderTest, name: str) ->
     plugin = library.create(layer.operator, layer.fields, layer="model.layers.3.op")
     assert plugin is not None
     serialized = {field["name"]: field["value"] for field in plugin.serialize()}
-    added = {INPUT_MASK: layer.mask, NUM_SMS: HOST_SMS, "layer_name": "model.layers.3.op"}
+    added = {
+        INPUT_MASK: layer.mask,
+        NUM_SMS: HOST_SMS,
+        WORKSPACE_UNITS: UNKNOWN_WORKSPACE,
+        "layer_name": "model.layers.3.op",
+    }
     assert serialized == {**layer.attributes, **added}
     for again in (library.restore(plugin), plugin.clone(), plugin.attach(), plugin.clone().attach().clone()):
         assert again.serialize() == plugin.serialize()
@@ -248,8 +260,10 @@ def test_a_plugin_plans_for_the_gpu_that_its_engine_was_built_on(library: Plugin
     assert [field["value"] for field in restored(2).serialize() if field["name"] == NUM_SMS] == [2]
 
 
-@pytest.mark.parametrize("sms", [-1, 1 << 17])
-def test_an_impossible_number_of_multiprocessors(library: PluginLibraryUnderTest, sms: int) -> None:
-    fields = [Field(NUM_SMS, [sms], FIELD_INT32)]
+@pytest.mark.parametrize(("name", "value"), [(NUM_SMS, -1), (NUM_SMS, 1 << 17), (WORKSPACE_UNITS, -2)])
+def test_an_impossible_number_of_the_librarys_own(
+    library: PluginLibraryUnderTest, name: str, value: int
+) -> None:
+    fields = [Field(name, [value], FIELD_INT32)]
     assert library.create(ATTENTION, fields, phase=RUNTIME) is None
-    assert f"'num_sms' is {sms}" in library.harness.errors()[0]
+    assert f"'{name}' is {value}" in library.harness.errors()[0]

@@ -15,6 +15,7 @@ from r1trt.plugin_checks.harness.driver import BF16, FLOAT, FP8, INT64, Field, T
 
 # What a plugin serializes besides: the host layer's number of multiprocessors.
 NUM_SMS, HOST_SMS = "num_sms", 8
+WORKSPACE_UNITS, WORKSPACE_UNIT, UNKNOWN_WORKSPACE = "workspace_units", 256, -1
 
 
 @dataclass(frozen=True)

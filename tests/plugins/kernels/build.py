@@ -20,6 +20,7 @@ from r1trt.plugin_checks.host_build import (
     host_compilation,
     host_kernel_library,
     host_layer,
+    host_plugin_library,
     linked,
 )
 from r1trt.plugin_tools.toolchain import toolchain_from_machine
@@ -72,6 +73,12 @@ def build_library(sanitizer: str = "plain", *, change: Change | None = None) -> 
             return host_kernel_library(cached, sanitizer)
         with _overlay(change) as overlay:
             return host_kernel_library(cached, sanitizer, overlay=overlay)
+
+
+def build_plugin_library(change: Change) -> Path:
+    """The plugins with changed kernels, as a library of another build would be."""
+    with objects() as cached, _overlay(change) as overlay:
+        return host_plugin_library(cached, overlay=overlay)
 
 
 def build_program(source: Path, sanitizer: str, *flags: str) -> Path:
