@@ -36,7 +36,7 @@ struct HlaAttentionParams {
   void const* k = nullptr;            // [B, S, Hkv, dqk]; may be null when the cache already holds these rows
   void const* v = nullptr;            // [B, S, Hkv, dv]; null in the latent form: a key's first dv elements
   float const* lam = nullptr;         // [B, S, H]; null: 1 everywhere
-  int64_t const* past_len = nullptr;  // [B]; null: 0 everywhere
+  int64_t const* past_len = nullptr;  // [B]; null: 0 everywhere. A row that is not at 0 .. C is all padding
   int64_t const* seq_len = nullptr;   // [B], at most S; null: S everywhere
   void* y = nullptr;                  // [B, S, H, dv]; rows of padding tokens are set to 0
 

@@ -40,15 +40,20 @@ __device__ __forceinline__ float lamOf(HlaAttentionParams const& p, int64_t b, i
   return p.lam_skip > 0.0F && lam > 1.0F - p.lam_skip ? 1.0F : lam;
 }
 
+// Whether row b begins inside the cache or at its end. If not, it is left alone.
+__device__ __forceinline__ bool isPlaced(HlaAttentionParams const& p, int64_t b) {
+  return p.past_len == nullptr || (p.past_len[b] >= 0 && p.past_len[b] <= p.cache_capacity);
+}
+
 // Tokens of row b that are no padding.
 __device__ __forceinline__ int tokensOf(HlaAttentionParams const& p, int64_t b) {
-  if (p.seq_len == nullptr) return p.seq;
-  int64_t const length = p.seq_len[b];
+  int64_t const length = p.seq_len == nullptr ? p.seq : p.seq_len[b];
+  if (length <= 0 || !isPlaced(p, b)) return 0;
   return length < p.seq ? static_cast<int>(length) : p.seq;
 }
 
 __device__ __forceinline__ int64_t pastOf(HlaAttentionParams const& p, int64_t b) {
-  return p.past_len == nullptr ? 0 : p.past_len[b];
+  return p.past_len == nullptr || !isPlaced(p, b) ? 0 : p.past_len[b];
 }
 
 cudaError_t launchCacheWrite(Attention const& attention, cudaStream_t stream);

@@ -22,6 +22,7 @@ from r1trt.plugin_checks.cases.params import AttentionParams
 
 FIRST_TO_FIRST, ALL_TO_FIRST = 0, 1
 SENTINEL = 7.0  # what the cache holds where nobody should write
+MOST_PAST = 1 << 20  # what is larger is no length but a fault
 # The roundings of the softmax's weights, of random sign: deviations of their sum that the tolerance allows.
 DEVIATIONS = 4
 OF_FP32 = 2e-5  # scores, exponentials and sums in FP32
@@ -61,7 +62,12 @@ class AttentionCase(Case):
     @property
     def cost(self) -> int:
         """Multiplications of full attention."""
-        return self.batch * self.seq * self.heads * (max(self.past) + self.seq) * (self.qk + self.v)
+        return self.batch * self.seq * self.heads * (self.longest + self.seq) * (self.qk + self.v)
+
+    @property
+    def longest(self) -> int:
+        """The largest past length that is meant."""
+        return max(past for past in self.past if past < MOST_PAST) if self.cached else 0
 
 
 _DECODE: dict[str, Any] = {"seq": 1, "heads": 8, "kv_heads": 2}
@@ -102,6 +108,12 @@ CASES = [
     AttentionCase(seq=3, heads=16, kv_heads=1, past=(610,), num_sms=16),
     AttentionCase(seq=1, qk=576, v=512, heads=16, past=(530,), lam="none"),
     AttentionCase(seq=1, qk=576, v=512, heads=16, past=(530,), inter_block=ALL_TO_FIRST, data_type=FLOAT16),
+    # Rows that are nowhere in the cache are left alone; so are negative numbers of tokens.
+    AttentionCase(batch=4, seq=20, past=(-70, 10, -5, 2**32 + 3), heads=4, kv_heads=2),
+    AttentionCase(batch=4, seq=70, past=(40, -40, 2**31 - 3, 12), inter_block=ALL_TO_FIRST, heads=2),
+    AttentionCase(batch=4, past=(300, -1, -(2**31), 2**40), room=300, num_sms=64, **_DECODE),
+    AttentionCase(batch=4, seq=20, past=(40, 10, -(2**40), 3), room=-21,
+        lengths=(20, -(2**32) + 9, 20, 12)),
     AttentionCase(seq=1, qk=192, v=128, heads=2, kv_heads=2, past=(63,), write_keys=False),
     AttentionCase(seq=40, past=(20,), write_keys=False, heads=4, kv_heads=2),
 ]  # fmt: skip
@@ -139,7 +151,7 @@ def make_problem(case: AttentionCase) -> Problem:
     rng, dtype = case.generator(), DTYPES[case.data_type]
     past = np.resize(np.array(case.past if case.cached else 0, np.int64), case.batch)
     lengths = np.array(case.lengths or [case.seq] * case.batch, np.int64)
-    capacity = int(past.max()) + case.seq + case.room
+    capacity = case.longest + case.seq + case.room
 
     def tensor(*shape: int) -> np.ndarray:
         return aligned_copy(rng.standard_normal(shape).astype(dtype))
@@ -147,7 +159,7 @@ def make_problem(case: AttentionCase) -> Problem:
     def cache(size: int) -> np.ndarray:
         result = tensor(case.batch, case.kv_heads, capacity, size)
         for b in range(case.batch):
-            result[b, :, past[b] :] = SENTINEL
+            result[b, :, max(past[b], 0) :] = SENTINEL
         return result
 
     k = tensor(case.batch, case.seq, case.kv_heads, case.qk)
@@ -163,10 +175,16 @@ def make_problem(case: AttentionCase) -> Problem:
     return p
 
 
+def tokens(p: Problem) -> np.ndarray:
+    """Of each row, those that are no padding: none of a row that is nowhere in the cache."""
+    placed = (p.past >= 0) & (p.past <= p.key_cache.shape[2])
+    return np.where(placed, np.maximum(p.seq_len, 0), 0)
+
+
 def written(case: AttentionCase, p: Problem, cache: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The cache [B, Hkv, C, d] after the call, without the slots that do not exist."""
     result = cache.copy()
-    for b in range(case.batch):
+    for b in np.flatnonzero(tokens(p)):
         slots = result[b, :, p.past[b] : p.past[b] + p.seq_len[b]]
         slots[...] = rows[b, : slots.shape[1]].swapaxes(0, 1)
     return result
@@ -211,7 +229,7 @@ def reference(case: AttentionCase, p: Problem) -> tuple[Outputs, np.ndarray]:
     tolerance = np.zeros_like(y)
     scale, unit = float(np.float32(case.scale)) or 1 / np.sqrt(case.qk), ROUNDING[case.data_type]
     for b in range(case.batch):
-        count = int(p.seq_len[b])
+        count = int(tokens(p)[b])
         position = np.arange(int(p.past[b]), int(p.past[b]) + count)
         existing = min(int(p.past[b]) + count, keys.shape[2])
         causal, block = key_masks(case, position, existing)
@@ -272,7 +290,7 @@ def check(case: AttentionCase, outputs: Outputs) -> float:
         same = np.array_equal(outputs[name].view(np.uint16), want[name].view(np.uint16))
         require(same, f"{case}: the {name} is not as it should be")
     got = outputs["y"].astype(np.float64)
-    padding = np.arange(case.seq) >= p.seq_len[:, None]
+    padding = np.arange(case.seq) >= tokens(p)[:, None]
     require(np.all(got[padding] == 0), f"{case}: padding is not 0")
     error = (np.abs(got - want["y"])[~padding] / tolerance[~padding]).max()
     require(error <= 1, f"{case}: error {error:.2f} times the tolerance")

@@ -17,6 +17,7 @@ CACHE = "is not as it should be"
 PADDING = "padding is not 0"
 RACE = "ThreadSanitizer: data race"
 OVERFLOW = "heap-buffer-overflow"
+OUTSIDE = "AddressSanitizer: heap"  # far from any tensor: whose memory it was, if anyone's, is chance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kernels.build import Change
-from kernels.mutant import CACHE, PADDING, Mutant, overflow, race
+from kernels.mutant import CACHE, OUTSIDE, PADDING, Mutant, overflow, race
 
 FOLDER = "hla_attention/"
 HEADS_64, LATENT = "attention_64.cu", "attention_latent.cu"
@@ -12,6 +12,8 @@ LENGTHS = "batch=4,seq=40,heads=4,kv_heads=2,past=(0,31,64,70),lengths=(40,0,1,3
 DECODE = "batch=2,seq=1,heads=8,kv_heads=2,past=(400,31),room=700"
 LONG_DECODE = "seq=1,heads=8,kv_heads=2,inter_block=1,past=(992,),room=40,num_sms=16"
 FULL = "batch=2,seq=20,heads=4,kv_heads=2,past=(10,40),room=-7"
+NOWHERE = "batch=4,seq=20,heads=4,kv_heads=2,past=(-70,10,-5,4294967299)"
+FEWER_THAN_NONE = "batch=4,seq=20,past=(40,10,-1099511627776,3),lengths=(20,-4294967287,20,12),room=-21"
 
 
 def changed(file: str, old: str, new: str, *sources: str) -> Change:
@@ -182,6 +184,32 @@ CACHES = [
         name="padding in the cache",
         change=changed("cache.cu", "if (s >= tokensOf(p, b) || slot", "if (s > tokensOf(p, b) || slot"),
         cases=(LENGTHS,),
+        report=CACHE,
+    ),
+    Mutant(
+        name="slots in front of the cache",
+        change=changed("stages.cuh", "p.past_len[b] >= 0 && ", "", "cache.cu"),
+        cases=(NOWHERE,),
+        report=OUTSIDE,
+        sanitizer="asan",
+    ),
+    Mutant(
+        name="keys in front of the cache",
+        change=changed("stages.cuh", "p.past_len[b] >= 0 && ", "", HEADS_64),
+        cases=(NOWHERE,),
+        report=OUTSIDE,
+        sanitizer="asan",
+    ),
+    Mutant(
+        name="a row behind the cache",
+        change=changed("stages.cuh", "p.past_len[b] <= p.cache_capacity", "true", HEADS_64),
+        cases=(NOWHERE,),
+        report=PADDING,
+    ),
+    Mutant(
+        name="fewer tokens than none",
+        change=changed("stages.cuh", "length <= 0 || ", "", "cache.cu"),
+        cases=(FEWER_THAN_NONE,),
         report=CACHE,
     ),
     overflow(

@@ -68,7 +68,7 @@ def test_attention(case: AttentionCase) -> None:
     full = masked_attention(double(p.q), keys, values, causal_mask(position, keys.shape[2]))
     block = masked_attention(double(p.q), keys, values, block_mask(position, keys.shape[2], hla))
     y = (lam[..., None] * full + (1 - lam[..., None]) * block)[..., : case.v]
-    valid = np.arange(case.seq) < p.seq_len[:, None]
+    valid = np.arange(case.seq) < attention_cases.tokens(p)[:, None]
     assert_same(want["y"][valid], y[torch.from_numpy(valid)])
 
 
