@@ -21,6 +21,10 @@ NVCC_OPTIONS = "nvcc.options"
 CUTLASS_SOURCE = "cutlass_gemm.cu"
 CUTLASS_SM = 90
 CUTLASS_FLAGS = ("-DR1TRT_WITH_CUTLASS", "--expt-relaxed-constexpr")
+# Sources of Hopper's own instructions, which no other SM has.
+HOPPER_SOURCES = ("hopper_gemm.cu",)
+HOPPER_SM = 90
+HOPPER_FLAGS = ("-DR1TRT_HOPPER_KERNELS",)
 # ptxas reports, as mere information, that it gave up overlapping Hopper's matrix products.
 SERIALIZED_WGMMA = "C7510"
 
@@ -70,7 +74,8 @@ def cuda_compilation(
         folders: Where further quoted includes are searched.
     """
     with_cutlass = cutlass is not None and source.name == CUTLASS_SOURCE
-    targets = [TARGETS[CUTLASS_SM]] if with_cutlass else [TARGETS[sm] for sm in sms]
+    for_hopper = HOPPER_SM in sms and source.name in HOPPER_SOURCES
+    targets = [TARGETS[HOPPER_SM]] if with_cutlass or for_hopper else [TARGETS[sm] for sm in sms]
     codes = (f"-gencode=arch=compute_{target},code=sm_{target}" for target in targets)
     return Compilation(
         source=source,
@@ -78,6 +83,7 @@ def cuda_compilation(
         version=f"nvcc {chain.nvcc_version}, {chain.cxx_version}",
         flags=(
             *codes,
+            *(HOPPER_FLAGS if for_hopper else ()),
             *(CUTLASS_FLAGS if with_cutlass else ()),
             *(("-isystem", str(cutlass)) if with_cutlass else ()),
             *("-ccbin", str(chain.cxx)),

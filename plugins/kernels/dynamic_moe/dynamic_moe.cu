@@ -3,6 +3,7 @@
 
 #include "../common/platform.cuh"
 #include "cutlass_gemm.h"
+#include "hopper_gemm.h"
 #include "stages.cuh"
 
 namespace r1trt::kernels {
@@ -208,13 +209,15 @@ Layer layerFromParams(DynamicMoeParams const& params, int sm) {
   layer.tile_rows = small ? kSmallTile : kLargeTile;
   int64_t const partial = layer.rows < params.experts ? layer.rows : params.experts;
   layer.most_tiles = layer.rows / layer.tile_rows + partial;
-  bool const separate = cutlassBuilt() && cutlassSuits(params, sm, layer.rows) && layer.quantized;
+  bool const separate = (cutlassBuilt() && cutlassSuits(params, sm, layer.rows) && layer.quantized) ||
+                        (hopperBuilt() && hopperSuits(params, sm, layer.rows, layer.quantized));
   layer.separate = params.swiglu == SwiGlu::kAuto ? separate : params.swiglu == SwiGlu::kSeparate;
   layer.workspace = takeWorkspace(params, layer);
   return layer;
 }
 
 cudaError_t launchGroupedGemm(GroupedGemm const& gemm, int sm, cudaStream_t stream) {
+  if (hopperBuilt() && hopperTakes(gemm, sm)) return launchGemmHopper(gemm, stream);
   if (cutlassBuilt() && cutlassTakes(gemm, sm)) return launchGemmCutlass(gemm, stream);
   if (gemm.weight_type != DataType::kFloat8E4M3) return launchGemm16Bit(gemm, stream);
   return gemm.quantized ? launchGemmFp8(gemm, stream) : launchGemmWidened(gemm, stream);
@@ -230,7 +233,8 @@ size_t dynamicMoeWorkspaceSize(DynamicMoeParams const& params) noexcept {
   size_t size = 0;
   for (int const sm : {80, moe::kFirstFp8Architecture}) {
     moe::Layer layer = moe::layerFromParams(p, sm);
-    layer.separate = p.swiglu == SwiGlu::kSeparate || (p.swiglu == SwiGlu::kAuto && moe::cutlassBuilt());
+    bool const may_separate = moe::cutlassBuilt() || moe::hopperBuilt();
+    layer.separate = p.swiglu == SwiGlu::kSeparate || (p.swiglu == SwiGlu::kAuto && may_separate);
     int64_t const partial = layer.rows < p.experts ? layer.rows : p.experts;
     layer.most_tiles = layer.rows / moe::kSmallTile + partial;
     size_t const needed = moe::takeWorkspace(p, layer).size;

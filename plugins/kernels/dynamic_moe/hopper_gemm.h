@@ -1,0 +1,40 @@
+// Grouped products by Hopper's own instructions, for sm_90a: which ones they take. Compiled in where
+// R1TRT_HOPPER_KERNELS is defined.
+#pragma once
+
+#include "stages.cuh"
+
+namespace r1trt::kernels::moe {
+
+constexpr int kHopperArchitecture = 90;
+// Rows from which they are worth it: one for an expert, since then weights are what is read; and for a
+// product of one matrix as many as make enough tiles.
+constexpr int64_t leastHopperRows(int64_t experts) {
+  return experts > 1 ? experts : 128;
+}
+
+// Whether a layer's routed products are theirs, with SwiGLU apart: FP8 by blocks of scales, or 16 bits.
+inline bool hopperSuits(DynamicMoeParams const& p, int sm, int64_t rows, bool quantized) {
+  bool const fp8 =
+      quantized && p.scale_layout == ScaleLayout::kBlock128 && p.x_scale == nullptr && p.mid_scale == nullptr;
+  return sm == kHopperArchitecture && rows >= leastHopperRows(p.experts) &&
+         (fp8 || p.weight_type == p.data_type);
+}
+
+// Whether they compute a product: plain columns. TMA wants rows of whole 16 bytes, which n and k always are.
+inline bool hopperTakes(GroupedGemm const& g, int sm) {
+  int64_t const groups = g.offset != nullptr ? g.experts : 1;
+  bool const plain = sm == kHopperArchitecture && !g.gated && !g.out_quantized && g.n % 16 == 0 &&
+                     g.k % 16 == 0 && g.rows >= leastHopperRows(groups);
+  bool const fp8 =
+      g.quantized && g.scale_layout == ScaleLayout::kBlock128 && g.a.scale != nullptr && g.a_scale == nullptr;
+  return plain && (fp8 || g.weight_type == g.data_type);
+}
+
+// Whether this library was compiled with them.
+bool hopperBuilt();
+
+// cudaErrorNotSupported without them.
+cudaError_t launchGemmHopper(GroupedGemm const& gemm, cudaStream_t stream);
+
+}  // namespace r1trt::kernels::moe
