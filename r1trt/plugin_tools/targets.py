@@ -22,7 +22,7 @@ CUTLASS_SOURCE = "cutlass_gemm.cu"
 CUTLASS_SM = 90
 CUTLASS_FLAGS = ("-DR1TRT_WITH_CUTLASS", "--expt-relaxed-constexpr")
 # Sources of Hopper's own instructions, which no other SM has.
-HOPPER_SOURCES = ("hopper_gemm.cu",)
+HOPPER_SOURCES = ("hopper_attention.cu", "hopper_gemm.cu")
 HOPPER_SM = 90
 HOPPER_FLAGS = ("-DR1TRT_HOPPER_KERNELS",)
 # ptxas reports, as mere information, that it gave up overlapping Hopper's matrix products.

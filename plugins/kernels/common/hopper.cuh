@@ -94,6 +94,26 @@ __device__ __forceinline__ uint64_t tileDescriptor(void const* tile, int offset 
   return kSwizzle128 | kRowsStride | kUnused | address;
 }
 
+// B [K, N] in rows of K: groups of 64 columns of 16 bits, `group_bytes` apart; `row` is a multiple of 16.
+__device__ __forceinline__ uint64_t rowsDescriptor(void const* tile, int row, int group_bytes) {
+  constexpr uint64_t kSwizzle128 = 1ULL << 62;
+  constexpr uint64_t kRowsStride = static_cast<uint64_t>(kTileAlignment >> 4) << 32;  // of 8 rows
+  uint64_t const columns_stride = static_cast<uint64_t>(group_bytes >> 4) << 16;
+  uint64_t const address = (sharedAddress(tile) + row * kSwizzleBytes) >> 4 & 0x3FFF;
+  return kSwizzle128 | kRowsStride | columns_stride | address;
+}
+
+// Shared memory that was written by stores is read by products after this and a barrier.
+__device__ __forceinline__ void fenceStores() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// A barrier of some of the block's threads; 0 is __syncthreads'.
+template <int kBarrier, int kCount>
+__device__ __forceinline__ void syncSome() {
+  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kCount) : "memory");
+}
+
 __device__ __forceinline__ void fenceProducts() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -189,6 +209,55 @@ __device__ __forceinline__ void multiplyF16(float (&d)[64], uint64_t a, uint64_t
       "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
       : R1TRT_REGISTERS_16(0), R1TRT_REGISTERS_16(16), R1TRT_REGISTERS_16(32), R1TRT_REGISTERS_16(48)
       : "l"(a), "l"(b), "r"(accumulate));
+}
+
+// A from registers, B [K, N] with N along its rows: rows of 128 bytes are keys, their elements columns.
+__device__ __forceinline__ void multiplyValuesBf16(float (&d)[32], uint32_t const (&a)[4], uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}\n"
+      : R1TRT_REGISTERS_16(0), R1TRT_REGISTERS_16(16)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
+}
+
+__device__ __forceinline__ void multiplyValuesBf16(float (&d)[64], uint32_t const (&a)[4], uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}\n"
+      : R1TRT_REGISTERS_16(0), R1TRT_REGISTERS_16(16), R1TRT_REGISTERS_16(32), R1TRT_REGISTERS_16(48)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
+}
+
+__device__ __forceinline__ void multiplyValuesF16(float (&d)[32], uint32_t const (&a)[4], uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}\n"
+      : R1TRT_REGISTERS_16(0), R1TRT_REGISTERS_16(16)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
+}
+
+__device__ __forceinline__ void multiplyValuesF16(float (&d)[64], uint32_t const (&a)[4], uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}\n"
+      : R1TRT_REGISTERS_16(0), R1TRT_REGISTERS_16(16), R1TRT_REGISTERS_16(32), R1TRT_REGISTERS_16(48)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
 }
 // clang-format on
 

@@ -142,9 +142,9 @@ __global__ void __launch_bounds__(Tile::kThreads) hlaAttentionKernel(Attention c
   if (threadIdx.x < kWarpSize) listRows(a, work, shared.list);
   __syncthreads();
 
-  int const with_full = shared.list.full_only + shared.list.both;
-  int const listed = with_full + shared.list.block_only;
-  for (int row0 = 0; row0 < listed; row0 += Tile::kRows) {
+  int const with_full = a.full_elsewhere ? 0 : shared.list.full_only + shared.list.both;
+  int const listed = shared.list.full_only + shared.list.both + shared.list.block_only;
+  for (int row0 = a.full_elsewhere ? shared.list.full_only : 0; row0 < listed; row0 += Tile::kRows) {
     int const count = min(Tile::kRows, listed - row0);
     __syncthreads();  // the tile before is done with the rows and queries
     for (int i = static_cast<int>(threadIdx.x); i < Tile::kRows; i += Tile::kThreads) {

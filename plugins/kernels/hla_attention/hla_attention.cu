@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "hopper_attention.h"
 #include "stages.cuh"
 
 namespace r1trt::kernels {
@@ -167,7 +168,11 @@ cudaError_t launchHlaAttention(HlaAttentionParams const& params, cudaStream_t st
   }
 
   cudaError_t error = params.key_cache != nullptr ? hla::launchCacheWrite(attention, stream) : cudaSuccess;
-  if (error == cudaSuccess) error = hla::launchTiles(attention, sm, stream);
+  attention.full_elsewhere = hla::hopperBuilt() && hla::hopperTakes(attention, sm);
+  // What is left of a call without lam are the rows of padding.
+  bool const others = !attention.full_elsewhere || params.lam != nullptr || params.seq_len != nullptr;
+  if (error == cudaSuccess && others) error = hla::launchTiles(attention, sm, stream);
+  if (error == cudaSuccess && attention.full_elsewhere) error = hla::launchHopperAttention(attention, stream);
   return error == cudaSuccess && attention.splits > 1 ? hla::launchCombine(attention, stream) : error;
 }
 

@@ -27,6 +27,7 @@ struct Attention {
   int32_t chunks;        // blocks of rows in the order of tokens
   int32_t first_chunks;  // blocks of rows of blocks' first tokens alone; 0: those are among the others
   int32_t splits;        // parts of the keys, each a block; 1: the attention kernel itself writes y
+  bool full_elsewhere;   // another kernel computes the full branch
   float scale_log2;      // of the scores, for exponentials of base 2
   float* partial;        // [branch, B, Hkv, S * G, splits, dv], normalized in its split
   float* partial_lse;    // [branch, B, Hkv, S * G, splits], base 2; -infinity: no key

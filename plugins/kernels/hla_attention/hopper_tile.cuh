@@ -1,0 +1,331 @@
+// One block of the full branch on sm_90a: 128 tokens of a query head against its keys, 128 at a time, from
+// the last ones to the first.
+//
+// Legend, as in FlashAttention: S scores, P weights, O output, m a row's largest score, l the sum of its
+// weights. A lane has the rows lane / 4 and lane / 4 + 8 of its warp's 16; of every 8 columns two.
+#pragma once
+
+#include "../common/hopper.cuh"
+#include "../common/numeric.cuh"
+#include "../common/tensor_map.h"
+#include "hopper_attention.h"
+
+namespace r1trt::kernels::hla {
+
+using namespace hopper;
+
+constexpr int kRows = 128, kKeys = 128, kStages = 2;
+constexpr int kGroupColumns = 64;  // 128 bytes of 16-bit elements: what one swizzled tile has
+constexpr int kGroupBytes = kKeys * kSwizzleBytes;
+constexpr int kConsumerWarps = 8, kThreads = 3 * kWarpgroup;
+constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+constexpr int kConsumersBarrier = 1;
+
+template <class T_, int kQk_, int kV_>
+struct TileOf {
+  using T = T_;
+  static constexpr int kQk = kQk_, kV = kV_;
+  static constexpr int kQkGroups = kQk / kGroupColumns, kVGroups = kV / kGroupColumns;
+};
+
+struct Call {
+  CUtensorMap queries, keys, values;
+  Attention a;
+};
+
+// Groups of 64 columns, one behind the other.
+template <class Tile>
+struct Shared {
+  alignas(kTileAlignment) char q[Tile::kQkGroups][kGroupBytes];
+  alignas(kTileAlignment) char k[kStages][Tile::kQkGroups][kGroupBytes];
+  alignas(kTileAlignment) char v[kStages][Tile::kVGroups][kGroupBytes];
+  Barrier queries, keys_full[kStages], keys_empty[kStages], values_full[kStages], values_empty[kStages];
+};
+
+struct Work {
+  int b, head, kv_head;
+  int token0, tokens, past;
+  int keys;                               // that any row sees
+  int key_row, key_column, value_column;  // of the first key in its matrix
+};
+
+template <class Tile>
+__device__ Work findWork(Call const& call) {
+  HlaAttentionParams const& p = call.a.params;
+  Work work;
+  work.b = static_cast<int>(blockIdx.z);
+  work.head = static_cast<int>(blockIdx.x);
+  work.kv_head = work.head / call.a.group;
+  // Late tokens see most keys: their blocks start first.
+  work.token0 = static_cast<int>(gridDim.y - 1 - blockIdx.y) * kRows;
+  work.tokens = tokensOf(p, work.b);
+  work.past = static_cast<int>(pastOf(p, work.b));
+  int const last = min(work.token0 + kRows, work.tokens) - 1 + work.past;
+  work.keys = min(last + 1, static_cast<int>(call.a.slots));
+  bool const cached = p.key_cache != nullptr;
+  work.key_row =
+      cached ? (work.b * p.kv_heads + work.kv_head) * static_cast<int>(call.a.slots) : work.b * p.seq;
+  work.key_column = cached ? 0 : work.kv_head * Tile::kQk;
+  work.value_column = cached ? 0 : work.kv_head * Tile::kV;
+  return work;
+}
+
+template <int kGroups>
+__device__ void loadGroups(char (&tile)[kGroups][kGroupBytes], CUtensorMap const* map, Barrier* full,
+                           int column, int row) {
+  arriveExpecting(full, kGroups * kGroupBytes);
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    loadTile(tile[group], map, full, column + group * kGroupColumns, row);
+  }
+}
+
+template <class Tile>
+__device__ void produce(Call const& call, Work const& work, Shared<Tile>& shared) {
+  loadGroups(shared.q, &call.queries, &shared.queries, work.head * Tile::kQk,
+             work.b * call.a.params.seq + work.token0);
+  int stage = 0;
+  uint32_t parity = 1;
+  for (int tile = ceilDiv(work.keys, kKeys) - 1; tile >= 0; --tile) {
+    int const row = work.key_row + tile * kKeys;
+    wait(&shared.keys_empty[stage], parity);
+    loadGroups(shared.k[stage], &call.keys, &shared.keys_full[stage], work.key_column, row);
+    wait(&shared.values_empty[stage], parity);
+    loadGroups(shared.v[stage], &call.values, &shared.values_full[stage], work.value_column, row);
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+}
+
+template <class T>
+struct Product;
+template <>
+struct Product<__nv_bfloat16> {
+  static __device__ void scores(float (&s)[64], uint64_t q, uint64_t k, int more) {
+    multiplyBf16(s, q, k, more);
+  }
+  template <int kCount>
+  static __device__ void values(float (&o)[kCount], uint32_t const (&p)[4], uint64_t v) {
+    multiplyValuesBf16(o, p, v, 1);
+  }
+};
+template <>
+struct Product<__half> {
+  static __device__ void scores(float (&s)[64], uint64_t q, uint64_t k, int more) {
+    multiplyF16(s, q, k, more);
+  }
+  template <int kCount>
+  static __device__ void values(float (&o)[kCount], uint32_t const (&p)[4], uint64_t v) {
+    multiplyValuesF16(o, p, v, 1);
+  }
+};
+
+constexpr int kScores = kKeys / 2;  // of a lane, and half as many registers of weights
+
+// S = q k^T of a warpgroup's 64 rows.
+template <class Tile>
+__device__ __forceinline__ void beginScores(Shared<Tile> const& shared, int stage, int warpgroup,
+                                            float (&s)[kScores]) {
+  fenceProducts();
+#pragma unroll
+  for (int step = 0; step < Tile::kQk / 16; ++step) {
+    int const group = step / 4, offset = step % 4 * 32;
+    char const* q = shared.q[group] + warpgroup * 64 * kSwizzleBytes;
+    Product<typename Tile::T>::scores(s, tileDescriptor(q, offset),
+                                      tileDescriptor(shared.k[stage][group], offset), step > 0);
+  }
+  commitProducts();
+}
+
+// O += P v.
+template <class Tile>
+__device__ __forceinline__ void beginValues(Shared<Tile> const& shared, int stage,
+                                            uint32_t const (&p)[kScores / 8][4], float (&o)[Tile::kV / 2]) {
+  fenceProducts();
+#pragma unroll
+  for (int step = 0; step < kKeys / 16; ++step) {
+    Product<typename Tile::T>::values(o, p[step], rowsDescriptor(shared.v[stage][0], step * 16, kGroupBytes));
+  }
+  commitProducts();
+}
+
+// A row's largest score, times log2(e) and the scale, and its sum; of two rows.
+struct Softmax {
+  float m[2] = {-INFINITY, -INFINITY}, l[2] = {0.0F, 0.0F};
+
+  // S becomes P; returns by how much what was summed before is to be multiplied.
+  __device__ __forceinline__ void update(float (&s)[kScores], float scale, float (&decay)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float largest = m[r];
+#pragma unroll
+      for (int i = 0; i < kScores / 4; ++i) {
+        largest = fmaxf(largest, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]) * scale);
+      }
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+      float const offset = largest == -INFINITY ? 0.0F : largest;
+      decay[r] = fastExp2(m[r] - offset);
+      m[r] = largest;
+      float sum = 0.0F;
+#pragma unroll
+      for (int i = 0; i < kScores / 4; ++i) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          float& score = s[4 * i + 2 * r + j];
+          score = fastExp2(score * scale - offset);
+          sum += score;
+        }
+      }
+      l[r] = l[r] * decay[r] + sum;
+    }
+  }
+};
+
+// Keys behind a row's position are not seen: `limit` is the last one's index in the tile.
+__device__ __forceinline__ void mask(float (&s)[kScores], int const (&limit)[2]) {
+  int const column = static_cast<int>(threadIdx.x % 4) * 2;
+#pragma unroll
+  for (int i = 0; i < kScores; ++i) {
+    if (i / 4 * 8 + column + i % 2 > limit[i / 2 % 2]) s[i] = -INFINITY;
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void packWeights(float const (&s)[kScores], uint32_t (&p)[kScores / 8][4]) {
+#pragma unroll
+  for (int step = 0; step < kScores / 8; ++step) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) p[step][i] = packPair<T>(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
+  }
+}
+
+// Products read weights while they run: this keeps their registers until behind the wait.
+__device__ __forceinline__ void holdWeights(uint32_t (&p)[kScores / 8][4]) {
+#pragma unroll
+  for (int i = 0; i < kScores / 2; ++i) asm volatile("" : "+r"(p[i / 4][i % 4])::"memory");
+}
+
+// Values behind the last key may be anything, and nothing times a NaN is one.
+template <class Tile>
+__device__ __forceinline__ void clearValues(Shared<Tile>& shared, int stage, int keys) {
+  int const thread = static_cast<int>(threadIdx.x) - kWarpgroup;
+  constexpr int kVectors = Tile::kVGroups * 8;  // of 16 bytes in a row
+  for (int i = keys * kVectors + thread; i < kKeys * kVectors; i += 2 * kWarpgroup) {
+    int const row = i / kVectors, vector = i % kVectors;
+    *reinterpret_cast<uint4*>(shared.v[stage][vector / 8] + row * kSwizzleBytes + vector % 8 * 16) = uint4{};
+  }
+  fenceStores();
+  syncSome<kConsumersBarrier, 2 * kWarpgroup>();
+}
+
+// y = lam O / l, and what the block branch left there where lam is below 1.
+template <class Tile>
+__device__ __forceinline__ void store(Call const& call, Work const& work, int row, Softmax const& softmax,
+                                      float const (&o)[Tile::kV / 2]) {
+  using T = typename Tile::T;
+  HlaAttentionParams const& p = call.a.params;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    int const token = work.token0 + row + 8 * r;
+    if (token >= work.tokens) continue;
+    float const lam = lamOf(p, work.b, token, work.head);
+    if (lam <= 0.0F) continue;
+    float sum = softmax.l[r];
+    float const factor = sum > 0.0F ? lam / sum : 0.0F;
+    auto* y = static_cast<T*>(p.y) +
+              ((static_cast<int64_t>(work.b) * p.seq + token) * p.heads + work.head) * Tile::kV;
+    y += threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < Tile::kV / 8; ++n) {
+      auto* const target = reinterpret_cast<Vector<T, 2>*>(y + n * 8);
+      float low = o[4 * n + 2 * r] * factor, high = o[4 * n + 2 * r + 1] * factor;
+      if (lam < 1.0F) {
+        Vector<T, 2> const before = *target;
+        low += toFloat(before.value[0]);
+        high += toFloat(before.value[1]);
+      }
+      *target = Vector<T, 2>{{fromFloat<T>(low), fromFloat<T>(high)}};
+    }
+  }
+}
+
+template <class Tile>
+__device__ __forceinline__ void rescale(float (&o)[Tile::kV / 2], float const (&decay)[2]) {
+#pragma unroll
+  for (int i = 0; i < Tile::kV / 2; ++i) o[i] *= decay[i / 2 % 2];
+}
+
+template <class Tile>
+__device__ void consume(Call const& call, Work const& work, Shared<Tile>& shared) {
+  using T = typename Tile::T;
+  int const thread = static_cast<int>(threadIdx.x) - kWarpgroup, warpgroup = thread / kWarpgroup;
+  int const row = thread / kWarpSize * 16 + thread % kWarpSize / 4;
+  bool const leads = thread % kWarpSize == 0;
+  int const tiles = ceilDiv(work.keys, kKeys), slots = static_cast<int>(call.a.slots);
+  // Of rows that are not there anything is computed, and nothing is stored.
+  int const position = work.past + work.token0 + row;
+  int const last[2] = {min(position, slots - 1), min(position + 8, slots - 1)};
+  int const first_position = work.past + work.token0 + warpgroup * 64;
+  float s[kScores], o[Tile::kV / 2], decay[2];
+  uint32_t p[kScores / 8][4];
+  Softmax softmax;
+#pragma unroll
+  for (float& value : o) value = 0.0F;
+
+  auto visible = [&](int tile) {
+    if (tile * kKeys + kKeys - 1 > min(first_position, slots - 1)) {
+      int const limit[2] = {last[0] - tile * kKeys, last[1] - tile * kKeys};
+      mask(s, limit);
+    }
+  };
+  int stage = 0;
+  uint32_t parity = 0;
+  wait(&shared.queries, 0);
+  wait(&shared.keys_full[0], 0);
+  beginScores(shared, 0, warpgroup, s);
+  waitProducts<0>();
+  holdRegisters(s);
+  if (leads) arrive(&shared.keys_empty[0]);
+  visible(tiles - 1);
+  softmax.update(s, call.a.scale_log2, decay);
+  packWeights<T>(s, p);
+  wait(&shared.values_full[0], 0);
+  if (work.keys % kKeys != 0) clearValues(shared, 0, work.keys % kKeys);
+  for (int tile = tiles - 2; tile >= 0; --tile) {
+    int const next = stage ^ 1;
+    uint32_t const next_parity = parity ^ (next == 0 ? 1 : 0);
+    wait(&shared.keys_full[next], next_parity);
+    holdRegisters(s);
+    beginScores(shared, next, warpgroup, s);
+    wait(&shared.values_full[stage], parity);
+    holdRegisters(o);
+    beginValues(shared, stage, p, o);
+    waitProducts<1>();
+    holdRegisters(s);
+    if (leads) arrive(&shared.keys_empty[next]);
+    visible(tile);
+    softmax.update(s, call.a.scale_log2, decay);
+    waitProducts<0>();
+    holdWeights(p);
+    holdRegisters(o);
+    if (leads) arrive(&shared.values_empty[stage]);
+    rescale<Tile>(o, decay);
+    packWeights<T>(s, p);
+    stage = next;
+    parity = next_parity;
+  }
+  wait(&shared.values_full[stage], parity);
+  holdRegisters(o);
+  beginValues(shared, stage, p, o);
+  waitProducts<0>();
+  holdWeights(p);
+  holdRegisters(o);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    softmax.l[r] += __shfl_xor_sync(kAllLanes, softmax.l[r], 1);
+    softmax.l[r] += __shfl_xor_sync(kAllLanes, softmax.l[r], 2);
+  }
+  store<Tile>(call, work, row, softmax, o);
+}
+
+}  // namespace r1trt::kernels::hla
