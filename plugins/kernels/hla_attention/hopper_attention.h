@@ -17,7 +17,8 @@ inline bool hopperTakes(Attention const& a, int sm) {
   int64_t const rows =
       static_cast<int64_t>(p.batch) * (p.key_cache != nullptr ? p.kv_heads * a.slots : p.seq);
   return sm == kHopperArchitecture && sizes && p.value_cache == nullptr == (p.key_cache == nullptr) &&
-         p.seq >= kHopperLeastTokens && a.splits == 1 && p.heads <= 65535 && rows <= INT32_MAX;
+         p.seq >= kHopperLeastTokens && a.splits == 1 && a.scale_log2 > 0.0F && p.heads <= 65535 &&
+         rows <= INT32_MAX;
 }
 
 // Whether this library was compiled with them.

@@ -148,7 +148,7 @@ __device__ __forceinline__ void beginValues(Shared<Tile> const& shared, int stag
   commitProducts();
 }
 
-// A row's largest score, times log2(e) and the scale, and its sum; of two rows.
+// A row's largest score, times log2(e) and the scale, which is positive, and its sum; of two rows.
 struct Softmax {
   float m[2] = {-INFINITY, -INFINITY}, l[2] = {0.0F, 0.0F};
 
@@ -156,27 +156,27 @@ struct Softmax {
   __device__ __forceinline__ void update(float (&s)[kScores], float scale, float (&decay)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float largest = m[r];
+      float largest = s[2 * r];
 #pragma unroll
-      for (int i = 0; i < kScores / 4; ++i) {
-        largest = fmaxf(largest, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]) * scale);
-      }
+      for (int i = 0; i < kScores / 4; ++i)
+        largest = fmaxf(largest, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+      largest = fmaxf(m[r], largest * scale);
       float const offset = largest == -INFINITY ? 0.0F : largest;
       decay[r] = fastExp2(m[r] - offset);
       m[r] = largest;
-      float sum = 0.0F;
+      float sum[2] = {0.0F, 0.0F};
 #pragma unroll
       for (int i = 0; i < kScores / 4; ++i) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           float& score = s[4 * i + 2 * r + j];
           score = fastExp2(score * scale - offset);
-          sum += score;
+          sum[j] += score;
         }
       }
-      l[r] = l[r] * decay[r] + sum;
+      l[r] = l[r] * decay[r] + (sum[0] + sum[1]);
     }
   }
 };
@@ -295,9 +295,9 @@ __device__ void consume(Call const& call, Work const& work, Shared<Tile>& shared
     int const next = stage ^ 1;
     uint32_t const next_parity = parity ^ (next == 0 ? 1 : 0);
     wait(&shared.keys_full[next], next_parity);
+    wait(&shared.values_full[stage], parity);
     holdRegisters(s);
     beginScores(shared, next, warpgroup, s);
-    wait(&shared.values_full[stage], parity);
     holdRegisters(o);
     beginValues(shared, stage, p, o);
     waitProducts<1>();
