@@ -169,8 +169,9 @@ cudaError_t launchHlaAttention(HlaAttentionParams const& params, cudaStream_t st
 
   cudaError_t error = params.key_cache != nullptr ? hla::launchCacheWrite(attention, stream) : cudaSuccess;
   attention.full_elsewhere = hla::hopperBuilt() && hla::hopperTakes(attention, sm);
-  // What is left of a call without lam are the rows of padding.
-  bool const others = !attention.full_elsewhere || params.lam != nullptr || params.seq_len != nullptr;
+  // What is left of a call without lam are the rows of padding, where there can be any.
+  bool const others = !attention.full_elsewhere || params.lam != nullptr || params.seq_len != nullptr ||
+                      params.past_len != nullptr;
   if (error == cudaSuccess && others) error = hla::launchTiles(attention, sm, stream);
   if (error == cudaSuccess && attention.full_elsewhere) error = hla::launchHopperAttention(attention, stream);
   return error == cudaSuccess && attention.splits > 1 ? hla::launchCombine(attention, stream) : error;
