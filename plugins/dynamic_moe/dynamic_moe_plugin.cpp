@@ -31,7 +31,7 @@ Signature const& DynamicMoePlugin::operatorSignature() {
           {"top_k_min", AttributeType::kInt, 1, 1, kernels::kMaxTopK},
           {"adaptive_threshold", AttributeType::kFloat, 1.0, 0.0, kHuge},
           {"norm_topk_prob", AttributeType::kInt, 1, 0, 1},
-          {"routed_scaling_factor", AttributeType::kFloat, 1.0, -kHuge, kHuge},
+          {"routed_scaling_factor", AttributeType::kFloat, 1.0, 0.0, kHuge},
           {"n_group", AttributeType::kInt, 1, 1, kernels::kMaxGroups},
           {"topk_group", AttributeType::kInt, 1, 1, kernels::kMaxGroups},
           {"expert_parts", AttributeType::kInt, 1, 1, kernels::kMaxExpertParts},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypeVar
 
@@ -114,6 +115,17 @@ class Signature:
             known = ", ".join(f"{index} {choice}" for index, choice in enumerate(choices))
             raise self._refused(node, name, number, known)
         return choices[number]
+
+    def factor(self, node: ir.Node, name: str) -> float:
+        """An attribute that may not turn signs round.
+
+        Raises:
+            ExportError: It is negative or no finite number.
+        """
+        number = float(self.attribute(node, name))
+        if not 0 <= number < math.inf:
+            raise self._refused(node, name, number, "a finite number, 0 or more")
+        return number
 
     def _refused(self, node: ir.Node, name: str, found: object, expected: str) -> ExportError:
         return ExportError(

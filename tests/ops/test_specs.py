@@ -111,6 +111,9 @@ def approximately(spec: Any) -> Any:
         (HLA_ATTENTION, ATTENTION, "inter_block", 7),
         (DYNAMIC_MOE, MOE, "top_k", 2.0),
         (HLA_ATTENTION, ATTENTION, "lam_skip", 1),
+        (DYNAMIC_MOE, MOE, "routed_scaling_factor", -1.0),
+        (DYNAMIC_MOE, MOE, "routed_scaling_factor", float("inf")),
+        (DYNAMIC_MOE, MOE, "adaptive_threshold", float("nan")),
     ],
 )
 def test_an_attribute_that_stands_for_nothing_is_refused(

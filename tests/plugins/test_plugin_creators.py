@@ -202,6 +202,11 @@ REJECTED: Mapping[str, tuple[str, list[Field], str]] = {
         fields_from({"routed_scaling_factor": float("inf")}),
         "'routed_scaling_factor' is inf",
     ),
+    "negative factor": (
+        MOE,
+        fields_from({"routed_scaling_factor": -0.5}),
+        "'routed_scaling_factor' is -0.5; from 0 to",
+    ),
     "n_group 0": (MOE, fields_from({"n_group": 0}), "'n_group' is 0"),
     "n_group 33": (MOE, fields_from({"n_group": 33}), "'n_group' is 33; from 1 to 32"),
     "topk_group above n_group": (MOE, fields_from({"topk_group": 2}), "at most n_group expected, which is 1"),

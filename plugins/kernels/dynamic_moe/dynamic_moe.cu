@@ -83,6 +83,7 @@ bool checkSizes(DynamicMoeParams const& p) {
                      p.shared_width >= 0 && p.shared_width % 16 == 0;
   bool const routing = p.experts > 0 && p.experts <= kMaxExperts && p.top_k > 0 && p.top_k <= kMaxTopK &&
                        p.top_k <= p.experts && p.top_k_min > 0 && p.top_k_min <= p.top_k &&
+                       p.routed_scaling_factor >= 0.0F && p.adaptive_threshold >= 0.0F &&
                        p.expert_parts > 0 && p.expert_parts <= kMaxExpertParts && p.expert_parts <= p.experts;
   bool const groups = p.n_group > 0 && p.n_group <= kMaxGroups && p.experts % p.n_group == 0 &&
                       p.topk_group > 0 && p.topk_group <= p.n_group;

@@ -74,10 +74,10 @@ struct DynamicMoeParams {
   TopkMethod topk_method = TopkMethod::kGreedy;
   int32_t top_k = 2;  // at most kMaxTopK
   int32_t top_k_min = 1;
-  float adaptive_threshold = 1.0F;  // >= 1: plain top-k
+  float adaptive_threshold = 1.0F;  // not negative; >= 1: plain top-k
   bool norm_topk_prob = true;
-  float routed_scaling_factor = 1.0F;
-  int32_t n_group = 1;  // divides E; at most kMaxGroups
+  float routed_scaling_factor = 1.0F;  // not negative
+  int32_t n_group = 1;                 // divides E; at most kMaxGroups
   int32_t topk_group = 1;
 
   void const* x = nullptr;             // [B, S, D]

@@ -65,7 +65,8 @@ REFUSED: list[tuple[Make, dict[str, Any], int]] = [
     *((moe, change, INVALID_VALUE) for change in (
         {"hidden": 60}, {"width": 40}, {"experts": 257}, {"top_k": 9}, {"top_k_min": 3}, {"top_k": 0},
         {"n_group": 3}, {"topk_group": 2}, {"shared_width": 8}, {"n_group": 8, "topk_group": 1,
-        "topk_method": 1}, {"expert_parts": 0}, {"expert_parts": 6})),
+        "topk_method": 1}, {"expert_parts": 0}, {"expert_parts": 6}, {"routed_scaling_factor": -1.0},
+        {"routed_scaling_factor": float("nan")}, {"adaptive_threshold": -0.5})),
     *((moe, {name: None}, INVALID_POINTER) for name in ("x", "y", "w_router")),
     *((moe, change, NOT_SUPPORTED) for change in (
         {"data_type": FLOAT32}, {"weight_type": FLOAT16}, {"weight_type": FLOAT8_E4M3, "fp8_math": 1,
