@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Any
 
-from r1trt.plugin_checks.cases.arrays import FLOAT8_E4M3, FLOAT16
+from r1trt.plugin_checks.cases.arrays import BFLOAT16, FLOAT8_E4M3, FLOAT16
 from r1trt.plugin_checks.cases.attention_cases import ALL_TO_FIRST, AttentionCase
 from r1trt.plugin_checks.cases.case import Case
 from r1trt.plugin_checks.cases.moe_cases import (
@@ -35,6 +35,9 @@ LARGER: dict[str, list[Any]] = {
         AttentionCase(seq=2047, lam="none", cached=False, **_LARGE),
         AttentionCase(seq=1500, lam="zeros", data_type=FLOAT16, **_LARGE),
         AttentionCase(seq=700, past=(1300,), room=48, inter_block=ALL_TO_FIRST, **_LARGE),
+        AttentionCase(seq=300, batch=3, past=(0, 45, 900), lengths=(300, 129, 7), lam="random", **_LARGE),
+        AttentionCase(seq=700, lam="heads", heads=8, kv_heads=2, qk=64, v=64, data_type=FLOAT16),
+        AttentionCase(seq=600, past=(77,), lam="random", heads=4, kv_heads=4, qk=192, v=128),
         AttentionCase(seq=1, batch=4, past=(8191, 5000, 31, 0), **_DECODE),
         AttentionCase(seq=1, past=(30000,), lam="zeros", inter_block=ALL_TO_FIRST, **_DECODE),
     ],
@@ -44,6 +47,11 @@ LARGER: dict[str, list[Any]] = {
         *(MoeCase(seq=seq, layout=BLOCK_128, shared_width=512, **_FP8) for seq in (1, 17, 1000)),
         MoeCase(seq=500, layout=PER_CHANNEL, static=True, data_type=FLOAT16, **_FP8),
         MoeCase(seq=500, layout=BLOCK_128, math=WEIGHT_ONLY, **_FP8),
+        # Tiles of many rows and of few, experts without any, weights in parts.
+        *(MoeCase(seq=2100, experts=4, hidden=512, width=256, data_type=kind) for kind in (BFLOAT16, FLOAT16)),
+        MoeCase(seq=2100, experts=4, parts=3, layout=BLOCK_128, **_FP8),
+        MoeCase(seq=1100, routing="one_expert", layout=BLOCK_128, **_FP8),
+        MoeCase(seq=300, experts=7, parts=2, routing="few_experts", hidden=1008, width=400),
         MoeCase(
             seq=700, experts=256, hidden=256, width=128, sigmoid=True, method=GROUP_TWO_HIGHEST, n_group=8,
             topk_group=4, top_k=8, scaling=2.5, threshold=0.8, top_k_min=2,
