@@ -95,6 +95,9 @@ class OperatorPlugin : public nvinfer1::IPluginV3,
   InputMap const& inputs() const { return map_; }
   Signature const& signature() const { return attributes_.signature(); }
 
+  // Operator and layer, as messages begin.
+  std::string where() const;
+
   // Multiprocessors to count on: those of the GPU that the engine was built on, since the workspace was made
   // for it, and a GPU of the same architecture may have more. 0 if there is no GPU.
   int32_t numSms() const;
@@ -137,7 +140,6 @@ class OperatorPlugin : public nvinfer1::IPluginV3,
   virtual OperatorPlugin* copy() const = 0;
 
  private:
-  std::string where() const;
   void checkAllTypes(Tensors const& tensors) const;
   void checkAll(Tensors const& tensors) const;
   Tensors tensorsFromDescs(nvinfer1::PluginTensorDesc const* descs, int32_t count) const;

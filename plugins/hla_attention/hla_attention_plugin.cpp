@@ -1,5 +1,6 @@
 #include "hla_attention_plugin.h"
 
+#include <atomic>
 #include <limits>
 #include <utility>
 
@@ -12,11 +13,8 @@ namespace {
 
 using nvinfer1::DataType;
 
-// Brings an output cache that is not its input up to date.
-cudaError_t copyUnlessAliased(void* output, void const* input, size_t bytes, cudaStream_t stream) {
-  if (output == input || bytes == 0) return cudaSuccess;
-  return cudaMemcpyAsync(output, input, bytes, cudaMemcpyDeviceToDevice, stream);
-}
+// Of the process: where one cache is copied, all layers' are, and in every call.
+std::atomic<bool> copyIsKnown{false};
 
 }  // namespace
 
@@ -155,6 +153,20 @@ void HlaAttentionPlugin::setShapes(Tensors const& tensors) {
   };
   keyCacheBytes_ = bytes(tensors[kKeyCache]);
   valueCacheBytes_ = bytes(tensors[kValueCache]);
+}
+
+// Brings an output cache that is not its input up to date.
+cudaError_t HlaAttentionPlugin::copyUnlessAliased(void* output, void const* input, size_t bytes,
+                                                  cudaStream_t stream) const {
+  if (output == input || bytes == 0) return cudaSuccess;
+  if (!copyIsKnown.exchange(true)) {
+    log(Severity::kWarning,
+        where() + ": enqueue: the engine gives a cache's output memory of its own, so that " +
+            std::to_string(bytes) +
+            " bytes are copied in every call, and as many for other caches; build it with the " +
+            "preview feature for aliased plugin I/O (said once)");
+  }
+  return cudaMemcpyAsync(output, input, bytes, cudaMemcpyDeviceToDevice, stream);
 }
 
 cudaError_t HlaAttentionPlugin::launch(Pointers const& pointers, void* workspace, size_t workspaceSize,

@@ -10,7 +10,7 @@
 namespace r1trt::plugins {
 
 // The caches are updated in place: each output cache is declared an alias of its input. Where a builder gives
-// them memory of their own all the same, the input is copied first.
+// them memory of their own all the same, the input is copied first, and the logger told once.
 class HlaAttentionPlugin final : public OperatorPlugin {
  public:
   enum Input : int32_t { kQ, kK, kV, kKeyCache, kValueCache, kLam, kPastLen, kSeqLen };
@@ -36,6 +36,7 @@ class HlaAttentionPlugin final : public OperatorPlugin {
  private:
   void requireForm() const;
   kernels::HlaAttentionParams paramsFromTensors(Tensors const& tensors) const;
+  cudaError_t copyUnlessAliased(void* output, void const* input, size_t bytes, cudaStream_t stream) const;
 
   kernels::HlaAttentionParams params_;
   size_t keyCacheBytes_ = 0;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from r1trt.plugin_checks.harness.driver import (
     HALF,
     NUMPY_TYPES,
     TENSORRT_11,
+    WARNING,
     Harness,
     PluginLibraryUnderTest,
     PluginUnderTest,
@@ -131,6 +134,29 @@ def test_caches_that_are_not_aliased_are_copied(library: PluginLibraryUnderTest)
     in_place = enqueued(created(library, layer), layer, arrays)
     for found, wanted in zip(apart, in_place, strict=True):
         np.testing.assert_array_equal(found.view(np.uint16), wanted.view(np.uint16))
+
+
+def test_copied_caches_are_reported_once(library: PluginLibraryUnderTest, tmp_path: Path) -> None:
+    # A copy of the library has said nothing yet.
+    fresh = library.harness.open(Path(shutil.copy(host_plugin_library(), tmp_path / "copy.so")))
+    layer = attention_layer()
+    arrays = random_inputs(layer, {"past_len": [0, 37], "seq_len": [4, 5]})
+    library.harness.messages()
+
+    def warnings() -> list[str]:
+        return [text for severity, text in library.harness.messages() if severity == WARNING]
+
+    enqueued(created(fresh, layer), layer, arrays)
+    assert warnings() == []
+    enqueued(created(fresh, layer), layer, arrays, aliased=False)
+    [text] = warnings()
+    assert text.startswith(
+        "R1HLAAttention layer 'layers.7.op': enqueue: the engine gives a cache's output memory"
+    )
+    assert f" {arrays['key_cache'].nbytes} bytes are copied in every call" in text
+    for plugin in (created(fresh, layer), created(fresh, layer)):
+        enqueued(plugin, layer, arrays, aliased=False)
+    assert warnings() == []
 
 
 def test_latent_attention(library: PluginLibraryUnderTest) -> None:
