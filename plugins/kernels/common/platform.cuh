@@ -4,12 +4,21 @@
 
 #include "types.h"
 
+namespace r1trt::kernels {
+
+// A block may have 48 KiB of shared memory, static and dynamic together, without being asked for more.
+constexpr size_t kAlwaysShared = 48 << 10;
+constexpr size_t kMostStaticShared = 40 << 10;
+
+}  // namespace r1trt::kernels
+
 #ifdef R1TRT_SIMT_HOST
 #include "simt.h"
 
 // One declaration a line.
-#define R1TRT_SHARED(Type, name)    \
-  static char const name##_key = 0; \
+#define R1TRT_SHARED(Type, name)                                                                  \
+  static_assert(sizeof(Type) <= ::r1trt::kernels::kMostStaticShared, "as launch takes it to be"); \
+  static char const name##_key = 0;                                                               \
   Type& name = *static_cast<Type*>(::simt::sharedVariable(&name##_key, sizeof(Type), alignof(Type)))
 #define R1TRT_DYNAMIC_SHARED(name) char* const name = ::simt::dynamicShared()
 #else
@@ -18,7 +27,9 @@
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
 
-#define R1TRT_SHARED(Type, name) __shared__ Type name
+#define R1TRT_SHARED(Type, name)                                                                  \
+  static_assert(sizeof(Type) <= ::r1trt::kernels::kMostStaticShared, "as launch takes it to be"); \
+  __shared__ Type name
 #define R1TRT_DYNAMIC_SHARED(name)                              \
   extern __shared__ __align__(128) char r1trt_dynamic_shared[]; \
   char* const name = r1trt_dynamic_shared
@@ -62,10 +73,10 @@ inline cudaError_t deviceLimits(DeviceLimits& limits) {
 template <class... Parameters, class... Arguments>
 cudaError_t launch(LaunchShape const& shape, cudaStream_t stream, void (*kernel)(Parameters...),
                    Arguments... arguments) {
-  constexpr size_t kAlwaysAllowed = 48 << 10;
-  if (shape.shared_bytes > kAlwaysAllowed) {
-    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             static_cast<int>(shape.shared_bytes));
+  if (shape.shared_bytes > kAlwaysShared - kMostStaticShared) {
+    cudaError_t const error = cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) return error;
   }
   cudaLaunchAttribute overlap{};

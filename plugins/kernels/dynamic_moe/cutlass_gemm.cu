@@ -153,7 +153,9 @@ cudaError_t launchGemmCutlass(GroupedGemm const& gemm, cudaStream_t stream) {
   Gemm product;
   if (Gemm::can_implement(described) != cutlass::Status::kSuccess) return cudaErrorNotSupported;
   if (product.initialize(described, workspace, stream) != cutlass::Status::kSuccess) return cudaErrorUnknown;
-  return product.run(stream) == cutlass::Status::kSuccess ? cudaGetLastError() : cudaErrorLaunchFailure;
+  // NOTES: CUTLASS takes the last error for its launch's own, even one that somebody left before.
+  static_cast<void>(cudaGetLastError());
+  return product.run(stream) == cutlass::Status::kSuccess ? cudaSuccess : cudaErrorLaunchFailure;
 }
 
 }  // namespace r1trt::kernels::moe
