@@ -255,77 +255,122 @@ __device__ __forceinline__ void rescale(float (&o)[Tile::kV / 2], float const (&
   for (int i = 0; i < Tile::kV / 2; ++i) o[i] *= decay[i / 2 % 2];
 }
 
+// Where a lane works: its warpgroup of two, and the first of its two rows in the block.
+struct Place {
+  int warpgroup, row;
+  bool leads;
+};
+
+// What a lane's rows see: the last slot of each, and the slot up to which every row of its warpgroup does.
+// Of rows that are not there anything is computed, and nothing is stored.
+struct Sight {
+  int last[2], common;
+
+  __device__ __forceinline__ Sight(Work const& work, Place const& place, int slots) {
+    int const position = work.past + work.token0 + place.row;
+    last[0] = min(position, slots - 1);
+    last[1] = min(position + 8, slots - 1);
+    common = min(work.past + work.token0 + place.warpgroup * 64, slots - 1);
+  }
+
+  __device__ __forceinline__ void hideUnseen(float (&s)[kScores], int tile) const {
+    if (tile * kKeys + kKeys - 1 <= common) return;
+    int const limit[2] = {last[0] - tile * kKeys, last[1] - tile * kKeys};
+    mask(s, limit);
+  }
+};
+
 template <class Tile>
-__device__ void consume(Call const& call, Work const& work, Shared<Tile>& shared) {
-  using T = typename Tile::T;
-  int const thread = static_cast<int>(threadIdx.x) - kWarpgroup, warpgroup = thread / kWarpgroup;
-  int const row = thread / kWarpSize * 16 + thread % kWarpSize / 4;
-  bool const leads = thread % kWarpSize == 0;
-  int const tiles = ceilDiv(work.keys, kKeys), slots = static_cast<int>(call.a.slots);
-  // Of rows that are not there anything is computed, and nothing is stored.
-  int const position = work.past + work.token0 + row;
-  int const last[2] = {min(position, slots - 1), min(position + 8, slots - 1)};
-  int const first_position = work.past + work.token0 + warpgroup * 64;
+struct Sums {
   float s[kScores], o[Tile::kV / 2], decay[2];
   uint32_t p[kScores / 8][4];
   Softmax softmax;
-#pragma unroll
-  for (float& value : o) value = 0.0F;
+};
 
-  auto visible = [&](int tile) {
-    if (tile * kKeys + kKeys - 1 > min(first_position, slots - 1)) {
-      int const limit[2] = {last[0] - tile * kKeys, last[1] - tile * kKeys};
-      mask(s, limit);
-    }
-  };
-  int stage = 0;
+struct Stage {
+  int index = 0;
   uint32_t parity = 0;
+
+  __device__ __forceinline__ Stage next() const {
+    int const other = index ^ 1;
+    return {other, parity ^ (other == 0 ? 1 : 0)};
+  }
+};
+
+// The weights of the last keys, with which a block begins.
+template <class Tile>
+__device__ __forceinline__ void beginKeys(Call const& call, Work const& work, Shared<Tile>& shared,
+                                          Place const& place, Sight const& sight, Sums<Tile>& sums) {
   wait(&shared.queries, 0);
   wait(&shared.keys_full[0], 0);
-  beginScores(shared, 0, warpgroup, s);
+  beginScores(shared, 0, place.warpgroup, sums.s);
   waitProducts<0>();
-  holdRegisters(s);
-  if (leads) arrive(&shared.keys_empty[0]);
-  visible(tiles - 1);
-  softmax.update(s, call.a.scale_log2, decay);
-  packWeights<T>(s, p);
+  holdRegisters(sums.s);
+  if (place.leads) arrive(&shared.keys_empty[0]);
+  sight.hideUnseen(sums.s, ceilDiv(work.keys, kKeys) - 1);
+  sums.softmax.update(sums.s, call.a.scale_log2, sums.decay);
+  packWeights<typename Tile::T>(sums.s, sums.p);
   wait(&shared.values_full[0], 0);
   if (work.keys % kKeys != 0) clearValues(shared, 0, work.keys % kKeys);
-  for (int tile = tiles - 2; tile >= 0; --tile) {
-    int const next = stage ^ 1;
-    uint32_t const next_parity = parity ^ (next == 0 ? 1 : 0);
-    wait(&shared.keys_full[next], next_parity);
-    wait(&shared.values_full[stage], parity);
-    holdRegisters(s);
-    beginScores(shared, next, warpgroup, s);
-    holdRegisters(o);
-    beginValues(shared, stage, p, o);
-    waitProducts<1>();
-    holdRegisters(s);
-    if (leads) arrive(&shared.keys_empty[next]);
-    visible(tile);
-    softmax.update(s, call.a.scale_log2, decay);
-    waitProducts<0>();
-    holdWeights(p);
-    holdRegisters(o);
-    if (leads) arrive(&shared.values_empty[stage]);
-    rescale<Tile>(o, decay);
-    packWeights<T>(s, p);
-    stage = next;
-    parity = next_parity;
-  }
-  wait(&shared.values_full[stage], parity);
-  holdRegisters(o);
-  beginValues(shared, stage, p, o);
+}
+
+// The values of `now`, and beside them the weights of the keys in front, in `next`.
+template <class Tile>
+__device__ __forceinline__ void nextKeys(Call const& call, Shared<Tile>& shared, Place const& place,
+                                         Sight const& sight, int tile, Stage now, Stage next,
+                                         Sums<Tile>& sums) {
+  wait(&shared.keys_full[next.index], next.parity);
+  wait(&shared.values_full[now.index], now.parity);
+  holdRegisters(sums.s);
+  beginScores(shared, next.index, place.warpgroup, sums.s);
+  holdRegisters(sums.o);
+  beginValues(shared, now.index, sums.p, sums.o);
+  waitProducts<1>();
+  holdRegisters(sums.s);
+  if (place.leads) arrive(&shared.keys_empty[next.index]);
+  sight.hideUnseen(sums.s, tile);
+  sums.softmax.update(sums.s, call.a.scale_log2, sums.decay);
   waitProducts<0>();
-  holdWeights(p);
-  holdRegisters(o);
+  holdWeights(sums.p);
+  holdRegisters(sums.o);
+  if (place.leads) arrive(&shared.values_empty[now.index]);
+  rescale<Tile>(sums.o, sums.decay);
+  packWeights<typename Tile::T>(sums.s, sums.p);
+}
+
+template <class Tile>
+__device__ __forceinline__ void endKeys(Shared<Tile>& shared, Stage now, Sums<Tile>& sums) {
+  wait(&shared.values_full[now.index], now.parity);
+  holdRegisters(sums.o);
+  beginValues(shared, now.index, sums.p, sums.o);
+  waitProducts<0>();
+  holdWeights(sums.p);
+  holdRegisters(sums.o);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    softmax.l[r] += __shfl_xor_sync(kAllLanes, softmax.l[r], 1);
-    softmax.l[r] += __shfl_xor_sync(kAllLanes, softmax.l[r], 2);
+    sums.softmax.l[r] += __shfl_xor_sync(kAllLanes, sums.softmax.l[r], 1);
+    sums.softmax.l[r] += __shfl_xor_sync(kAllLanes, sums.softmax.l[r], 2);
   }
-  store<Tile>(call, work, row, softmax, o);
+}
+
+template <class Tile>
+__device__ void consume(Call const& call, Work const& work, Shared<Tile>& shared) {
+  int const thread = static_cast<int>(threadIdx.x) - kWarpgroup;
+  Place const place{thread / kWarpgroup, thread / kWarpSize * 16 + thread % kWarpSize / 4,
+                    thread % kWarpSize == 0};
+  Sight const sight(work, place, static_cast<int>(call.a.slots));
+  Sums<Tile> sums;
+#pragma unroll
+  for (float& value : sums.o) value = 0.0F;
+  beginKeys(call, work, shared, place, sight, sums);
+  Stage now;
+  for (int tile = ceilDiv(work.keys, kKeys) - 2; tile >= 0; --tile) {
+    Stage const next = now.next();
+    nextKeys(call, shared, place, sight, tile, now, next, sums);
+    now = next;
+  }
+  endKeys(shared, now, sums);
+  store<Tile>(call, work, place.row, sums.softmax, sums.o);
 }
 
 }  // namespace r1trt::kernels::hla
