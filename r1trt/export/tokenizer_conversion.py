@@ -84,6 +84,9 @@ def _main(directory: str, output: str) -> None:
         tokenizer.save_pretrained(output)
     except Exception as error:  # whatever the libraries raise: its text is the reason
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    # The files are written. sentencepiece 0.2.1 crashes where the interpreter unloads it.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
