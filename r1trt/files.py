@@ -65,6 +65,14 @@ def open_file(
     return os.fdopen(descriptor, "rb")
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything has this name, a pipe or a link that leads nowhere too: opening it says what is wrong.
+
+    Where `is_file()` decides whether a file is left out, one that is damaged would be left out in silence.
+    """
+    return os.path.lexists(path)
+
+
 def bytes_of_file(
     path: Path, *, limit: int, error: type[R1TrtError] = CheckpointError, fix: str = _FIX
 ) -> bytes:

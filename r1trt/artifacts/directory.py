@@ -7,7 +7,7 @@ from pathlib import Path
 
 from r1trt.artifacts.disk import copy_file
 from r1trt.artifacts.errors import ArtifactError
-from r1trt.files import TOKENIZER_BYTES
+from r1trt.files import TOKENIZER_BYTES, is_there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class ModelDirectory:
             self.chat_template,
             *self.additional_chat_templates,
         )
-        found = tuple(path for path in paths if path.is_file())
+        found = tuple(filter(is_there, paths))
         for path in found:
             self._require_own(path)
         return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.export.tokenizer_conversion import ConversionError, convert_tokenizer, other_form
+from r1trt.files import is_there
 from r1trt.lifetime.temporary import temporary_directory
 from r1trt.tokenizer.chat_template import DEFAULT
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
@@ -31,10 +32,10 @@ def write_companions(checkpoint: Path, export: Path, *, vocab_size: int) -> list
     """
     source, target = ModelDirectory(path=checkpoint), ModelDirectory(path=export)
     source.copy_companions_to(export)
-    notes = [] if source.tokenizer.is_file() else [_converted(source, target)]
-    if target.tokenizer.is_file():
+    notes = [] if is_there(source.tokenizer) else [_converted(source, target)]
+    if is_there(target.tokenizer):
         # Named in errors: what the user has, and not a copy that is gone by then.
-        tokenizer = tokenizer_from_dir((source if source.tokenizer.is_file() else target).path)
+        tokenizer = tokenizer_from_dir((source if is_there(source.tokenizer) else target).path)
         notes += [*_vocabulary_notes(tokenizer, vocab_size), *_template_notes(tokenizer)]
     return notes
 

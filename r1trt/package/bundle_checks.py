@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from r1trt.arch import LIBRARIES
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.errors import BuildError
+from r1trt.files import is_there
 from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
 # What has to be equal for engines to be one model's on different GPUs.
@@ -32,7 +33,7 @@ def require_tokenizer(build: BuildArtifact) -> None:
     """
     if not build.manifest.cache:
         return
-    if not build.tokenizer.is_file():
+    if not is_there(build.tokenizer):
         raise BuildError(
             "The build has no tokenizer, without which a server cannot load it.",
             where=build.tokenizer,

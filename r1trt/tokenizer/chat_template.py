@@ -9,7 +9,7 @@ from typing import Any
 
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
-from r1trt.files import TEMPLATE_BYTES, text_of_file
+from r1trt.files import TEMPLATE_BYTES, is_there, text_of_file
 from r1trt.tokenizer.limited_process import ForeignError, LimitedProcess, Limits
 
 Message = Mapping[str, Any]
@@ -125,7 +125,7 @@ def chat_templates_from_dir(directory: Path, tokenizer_config: Mapping[str, Any]
     """
     files = ModelDirectory(path=directory)
     paths = {path.stem: path for path in files.additional_chat_templates}
-    if files.chat_template.is_file():
+    if is_there(files.chat_template):
         paths = {DEFAULT: files.chat_template} | paths
     if paths:
         texts = {name: text_of_file(path, limit=TEMPLATE_BYTES) for name, path in paths.items()}

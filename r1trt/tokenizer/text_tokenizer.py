@@ -10,7 +10,7 @@ import tokenizers
 
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
-from r1trt.files import TEXT_BYTES, TOKENIZER_BYTES, bytes_of_file
+from r1trt.files import TEXT_BYTES, TOKENIZER_BYTES, bytes_of_file, is_there
 from r1trt.strict_json import json_object_from_file
 from r1trt.tokenizer.added_tokens import added_tokens_from_documents
 from r1trt.tokenizer.chat_template import ChatTemplate, Message, chat_templates_from_dir
@@ -200,7 +200,7 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
     """
     files = ModelDirectory(path=directory)
     path = files.tokenizer
-    if not path.is_file():
+    if not is_there(path):
         raise CheckpointError(
             "The directory has no tokenizer.",
             where=path,
@@ -250,7 +250,7 @@ def _process_of(tokenizer: tokenizers.Tokenizer) -> LimitedProcess:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    return json_object_from_file(path) if path.is_file() else {}
+    return json_object_from_file(path) if is_there(path) else {}
 
 
 def _eos_ids(
