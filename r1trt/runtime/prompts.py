@@ -11,6 +11,7 @@ from typing import Any
 from r1trt.errors import ConfigError
 from r1trt.files import TEXT_BYTES, text_of_file
 from r1trt.tokenizer.chat_template import Message
+from r1trt.tokenizer.messages import messages_from_json
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 FORMS = '{"text": "..."}, {"prompt": "..."} or {"messages": [{"role": "...", "content": "..."}, ...]} a line'
@@ -64,7 +65,11 @@ def _document_from_line(line: str, where: str) -> Document:
         raise ConfigError("A line holds text that is not Unicode.", where=where, found=error) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError("A line is not JSON.", where=where, found=error, expected=FORMS) from error
-    document = _document_from_entry(entry)
+    try:
+        document = _document_from_entry(entry)
+    except ConfigError as error:
+        place = ", ".join(filter(None, (where, error.details.get("where"))))
+        raise ConfigError(error.message, **{**error.details, "where": place}) from error
     if document is None:
         found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
         raise ConfigError("A line is of another form.", where=where, found=found, expected=FORMS)
@@ -78,14 +83,9 @@ def _document_from_entry(entry: Any) -> Document | None:
         return Document(text=entry["text"])
     if isinstance(entry.get("prompt"), str):
         return Document(messages=({"role": "user", "content": entry["prompt"]},))
-    messages = entry.get("messages")
-    if isinstance(messages, list) and messages and all(map(_is_message, messages)):
-        return Document(messages=tuple(messages))
+    if "messages" in entry:
+        return Document(messages=messages_from_json(entry["messages"]))
     return None
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
 
 
 def token_ids(document: Document, tokenizer: TextTokenizer) -> list[int]:
@@ -100,7 +100,7 @@ def token_ids(document: Document, tokenizer: TextTokenizer) -> list[int]:
     if not document.messages:
         return tokenizer.encode(document.text)
     if tokenizer.chat_template is None:
-        return tokenizer.encode("\n".join(message["content"] for message in document.messages))
+        return tokenizer.encode("\n".join(message["content"] or "" for message in document.messages))
     is_answered = document.messages[-1]["role"] == "assistant"
     return tokenizer.encode_chat(document.messages, add_generation_prompt=not is_answered)
 

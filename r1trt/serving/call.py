@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from r1trt.errors import ConfigError
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.serving.fields import DEFAULT_MAX_TOKENS
 from r1trt.serving.request import GenerationRequest, RequestError
+from r1trt.tokenizer.chat_template import Message
+from r1trt.tokenizer.messages import messages_from_json
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 # Far more than a token stands for on average: what is longer cannot fit, and is not worth finding out.
@@ -60,7 +62,8 @@ def call_from_values(values: Mapping[str, Any], tokenizer: TextTokenizer, capaci
                 top_p=values.get("top_p", 1.0),
                 seed=values.get("seed", 0),
             ),
-            stop=tuple(values.get("stop_words", ())),
+            # Clients of other servers send an empty text for none.
+            stop=tuple(filter(None, values.get("stop_words", ()))),
             thinking=values.get("thinking", "show"),
         )
     except ConfigError as error:
@@ -96,14 +99,13 @@ def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer, most_bytes:
         messages = json.loads(values["messages"])
     except (ValueError, RecursionError) as error:
         raise RequestError("messages is not JSON.", found=error) from error
-    if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
-        raise RequestError(
-            "messages is not a conversation.",
-            expected='a list, not empty, of {"role": "...", "content": "..."}',
-        )
-    for message in messages:
-        _require_text("messages", message["role"] + message["content"], most_bytes)
-    return _chat_ids(messages, tokenizer)
+    try:
+        conversation = messages_from_json(messages)
+    except ConfigError as error:
+        raise RequestError(error.message, **error.details) from error
+    # JSON may spell half of a surrogate pair.
+    _require_text("messages", json.dumps(messages, ensure_ascii=False), most_bytes)
+    return _chat_ids(conversation, tokenizer)
 
 
 def _require_text(name: str, text: str, most_bytes: int) -> None:
@@ -124,15 +126,7 @@ def _require_text(name: str, text: str, most_bytes: int) -> None:
         )
 
 
-def _is_message(message: Any) -> bool:
-    return (
-        isinstance(message, dict)
-        and isinstance(message.get("role"), str)
-        and isinstance(message.get("content"), str)
-    )
-
-
-def _chat_ids(messages: list[dict[str, Any]], tokenizer: TextTokenizer) -> list[int]:
+def _chat_ids(messages: Sequence[Message], tokenizer: TextTokenizer) -> list[int]:
     try:
         return tokenizer.encode_chat(messages)
     except ConfigError as error:
@@ -141,5 +135,5 @@ def _chat_ids(messages: list[dict[str, Any]], tokenizer: TextTokenizer) -> list[
 
 def _request_error(error: ConfigError) -> RequestError:
     """The same message as the client's fault."""
-    details = error.details
+    details = error.details  # `where` may be a path of the server's, `fix` is for who runs it
     return RequestError(error.message, found=details.get("found"), expected=details.get("expected"))

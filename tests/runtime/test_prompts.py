@@ -32,12 +32,16 @@ def tokenizer(directory: Path) -> TextTokenizer:
 def test_files(tmp_path: Path) -> None:
     plain, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
     plain.write_text("One text.\nOf two lines.\n")
-    entries = [{"text": "t"}, {"prompt": "p"}, {"messages": [USER, ASSISTANT]}]
+    parts = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    entries = [
+        {"text": "t"}, {"prompt": "p"}, {"messages": [USER, ASSISTANT]}, {"messages": [parts, ASSISTANT]}
+    ]  # fmt: skip
     lines.write_text("\n\n".join(json.dumps(entry) for entry in entries))
     assert documents_from_file(plain) == [Document(text="One text.\nOf two lines.\n")]
     assert documents_from_file(lines) == [
         Document(text="t"),
         Document(messages=({"role": "user", "content": "p"},)),
+        Document(messages=(USER, ASSISTANT)),
         Document(messages=(USER, ASSISTANT)),
     ]
 
@@ -73,9 +77,9 @@ BAD_LINES = {
     "a list": ("[1]", "another form"),
     "a string": ('"text"', "another form"),
     "text is a number": ('{"text": 3}', "another form"),
-    "no messages": ('{"messages": []}', "another form"),
-    "message without content": ('{"messages": [{"role": "user"}]}', "another form"),
-    "content is a list": ('{"messages": [{"role": "user", "content": []}]}', "another form"),
+    "no messages": ('{"messages": []}', "not a conversation"),
+    "message without content": ('{"messages": [{"role": "user"}]}', "not a conversation"),
+    "content is a number": ('{"messages": [{"role": "user", "content": 3}]}', "not a conversation"),
     "half a surrogate pair": (r'{"text": "\ud800"}', "not Unicode"),
     "half a surrogate pair in a message": (
         r'{"messages": [{"role": "user", "content": "\udfff"}]}',

@@ -74,14 +74,13 @@ def test_chat_template_is_put_around_a_text_and_around_messages(tokenizer: TextT
         ({"text_input": b"a", "temperature": float("nan")}, "temperature is out of range"),
         ({"text_input": b"a", "top_p": 0.0}, "top_p is out of range"),
         ({"text_input": b"a", "top_k": -1}, "top_k is out of range"),
-        ({"text_input": b"a", "stop_words": [b""]}, "stop text is empty"),
         ({"text_input": b"a", "stop_words": [b"x"] * 17}, "Too many stop texts"),
         ({"text_input": b"a", "thinking": b"loud"}, r"thinking has an unknown value(.|\n)*show, hide, only"),
         ({"text_input": b"a", "frequency_penalty": 0.5}, "frequency_penalty is not supported"),
         ({"messages": b"{"}, "messages is not JSON"),
         ({"messages": b"[" * 50_000}, "messages is not JSON"),
         ({"messages": b"[]"}, "messages is not a conversation"),
-        ({"messages": b'[{"role": "user"}]'}, "messages is not a conversation"),
+        ({"messages": b'[{"role": "user"}]'}, r"messages is not a conversation(.|\n)*message 0"),
         ({"messages": b'{"role": "user", "content": "a"}'}, "messages is not a conversation"),
     ],
 )
@@ -96,6 +95,22 @@ def test_unknown_parameters_are_refused_and_the_servers_own_are_not(tokenizer: T
         call(tokenizer, {"max_new_tokens": 3}, text_input=b"a")
     assert error.value.details["found"] == "max_new_tokens"
     assert "max_tokens" in error.value.details["expected"]
+
+
+def test_what_clients_of_other_servers_send_for_nothing_is_accepted(tokenizer: TextTokenizer) -> None:
+    plain = call(tokenizer, text_input=b"a").request
+    assert call(tokenizer, {"id": "42", "bad_words": ""}, text_input=b"a").request == plain
+    assert call(tokenizer, text_input=b"a", stop_words=[b""]).request == plain
+    assert call(tokenizer, text_input=b"a", stop_words=[b"", b"x"]).request.stop == ("x",)
+    with pytest.raises(RequestError, match="does not know"):
+        call(tokenizer, {"bad_words": "x"}, text_input=b"a")
+
+
+def test_contents_may_be_parts(tokenizer: TextTokenizer) -> None:
+    parts = [{"type": "text", "text": "Every"}, {"type": "text", "text": "function"}]
+    made = call(tokenizer, messages=json.dumps([{"role": "user", "content": parts}]).encode())
+    expected = tokenizer.encode_chat([{"role": "user", "content": "Every\nfunction"}])
+    assert made.request.prompt_ids == tuple(expected)
 
 
 def test_penalties_of_zero_are_accepted(tokenizer: TextTokenizer) -> None:
@@ -122,7 +137,7 @@ def test_the_longest_prompt_grows_with_the_cache() -> None:
 def test_text_that_is_no_unicode_is_refused(tokenizer: TextTokenizer) -> None:
     with pytest.raises(RequestError, match="messages is no Unicode text") as caught:
         call(tokenizer, messages=rb'[{"role": "user", "content": "\ud800"}]')
-    assert "a lone surrogate at character 4" in str(caught.value)
+    assert "a lone surrogate at character 30" in str(caught.value)
 
 
 def test_stop_texts_are_bounded(tokenizer: TextTokenizer) -> None:

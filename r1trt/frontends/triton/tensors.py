@@ -14,6 +14,8 @@ Array = npt.NDArray[Any]
 
 # Parameters of a request that Triton itself or its front ends set.
 _OWN_PARAMETERS = ("triton_", "sequence_", "priority", "timeout", "binary_data_output")
+# What clients of other servers' models always send, empty where they do not use it.
+_EMPTY = ("bad_words",)
 
 
 def values_from_tensors(tensors: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +34,11 @@ def values_from_tensors(tensors: Mapping[str, Array], parameters: Mapping[str, A
 
 
 def _refuse_unknown(parameters: Mapping[str, Any]) -> None:
-    unknown = [name for name in parameters if not name.startswith(_OWN_PARAMETERS)]
+    unknown = [
+        name
+        for name, value in parameters.items()
+        if not name.startswith(_OWN_PARAMETERS) and name != "id" and not (name in _EMPTY and not value)
+    ]
     if unknown:
         raise RequestError(
             "The request has parameters that the model does not know.",
