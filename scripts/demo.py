@@ -24,6 +24,7 @@ ENGINES = Path("engines")
 CHECKPOINT = ENGINES / "checkpoints" / "SmolLM2"
 EXPORT = ENGINES / "SmolLM2"
 QUESTION, ANSWER = "What is the capital of France?", "Paris"
+GREEDY = ("--max-new-tokens", "64", "--temperature", "0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ def steps() -> list[Step]:
         # NOTES: FP8 is the step that loses accuracy, so it is measured on more text.
         tokens = ["--max-tokens", "4096"] if "--fp8" in options else []
         made.append(run(f"validate {label}", ["r1trt", "validate", str(engine), *tokens], report))
-    ask = ["r1trt", "generate", str(engine), "--prompt", QUESTION, "--max-new-tokens", "64"]
+    ask = ["r1trt", "generate", str(engine), "--prompt", QUESTION, *GREEDY]
     made.append(run("generate", ask, None))
     return made
 

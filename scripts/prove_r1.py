@@ -168,7 +168,8 @@ def prove(work: Path) -> dict[str, Any]:
 def facts_of_run(path: Path, reference: Path) -> dict[str, Any]:
     """How near a build's engine is to the dequantized model in `transformers`, and that it generates."""
     report, seconds = run("validate", path, "--reference", reference, "--max-tokens", 256)
-    text, _ = run("generate", path, "--prompt", "What is a latent?", "--max-new-tokens", 16)
+    options = ("--max-new-tokens", 16, "--temperature", 0)
+    text, _ = run("generate", path, "--prompt", "What is a latent?", *options)
     figures = ("reference", "tested", "passed", "kl_mean")
     return {
         "validated in seconds": round(seconds, 1),

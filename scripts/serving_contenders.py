@@ -88,8 +88,9 @@ def our_loop(
 
     def generate(request: Request, started: float) -> Outcome:
         outcome = Outcome(sent_at=time.perf_counter() - started)
-        continuation = Continuation(tokenizer, sampling=SamplingConfig(), max_new_tokens=request.max_tokens)
-        generation = Generation(session, prompt_ids[request.prompt], continuation)
+        sampling = SamplingConfig()
+        continuation = Continuation(tokenizer, sampling=sampling, max_new_tokens=request.max_tokens)
+        generation = Generation(session, prompt_ids[request.prompt], continuation, sampling=sampling)
         for piece in generation:
             outcome.token_times.append(time.perf_counter() - started)
             outcome.text += piece

@@ -264,7 +264,7 @@ def commands(checkpoint: Path, folder: Path) -> Iterator[Command]:
         checkpoint: What is exported, built for a CPU, asked and served.
         folder: For what the commands take. Commands that take minutes get one layer of the same width.
     """
-    text = ("--prompt", "Once upon a time", "--max-new-tokens", "16")
+    text = ("--prompt", "Once upon a time", "--max-new-tokens", "16", "--temperature", "0")
     export, build = prepared(checkpoint, folder / "whole")
     small_export, small_build = prepared(one_layer(checkpoint, folder / "one-layer"), folder / "small")
     yield Command(name="export", arguments=("export", str(checkpoint), "-o", "OUTPUT"))

@@ -16,6 +16,7 @@ import click
 
 from r1trt import __version__
 from r1trt.cli.build import build
+from r1trt.cli.chat import chat
 from r1trt.cli.doctor import doctor
 from r1trt.cli.estimate import estimate
 from r1trt.cli.export import export
@@ -53,7 +54,7 @@ def cli() -> None:
     """Hugging Face checkpoints to validated TensorRT engines, through ONNX."""
 
 
-for _command in (estimate, export, build, validate, generate, triton, serve, plugins, inspect, doctor):
+for _command in (estimate, export, build, validate, generate, chat, triton, serve, plugins, inspect, doctor):
     cli.add_command(_command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,5 +139,5 @@ def _lines(built: BuildArtifact, seconds: float) -> list[str]:
         f"built {path} ({size_text(size)}) with {manifest.backend} in {seconds:.1f} s",
         *engines,
         *network,
-        f"next: r1trt validate {path}",
+        f"next: r1trt validate {shlex.quote(str(path))}",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -81,7 +82,7 @@ def _export(config: ExportConfig, *, as_json: bool) -> None:
         f"exported {manifest.model_name} to {path} in {seconds:.1f} s",
         f"  KV cache {manifest.capacity} tokens; weights {size_text(manifest.weights.bytes)} {where}",
         *(f"  note: {note}" for note in manifest.notes),
-        f"next: r1trt build {path} --arch ada --fp8",
+        f"next: r1trt build {shlex.quote(str(path))} --arch ada --fp8",
     ]
     print_result(result, lines, as_json=as_json)
 

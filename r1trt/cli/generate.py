@@ -7,49 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r1trt.cli.options import engine_argument, json_option, trust_plugins_option
-from r1trt.cli.output import print_result
-from r1trt.tokenizer.thinking import THINKING_MODES
+from r1trt.cli.options import answering_options, engine_argument, json_option, trust_plugins_option
+from r1trt.cli.output import print_result, printable
 
 if TYPE_CHECKING:
     from r1trt.runtime.generation import GenerationStatistics
+    from r1trt.runtime.sampling import SamplingConfig
 
 EPILOG = """
 \b
-Example:
+Examples:
   r1trt generate engines/SmolLM2/cpu-fp32 --prompt "What is the capital of France?"
+  r1trt generate engines/SmolLM2/cpu-fp32 --prompt "Once upon a time" --raw --temperature 0.8 --seed 3
 """
 
 
 @click.command(epilog=EPILOG, short_help="Answer a prompt with a build.")
 @engine_argument
 @click.option("--prompt", required=True, metavar="TEXT", help="What the user says.")
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    metavar="N",
-    help="Stop after.",
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0.0),
-    default=0.0,
-    show_default=True,
-    metavar="T",
-    help="0 takes the most likely token; above, tokens are sampled.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="For sampling."
-)
-@click.option(
-    "--thinking",
-    type=click.Choice(THINKING_MODES),
-    default="show",
-    show_default=True,
-    help="What is between <think> and </think>: shown with the answer, hidden, or shown alone.",
-)
+@click.option("--raw", is_flag=True, help="Go on with the prompt as it stands, without the chat template.")
+@answering_options
 @trust_plugins_option
 @json_option
 def generate(engine: Path, as_json: bool, **options: Any) -> None:
@@ -58,6 +35,7 @@ def generate(engine: Path, as_json: bool, **options: Any) -> None:
     from r1trt.runtime.generate import generate as generate_text
 
     generation = generate_text(GenerateConfig(engine=engine, **options))
+    print_notes(generation.notes)
     pieces = []
     for piece in generation:
         pieces.append(piece)
@@ -66,17 +44,32 @@ def generate(engine: Path, as_json: bool, **options: Any) -> None:
     statistics = generation.statistics
     assert statistics is not None
     if as_json:
-        print_result({"text": "".join(pieces), **statistics.to_dict()}, [], as_json=True)
+        result = {"text": "".join(pieces), **statistics.to_dict(), "notes": list(generation.notes)}
+        print_result(result, [], as_json=True)
         return
     click.echo()
-    click.echo(f"r1trt: {_statistics_text(statistics)}", err=True)
+    click.echo(f"r1trt: {statistics_text(statistics)}", err=True)
 
 
-def _statistics_text(statistics: GenerationStatistics) -> str:
+def print_notes(notes: tuple[str, ...]) -> None:
+    """What a user should know of the text, before it begins."""
+    for note in notes:
+        click.echo(f"r1trt: note: {printable(note)}", err=True)
+
+
+def statistics_text(statistics: GenerationStatistics) -> str:
+    """One line."""
     thinking, speed = statistics.thinking_tokens, statistics.decode_tokens_per_second
     kinds = f": {thinking} thinking, {statistics.answer_tokens} answer" if thinking else ""
+    held = f" ({statistics.held_tokens} in the cache already)" if statistics.held_tokens else ""
     return (
-        f"{statistics.prompt_tokens} prompt tokens, {statistics.new_tokens} new{kinds}"
-        f" ({statistics.finish_reason}), first after {statistics.time_to_first_token:.2f} s"
+        f"{statistics.prompt_tokens} prompt tokens{held}, {statistics.new_tokens} new{kinds}"
+        f" ({statistics.finish_reason}, {sampling_text(statistics.sampling)}),"
+        f" first after {statistics.time_to_first_token:.2f} s"
         + (f", then {speed:.1f} tokens/s" if speed is not None else "")
     )
+
+
+def sampling_text(sampling: SamplingConfig) -> str:
+    """How tokens are chosen, in words."""
+    return sampling.text + (f", seed {sampling.seed}" if sampling.temperature else "")

@@ -68,10 +68,15 @@ def serve(
         with progress_reporter() as progress:
             model = stack.enter_context(served_model(config, progress, _log))
         addresses = {"http": model.http, "grpc": model.grpc, "metrics": model.metrics}
-        result = {"model_name": model.name, "pid": model.server.pid, **addresses}
+        sampling = model.sampling.config()
+        defaults = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")}
+        result = {
+            "model_name": model.name, "pid": model.server.pid, **addresses, "sampling_defaults": defaults
+        }  # fmt: skip
         lines = [
             f"{model.name} is served: HTTP {model.http}, gRPC {model.grpc}, metrics {model.metrics}",
             *(f"  {example}" for example in model.examples),
+            f"tokens are chosen with {sampling.text}, where a request does not say",
             "stop with Ctrl-C",
         ]
         print_result(result, lines, as_json=as_json)

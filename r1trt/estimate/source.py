@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def _from_directory(path: Path) -> SizedModel:
             where=path,
             found=artifact.manifest.KIND,
             expected="a checkpoint or an export",
-            fix=f"use `r1trt inspect {path}` for the sizes of what is there",
+            fix=f"use `r1trt inspect {shlex.quote(str(path))}` for the sizes of what is there",
         )
     return sized_model_from_export(artifact)
 

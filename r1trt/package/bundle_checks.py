@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from r1trt.arch import LIBRARIES
@@ -20,7 +21,7 @@ def require_finished(build: BuildArtifact) -> None:
         raise BuildError(
             "This build is not finished: it has no engine.",
             where=build.path,
-            fix=f"r1trt build {build.path}",
+            fix=f"r1trt build {shlex.quote(str(build.path))}",
         )
 
 

@@ -9,6 +9,7 @@ import jinja2
 
 from r1trt.package.bundle import EngineBundle
 from r1trt.plugin_tools.library import LIBRARY_FILE
+from r1trt.runtime.sampling_defaults import sampling_defaults_from_dir
 
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.10-py3"
 
@@ -51,5 +52,10 @@ def _rendered(file: str, name: str, bundle: EngineBundle) -> str:
     )
     source = resources.files("r1trt.package").joinpath(file).read_text(encoding="utf-8")
     return environment.from_string(source).render(
-        name=name, manifest=bundle.manifest, bundle=bundle, container=CONTAINER, plugin_file=LIBRARY_FILE
+        name=name,
+        manifest=bundle.manifest,
+        bundle=bundle,
+        container=CONTAINER,
+        plugin_file=LIBRARY_FILE,
+        sampling=sampling_defaults_from_dir(bundle.source.path),
     )

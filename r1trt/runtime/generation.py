@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
 from r1trt.runtime.continuation import Continuation, FinishReason
 from r1trt.runtime.prefill import prefill
+from r1trt.runtime.sampling import SamplingConfig
 from r1trt.runtime.session import Float32Array, Session, SessionError
 
 
@@ -23,17 +25,20 @@ class GenerationStatistics:
 
     Attributes:
         prompt_tokens: Tokens of the prompt, template included.
+        held_tokens: Those of them that the cache held already.
         new_tokens: Tokens generated, the end-of-sequence token included.
         thinking_tokens: Those of them between `<think>` and `</think>`, tags included.
         answer_tokens: The others.
         load_seconds: Loading the model.
         time_to_first_token: Seconds from the prompt to the first token.
-        prefill_tokens_per_second: Prompt tokens by that time.
+        prefill_tokens_per_second: Prompt tokens that were read by that time.
         decode_tokens_per_second: New tokens after the first by their time; None where there is only one.
         finish_reason: "eos", "stop" (a stop text), "length" (max_new_tokens) or "capacity" (cache full).
+        sampling: How the tokens were chosen.
     """
 
     prompt_tokens: int
+    held_tokens: int
     new_tokens: int
     thinking_tokens: int
     answer_tokens: int
@@ -42,6 +47,7 @@ class GenerationStatistics:
     prefill_tokens_per_second: float
     decode_tokens_per_second: float | None
     finish_reason: FinishReason
+    sampling: SamplingConfig
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers and strings, for JSON."""
@@ -55,6 +61,10 @@ class Generation:
         session: A loaded model. Its table is reset to one row.
         prompt_ids: The prompt.
         continuation: Chooses the tokens that follow, and says when to end.
+        sampling: How the continuation chooses them, for the statistics.
+        held_ids: What the session's row holds from a generation before; as much of it as the prompt begins
+            with is not read again.
+        notes: What a user should know of how the text comes about.
         load_seconds: For the statistics.
 
     Raises:
@@ -67,6 +77,9 @@ class Generation:
         prompt_ids: Sequence[int],
         continuation: Continuation,
         *,
+        sampling: SamplingConfig,
+        held_ids: Sequence[int] = (),
+        notes: tuple[str, ...] = (),
         load_seconds: float = 0.0,
     ) -> None:
         if session.limits.capacity is None:
@@ -76,8 +89,11 @@ class Generation:
         self._session = session
         self._prompt_ids = list(prompt_ids)
         self._continuation = continuation
+        self._sampling = sampling
+        self._held = _common_length(held_ids, self._prompt_ids)
         self._load_seconds = load_seconds
         self._capacity = session.limits.capacity
+        self.notes = notes
         self.token_ids: list[int] = []
         self.statistics: GenerationStatistics | None = None
 
@@ -104,9 +120,15 @@ class Generation:
             yield text
         self.statistics = self._statistics(started, first_token_at, reason)
 
+    @property
+    def held_ids(self) -> list[int]:
+        """What the session's row holds by now, for a generation that goes on from it."""
+        # The last token was chosen, and not fed.
+        return [*self._prompt_ids, *self.token_ids[:-1]] if self.token_ids else []
+
     def _logits(self) -> Iterator[Float32Array]:
         """Logits `[V]` of each next token, until the cache is full."""
-        yield prefill(self._session, [self._prompt_ids])[0]
+        yield prefill(self._session, [self._prompt_ids], held=self._held)[0]
         one_B = np.ones(1, dtype=np.int64)
         # A token enters the cache only when another one is wanted.
         for past in range(len(self._prompt_ids), self._capacity):
@@ -122,12 +144,20 @@ class Generation:
         thinking = self._continuation.thinking_tokens
         return GenerationStatistics(
             prompt_tokens=len(self._prompt_ids),
+            held_tokens=self._held,
             new_tokens=len(self.token_ids),
             thinking_tokens=thinking,
             answer_tokens=len(self.token_ids) - thinking,
             load_seconds=self._load_seconds,
             time_to_first_token=to_first,
-            prefill_tokens_per_second=len(self._prompt_ids) / to_first,
+            prefill_tokens_per_second=(len(self._prompt_ids) - self._held) / to_first,
             decode_tokens_per_second=following / decoding if following else None,
             finish_reason=reason,
+            sampling=self._sampling,
         )
+
+
+def _common_length(held_ids: Sequence[int], prompt_ids: Sequence[int]) -> int:
+    """Tokens that both begin with; the prompt's last one is always read, for its logits."""
+    same = (held == wanted for held, wanted in zip(held_ids, prompt_ids[:-1], strict=False))
+    return sum(takewhile(bool, same))

@@ -21,10 +21,12 @@ from r1trt.runtime.session import (
 )
 
 
-def prefill(session: Session, prompts: Sequence[Sequence[int]], chunk: int | None = None) -> Float32Array:
-    """Feed prompts to an empty session and return the logits `[B, V]` of each prompt's last token."""
+def prefill(
+    session: Session, prompts: Sequence[Sequence[int]], chunk: int | None = None, *, held: int = 0
+) -> Float32Array:
+    """Feed prompts to a session and return the logits `[B, V]` of each prompt's last token."""
     last_BV = np.zeros((len(prompts), session.limits.vocab_size), dtype=np.float32)
-    for _, seq_len_B, outputs in prefill_outputs(session, prompts, chunk):
+    for _, seq_len_B, outputs in prefill_outputs(session, prompts, chunk, held=held):
         rows = np.flatnonzero(seq_len_B)
         # A later chunk overwrites the row until its prompt has ended.
         last_BV[rows] = last_token_logits(outputs[LOGITS], seq_len_B)[rows]
@@ -32,14 +34,15 @@ def prefill(session: Session, prompts: Sequence[Sequence[int]], chunk: int | Non
 
 
 def prefill_outputs(
-    session: Session, prompts: Sequence[Sequence[int]], chunk: int | None = None
+    session: Session, prompts: Sequence[Sequence[int]], chunk: int | None = None, *, held: int = 0
 ) -> Iterator[tuple[int, Int64Array, Outputs]]:
-    """Reset a session and feed it prompts, `chunk` tokens a call.
+    """Feed prompts to a session, `chunk` tokens a call; it is reset before, unless it holds their beginning.
 
     Args:
         session: Where to.
         prompts: One sequence of token ids a row; lengths may differ.
         chunk: Most tokens of a call; None feeds as many as the session accepts.
+        held: First tokens of every prompt that the session's rows hold already; fewer than any prompt has.
 
     Yields:
         Index of the chunk's first token, how many of its tokens are real in every row, the call's outputs.
@@ -54,9 +57,10 @@ def prefill_outputs(
         )
     longest = int(length_B.max())
     _check_prompt_room(session.limits, longest)
-    session.reset(len(prompts))
+    if not held:
+        session.reset(len(prompts))
     size = min(given for given in (chunk, session.limits.max_input_len, longest) if given is not None)
-    for start in range(0, longest, size):
+    for start in range(held, longest, size):
         S = min(size, longest - start)
         seq_len_B = np.clip(length_B - start, 0, S)
         input_ids_BS = np.zeros((len(prompts), S), dtype=np.int64)

@@ -39,6 +39,15 @@ class SamplingConfig:
                     f"The sampling option {name} is out of range.", found=value, expected=expected
                 )
 
+    @property
+    def text(self) -> str:
+        """How tokens are chosen, in words; without the seed."""
+        if self.temperature == 0.0:
+            return "temperature 0"
+        limits = [f"top-k {self.top_k}"] if self.top_k else []
+        limits += [f"top-p {self.top_p:g}"] if self.top_p < 1.0 else []
+        return ", ".join([f"temperature {self.temperature:g}", *limits])
+
 
 class Sampler:
     """Draws tokens; two samplers with one seed draw the same.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from r1trt.errors import ConfigError
-from r1trt.runtime.sampling import SamplingConfig
+from r1trt.runtime.sampling_defaults import SamplingDefaults
 from r1trt.serving.fields import DEFAULT_MAX_TOKENS
 from r1trt.serving.request import GenerationRequest, RequestError
 from r1trt.tokenizer.chat_template import Message
@@ -36,13 +36,19 @@ class Call:
     count_output: bool
 
 
-def call_from_values(values: Mapping[str, Any], tokenizer: TextTokenizer, capacity: int) -> Call:
+def call_from_values(
+    values: Mapping[str, Any],
+    tokenizer: TextTokenizer,
+    capacity: int,
+    defaults: SamplingDefaults | None = None,
+) -> Call:
     """Checks a request's values and makes tokens of its prompt.
 
     Args:
         values: By the names of `REQUEST_FIELDS`, in Python's types; those not given are absent.
         tokenizer: The model's.
         capacity: Tokens that a row of the cache holds, for the default of max_tokens.
+        defaults: How tokens are chosen where a request does not say; by default the most likely ones.
 
     Raises:
         RequestError: Says which value is wrong, and what is expected.
@@ -56,11 +62,8 @@ def call_from_values(values: Mapping[str, Any], tokenizer: TextTokenizer, capaci
         request = GenerationRequest(
             prompt_ids=tuple(prompt_ids),
             max_new_tokens=values.get("max_tokens", min(DEFAULT_MAX_TOKENS, room)),
-            sampling=SamplingConfig(
-                temperature=values.get("temperature", 0.0),
-                top_k=values.get("top_k", 0),
-                top_p=values.get("top_p", 1.0),
-                seed=values.get("seed", 0),
+            sampling=(defaults or SamplingDefaults()).config(
+                **{name: values.get(name) for name in ("temperature", "top_k", "top_p", "seed")}
             ),
             # Clients of other servers send an empty text for none.
             stop=tuple(filter(None, values.get("stop_words", ()))),

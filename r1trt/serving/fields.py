@@ -46,12 +46,20 @@ REQUEST_FIELDS = (
         dtype="BOOL",
         description="send text as it is generated; default false: one response with all of it",
     ),
-    Field(name="temperature", dtype="FP32", description="default 0: the most likely token; above, sample"),
-    Field(name="top_k", dtype="INT64", description="sample from this many most likely ones; default 0: all"),
+    Field(
+        name="temperature",
+        dtype="FP32",
+        description="0: the most likely token; above, sample; default: the model's",
+    ),
+    Field(
+        name="top_k",
+        dtype="INT64",
+        description="sample from this many most likely ones, 0 from all; default: the model's",
+    ),
     Field(
         name="top_p",
         dtype="FP32",
-        description="sample from the most likely tokens that hold this much probability; default 1",
+        description="sample from the most likely tokens with this much probability; default: the model's",
     ),
     Field(name="seed", dtype="UINT64", description="of the random numbers; default 0"),
     Field(

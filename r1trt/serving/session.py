@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from r1trt.artifacts.build import BuildArtifact
@@ -26,7 +27,9 @@ def serving_session(engine: Path, rows: int, *, threads: int | None = None) -> S
     build = BuildArtifact.read(engine)
     if not build.manifest.is_finished:
         raise UnavailableError(
-            "This build is not finished: it has no engine.", where=engine, fix=f"r1trt build {engine}"
+            "This build is not finished: it has no engine.",
+            where=engine,
+            fix=f"r1trt build {shlex.quote(str(engine))}",
         )
     if not build.manifest.cache:
         raise SessionError(

@@ -86,12 +86,11 @@ class TextTokenizer:
         Raises:
             ConfigError: The model has no chat template, or the template refuses the messages.
         """
-        if self.chat_template is None:
-            raise self._no_template()
+        template = self.require_chat_template()
         for message in messages:
             _require_text("".join(value for value in message.values() if isinstance(value, str)))
         # The template writes the special tokens itself.
-        text = self.chat_template.render(
+        text = template.render(
             messages, special_tokens=self.special_tokens, add_generation_prompt=add_generation_prompt
         )
         return self.encode(text, add_special_tokens=False)
@@ -101,18 +100,28 @@ class TextTokenizer:
         """The model has no chat templates at all, so that prompts are texts to go on with."""
         return self.chat_template is None and not self.template_names
 
+    def require_chat_template(self) -> ChatTemplate:
+        """The template for conversations.
+
+        Raises:
+            ConfigError: There is none, or there are some and none is the default.
+        """
+        if self.chat_template is None:
+            raise self._no_template()
+        return self.chat_template
+
     def _no_template(self) -> ConfigError:
         if self.template_names:
             return ConfigError(
                 "The model has several chat templates, and none is the default.",
                 found=", ".join(self.template_names),
                 expected="one that is called default",
-                fix="put the one that is meant into chat_template.jinja, or pass the prompt as raw text",
+                fix="put the one that is meant into chat_template.jinja, or take the text as it is (--raw)",
             )
         return ConfigError(
             "The model has no chat template.",
             expected="chat_template.jinja, or chat_template in tokenizer_config.json",
-            fix="pass the prompt as raw text",
+            fix="pass the prompt as it stands (r1trt generate --raw)",
         )
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from r1trt.serving.fields import REQUEST_FIELDS
@@ -57,10 +58,26 @@ def allowed_methods(target: str) -> tuple[str, ...]:
     return ("POST",) if target == _INDEX else ()
 
 
-def overflow(request: object) -> str | None:
+def takes_no_body(target: str) -> bool:
+    """Whether a path that is asked with POST may be asked without a body."""
+    return target == _INDEX
+
+
+def refusal(target: str, request: Mapping[str, object]) -> str | None:
+    """Why a request is not handed on; None where it is.
+
+    Args:
+        target: Its path.
+        request: What its body holds.
+    """
+    if request.get("stream") is True and target.partition("?")[0].endswith("/generate"):
+        # The server's own answer is 200, with an error in it.
+        return "stream is true, and generate gives one answer: ask generate_stream, or leave stream out."
+    return _overflow(request)
+
+
+def _overflow(request: Mapping[str, object]) -> str | None:
     """Which integer of a request to generate does not fit its type: the server would take its lowest bits."""
-    if not isinstance(request, dict):
-        return None
     for field in REQUEST_FIELDS:
         value = request.get(field.name)
         if type(value) is int and field.dtype in _INTEGERS:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import h11
 
-from r1trt.triton_server.door_limits import DoorLimits, allowed_methods, overflow
+from r1trt.triton_server.door_limits import DoorLimits, allowed_methods, refusal, takes_no_body
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -24,7 +25,8 @@ _HOP_BY_HOP = {
 }  # fmt: skip
 _OURS = {b"host", b"content-length", b"content-type", b"expect"}
 _JSON_LENGTH = b"inference-header-content-length"
-_UNREADABLE = 400, "This is no HTTP request."
+_MOST_DIGITS = 400
+"""Of a number: as many as the largest of double precision has."""
 
 
 class RefusedError(Exception):
@@ -90,8 +92,13 @@ class HttpDoor:
         except RefusedError as refused:
             return await client.refuse(refused.status, str(refused))
         except h11.RemoteProtocolError as error:
-            return await client.refuse(error.error_status_hint, _UNREADABLE[1])
+            return await client.refuse(error.error_status_hint, self._unreadable(error))
         return client.http.our_state is h11.DONE and client.http.their_state is h11.DONE
+
+    def _unreadable(self, error: h11.RemoteProtocolError) -> str:
+        if error.error_status_hint == 431:
+            return f"The request's line and headers are larger than {self._limits.head_bytes} bytes."
+        return "This is no HTTP request."
 
     def _require_allowed(self, request: h11.Request) -> None:
         if self._connections > self._limits.connections:
@@ -274,20 +281,38 @@ def _handed_on(request: h11.Request, body: bytes) -> bytes:
 
 def _require_plain_json(request: h11.Request, body: bytes, depth: int) -> None:
     """Refuses what the server's own parser does not survive."""
-    if request.method != b"POST" or not body:
+    if request.method != b"POST" or (not body and takes_no_body(request.target.decode("latin-1"))):
         return
     length = dict(request.headers).get(_JSON_LENGTH)
     text = body if length is None else body[: int(length) if length.isdigit() else 0]
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_integer)
     except RecursionError as error:
         raise _too_deep(depth) from error
     except ValueError as error:
         raise RefusedError(400, f"The body is not JSON: {error}") from error
     if _depth_exceeds(value, depth):
         raise _too_deep(depth)
-    if problem := overflow(value):
+    if not isinstance(value, dict):
+        raise RefusedError(400, "The body is JSON, but no object: {...} is expected.")
+    if problem := refusal(request.target.decode("latin-1"), value):
         raise RefusedError(400, problem)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:_MOST_DIGITS]} is larger than any number that is taken")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
 
 
 def _depth_exceeds(value: object, limit: int) -> bool:

@@ -17,6 +17,7 @@ from r1trt.package.generation import write_generation_model
 from r1trt.package.limits import GenerationLimits
 from r1trt.package.model_check import require_model_name
 from r1trt.progress import Progress, ignore
+from r1trt.runtime.sampling_defaults import SamplingDefaults, sampling_defaults_from_dir
 from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.door_limits import DoorLimits
 from r1trt.triton_server.environment import serving_environment
@@ -54,6 +55,7 @@ class ServedModel:
         http: Address of the HTTP protocol.
         grpc: Address of the gRPC protocol.
         metrics: Address of the metrics.
+        sampling: How tokens are chosen where a request does not say.
     """
 
     server: RestartingServer
@@ -61,6 +63,7 @@ class ServedModel:
     http: str
     grpc: str
     metrics: str
+    sampling: SamplingDefaults
 
     @property
     def examples(self) -> list[str]:
@@ -97,9 +100,12 @@ def served_model(
     with temporary_directory("serve") as directory:
         if isinstance(artifact, RepositoryArtifact):
             repository, name = artifact.path, require_model_name(artifact.manifest.model_name)
+            engine = ServedModelDirectory(path=repository / name).engine
         else:
             name = require_model_name(config.model_name or artifact.manifest.source.model_name)
             repository = _repository(directory / "repository", name, artifact, config.limits)
+            engine = artifact.path
+        sampling = sampling_defaults_from_dir(engine)
         server_config = _server_config(config, repository, directory)
         # Last, since it may take minutes: everything that can be refused has been.
         environment = serving_environment(progress)
@@ -112,6 +118,7 @@ def served_model(
                 http=f"{HOST}:{config.http_port}",
                 grpc=f"{HOST}:{config.grpc_port}",
                 metrics=f"{HOST}:{config.metrics_port}",
+                sampling=sampling,
             )
 
 

@@ -20,7 +20,14 @@ OPTIONS = {
         " --timing-cache --dump-passes --output -o --json"
     ),
     "validate": "engine --reference --prompts --max-tokens --trust-plugins --json",
-    "generate": "engine --prompt --max-new-tokens --temperature --seed --thinking --trust-plugins --json",
+    "generate": (
+        "engine --prompt --raw --system --max-new-tokens --temperature --top-k --top-p --seed --stop"
+        " --thinking --threads --trust-plugins --json"
+    ),
+    "chat": (
+        "engine --system --max-new-tokens --temperature --top-k --top-p --seed --stop --thinking --threads"
+        " --trust-plugins --json"
+    ),
     "triton": (
         "engine --output -o --model-name --trt-version --plugin-library --trust-plugins --rows --chunk-tokens"
         " --token-budget --max-queue --json"

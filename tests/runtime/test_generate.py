@@ -109,6 +109,44 @@ def test_messages(engine: Path) -> None:
     assert run(engine, prompt=None, messages=messages)[1].token_ids == run(engine)[1].token_ids
 
 
+def test_a_system_text_is_a_message(engine: Path) -> None:
+    messages = ({"role": "system", "content": "Be short."}, {"role": "user", "content": PROMPT})
+    want = run(engine, prompt=None, messages=messages)[1].token_ids
+    assert run(engine, system="Be short.")[1].token_ids == want
+
+
+def test_the_models_own_sampling_is_used_and_named(engine: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(engine, tmp_path / "engine")
+    content = '{"do_sample": true, "temperature": 1.5, "top_k": 7, "repetition_penalty": 1.2}'
+    (copy / "generation_config.json").write_text(content)
+    options: dict[str, Any] = {"max_new_tokens": 8, "seed": 1}
+    _, own = run(copy, **options)
+    assert own.token_ids == run(engine, temperature=1.5, top_k=7, **options)[1].token_ids
+    assert own.token_ids != run(copy, temperature=0.0, **options)[1].token_ids
+    assert own.statistics is not None and own.statistics.sampling.text == "temperature 1.5, top-k 7"
+    assert own.notes == ("generation_config.json asks for repetition_penalty 1.2, which is not done here.",)
+
+
+def test_without_a_template_the_prompt_is_a_text_to_go_on_with(engine: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(engine, tmp_path / "engine")
+    (copy / "chat_template.jinja").unlink()
+    _, generation = run(copy, max_new_tokens=4)
+    assert generation.token_ids == run(engine, raw=True, max_new_tokens=4)[1].token_ids
+    assert generation.notes == ("The model has no chat template: it goes on with the prompt as it stands.",)
+    assert run(copy, raw=True, max_new_tokens=4)[1].notes == ()
+    with pytest.raises(ConfigError, match="no chat template"):
+        run(copy, system="Be short.")
+
+
+def test_templates_without_a_default_are_not_passed_over(engine: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(engine, tmp_path / "engine")
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "chat_template.jinja").rename(copy / "additional_chat_templates" / "tool_use.jinja")
+    with pytest.raises(ConfigError, match=r"none is the default(.|\n)*tool_use(.|\n)*--raw"):
+        run(copy)
+    assert run(copy, raw=True, max_new_tokens=4)[1].notes == ()
+
+
 def test_a_prompt_longer_than_the_cache(engine: Path) -> None:
     with pytest.raises(SessionError, match=f"longer than the engine's KV cache(.|\n)*at most {CAPACITY}"):
         run(engine, prompt="word " * 200)
@@ -121,6 +159,8 @@ def test_a_prompt_longer_than_the_cache(engine: Path) -> None:
         {"messages": ({"role": "user", "content": "x"},)},
         {"prompt": None, "messages": ({"role": "user", "content": "x"},), "raw": True},
         {"max_new_tokens": 0},
+        {"prompt": "x", "raw": True, "system": "y"},
+        {"prompt": None, "messages": ({"role": "user", "content": "x"},), "system": "y"},
         {"stop": ("",)},
         {"temperature": -1.0},
     ],

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from r1trt.frontends.triton.tensors import values_from_tensors
+from r1trt.runtime.sampling import SamplingConfig
+from r1trt.runtime.sampling_defaults import SamplingDefaults
 from r1trt.serving.call import Call, call_from_values, most_prompt_bytes
 from r1trt.serving.fields import DEFAULT_MAX_TOKENS, REQUEST_FIELDS
 from r1trt.serving.request import RequestError
@@ -51,6 +53,14 @@ def test_every_value_reaches_the_request(tokenizer: TextTokenizer) -> None:
     assert made.request.max_new_tokens == 3 and made.request.stop == ("x", "é")
     assert made.request.thinking == "hide"
     assert made.stream and not made.count_input and made.count_output
+
+
+def test_the_models_own_sampling_holds_where_a_request_does_not_say(tokenizer: TextTokenizer) -> None:
+    own = SamplingDefaults(temperature=0.6, top_p=0.95)
+    made = call_from_values({"text_input": "a"}, tokenizer, CAPACITY, own)
+    assert made.request.sampling == SamplingConfig(temperature=0.6, top_p=0.95)
+    made = call_from_values({"text_input": "a", "temperature": 0.0, "top_k": 3}, tokenizer, CAPACITY, own)
+    assert made.request.sampling == SamplingConfig(top_k=3, top_p=0.95)
 
 
 def test_chat_template_is_put_around_a_text_and_around_messages(tokenizer: TextTokenizer) -> None:

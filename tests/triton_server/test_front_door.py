@@ -66,8 +66,27 @@ def test_json_is_taken_whatever_it_is_called(model: ServedModel, kind: str) -> N
         (b"a=b&" * 200_000, 400, "not JSON"),
         (b"\xff\xfe", 400, "not JSON"),
         (b'{"text_input": "a", "max_tokens": 4294967300}', 400, "max_tokens is out of range"),
+        (b"", 400, "not JSON"),
+        (b"[]", 400, "no object"),
+        (b'"text_input"', 400, "no object"),
+        (b'{"text_input": "a", "temperature": 1e400}', 400, "not JSON: 1e400 is larger"),
+        (b'{"text_input": "a", "temperature": NaN}', 400, "not JSON: NaN is no number"),
+        (b'{"text_input": "a", "max_tokens": 1' + b"0" * 5000 + b"}", 400, "a number of 5001 digits"),
     ],
-    ids=["4_MiB", "brackets", "nested", "form", "bytes", "overflow"],
+    ids=[
+        "4_MiB",
+        "brackets",
+        "nested",
+        "form",
+        "bytes",
+        "overflow",
+        "empty",
+        "list",
+        "text",
+        "infinite",
+        "nan",
+        "digits",
+    ],
 )
 def test_what_would_end_the_server_does_not_reach_it(
     model: ServedModel, body: bytes, status: int, says: str
@@ -107,6 +126,8 @@ def test_what_is_no_request_is_answered_and_closed(model: ServedModel, request_h
         while data := client.recv(4096):
             answer += data
         assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 503"))
+        says = b"line and headers are larger than" if len(request_head) > 60_000 else b"no HTTP request"
+        assert says in answer
 
 
 @pytest.mark.parametrize(

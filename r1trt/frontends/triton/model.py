@@ -14,6 +14,7 @@ from r1trt.frontends.triton.orphan import exit_without_server
 from r1trt.frontends.triton.responses import ResponseWriter, error_response
 from r1trt.frontends.triton.tensors import values_from_tensors
 from r1trt.frontends.triton.triton_metrics import TritonMetrics
+from r1trt.runtime.sampling_defaults import sampling_defaults_from_dir
 from r1trt.serving.call import call_from_values
 from r1trt.serving.config import ServingConfig
 from r1trt.serving.fields import REQUEST_FIELDS
@@ -44,6 +45,7 @@ class TritonPythonModel:
         engine = model.engine.resolve()
         try:
             self._tokenizer = tokenizer_from_dir(engine)
+            self._defaults = sampling_defaults_from_dir(engine)
             config = _config(json.loads(args["model_config"]))
             self._session = serving_session(engine, config.rows, threads=config.threads)
             self._metrics = TritonMetrics({"model": args["model_name"], "version": args["model_version"]})
@@ -74,7 +76,7 @@ class TritonPythonModel:
         tensors = {name: triton.get_input_tensor_by_name(request, name) for name in names}
         arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
         values = values_from_tensors(arrays, json.loads(request.parameters() or "{}"))
-        call = call_from_values(values, self._tokenizer, self._capacity)
+        call = call_from_values(values, self._tokenizer, self._capacity, self._defaults)
         writer = ResponseWriter(sender, call)
         self._thread.submit(call.request, Client(send=writer.send, is_cancelled=sender.is_cancelled))
 

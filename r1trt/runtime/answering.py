@@ -1,0 +1,73 @@
+"""Options of every answer, to one prompt or in a conversation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from r1trt.errors import ConfigError
+from r1trt.runtime.continuation import Continuation
+from r1trt.runtime.sampling import SamplingConfig
+from r1trt.runtime.sampling_defaults import SamplingDefaults
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
+from r1trt.tokenizer.thinking import ThinkingMode, check_thinking_mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweringConfig:
+    """Which model answers, and how.
+
+    Attributes:
+        engine: Build directory, or an export directory.
+        system: What the system message says; None for no such message.
+        max_new_tokens: Stop after this many.
+        temperature: 0 takes the most likely token. None: as the model's `generation_config.json` says.
+        top_k: Sample from this many of the most likely tokens; 0 from all. None: as that file says.
+        top_p: Sample from the most likely tokens that hold this much probability. None: as that file says.
+        seed: Seed of the random numbers.
+        stop: Texts that end an answer; they are not given out.
+        thinking: "show" gives out the text as the model writes it, "hide" without what is between `<think>`
+            and `</think>`, "only" that alone.
+        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        trust_plugins: Code that the directory brings may run, even if this machine did not make it.
+    """
+
+    engine: Path
+    system: str | None = None
+    max_new_tokens: int = 256
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    thinking: ThinkingMode = "show"
+    threads: int | None = None
+    trust_plugins: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value out of range."""
+        if self.max_new_tokens < 1:
+            raise ConfigError("max_new_tokens is too small.", found=self.max_new_tokens, expected="1 or more")
+        if not all(self.stop):
+            raise ConfigError("A stop text is empty.", found=self.stop)
+        check_thinking_mode(self.thinking)
+        self.sampling(SamplingDefaults())  # its own checks run on construction
+
+    def sampling(self, defaults: SamplingDefaults) -> SamplingConfig:
+        """How tokens are chosen."""
+        return defaults.config(
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
+        )
+
+    def continuation(
+        self, tokenizer: TextTokenizer, sampling: SamplingConfig, *, begins_thinking: bool
+    ) -> Continuation:
+        """What chooses and decodes one answer's tokens."""
+        return Continuation(
+            tokenizer,
+            sampling=sampling,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+            thinking=self.thinking,
+            begins_thinking=begins_thinking,
+        )
