@@ -23,7 +23,7 @@ MAY = {
     "tokenizer/limited_child.py": "/proc of itself",
     "lifetime/identity.py": "/proc of a process",
     "lifetime/children.py": "/proc of a process",
-    "estimate/machine.py": "/proc and /sys of this machine",
+    "machine.py": "/proc and /sys of this machine",
     "package/documents.py": "templates of this package",
     "package/serving_code.py": "sources of this package",
     "validate/page.py": "a template of this package",

@@ -23,6 +23,7 @@ ORDER = (
     "lifetime",
     "data_types",
     "cache",
+    "machine",
     "arch",
     "cuda_driver",
     "data",

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from r1trt.cli.answering_options import answering_options
 from r1trt.cli.generate import print_notes, sampling_text, statistics_text
-from r1trt.cli.options import answering_options, engine_argument, trust_plugins_option
+from r1trt.cli.options import engine_argument, trust_plugins_option
 from r1trt.cli.output import print_error
 from r1trt.errors import R1TrtError
 from r1trt.lifetime.ending import at_ending

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r1trt.cli.options import answering_options, engine_argument, json_option, trust_plugins_option
+from r1trt.cli.answering_options import answering_options
+from r1trt.cli.options import engine_argument, json_option, trust_plugins_option
 from r1trt.cli.output import print_result, printable
 
 if TYPE_CHECKING:

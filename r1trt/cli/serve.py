@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from r1trt.cli.options import engine_argument, json_option
 from r1trt.cli.output import print_result, progress_reporter
+
+if TYPE_CHECKING:
+    from r1trt.triton_server.serve import ServedModel
 
 EPILOG = """
 \b
@@ -67,20 +71,27 @@ def serve(
     with ExitStack() as stack:
         with progress_reporter() as progress:
             model = stack.enter_context(served_model(config, progress, _log))
-        addresses = {"http": model.http, "grpc": model.grpc, "metrics": model.metrics}
-        sampling = model.sampling.config()
-        defaults = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")}
-        result = {
-            "model_name": model.name, "pid": model.server.pid, **addresses, "sampling_defaults": defaults
-        }  # fmt: skip
-        lines = [
-            f"{model.name} is served: HTTP {model.http}, gRPC {model.grpc}, metrics {model.metrics}",
-            *(f"  {example}" for example in model.examples),
-            f"tokens are chosen with {sampling.text}, where a request does not say",
-            "stop with Ctrl-C",
-        ]
-        print_result(result, lines, as_json=as_json)
+        _print_model(model, as_json=as_json)
         model.server.wait()
+
+
+def _print_model(model: ServedModel, *, as_json: bool) -> None:
+    sampling = model.sampling.config()
+    result = {
+        "model_name": model.name,
+        "pid": model.server.pid,
+        "http": model.http,
+        "grpc": model.grpc,
+        "metrics": model.metrics,
+        "sampling_defaults": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")},
+    }
+    lines = [
+        f"{model.name} is served: HTTP {model.http}, gRPC {model.grpc}, metrics {model.metrics}",
+        *(f"  {example}" for example in model.examples),
+        f"tokens are chosen with {sampling.text}, where a request does not say",
+        "stop with Ctrl-C",
+    ]
+    print_result(result, lines, as_json=as_json)
 
 
 def _log(text: str) -> None:

@@ -11,7 +11,7 @@ from r1trt.arch import ARCHITECTURES, Architecture, BuildPrecision
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.estimate.gpus import DEVICES
 from r1trt.estimate.kv_cache import KvCache
-from r1trt.estimate.machine import Memory, free_disk, memory_of_machine
+from r1trt.machine import Memory, free_disk, memory_of_machine
 from r1trt.estimate.parameters import active_parameters, parameters
 from r1trt.estimate.placement import Placement, Use, placement
 from r1trt.estimate.planned import PlannedModel, planned_model

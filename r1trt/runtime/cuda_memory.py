@@ -54,7 +54,7 @@ def compute_capability(cudart: Any) -> int:
 
 
 def checked(result: tuple[Any, ...]) -> Any:
-    """Returns a CUDA call's value, None where it has none.
+    """Returns a CUDA call's value, None where it has none, a tuple where it has several.
 
     Raises:
         SessionError: The call failed.
@@ -62,7 +62,7 @@ def checked(result: tuple[Any, ...]) -> Any:
     status, *values = result
     if int(status) != 0:
         raise SessionError("A CUDA call failed.", found=getattr(status, "name", status))
-    return values[0] if values else None
+    return tuple(values) if len(values) > 1 else next(iter(values), None)
 
 
 class DeviceBuffer:

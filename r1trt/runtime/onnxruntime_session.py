@@ -7,6 +7,7 @@ Legend: B rows of one call, S tokens of one call, V vocabulary, C cache capacity
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from r1trt.machine import memory_of_machine
 from r1trt.runtime.onnxruntime_model import LoadOptions, inference_session
 from r1trt.runtime.session import (
     LOGITS,
@@ -25,7 +27,7 @@ from r1trt.runtime.session import (
     cache_output,
     is_cache_input,
 )
-from r1trt.runtime.session_checks import check_call, check_rows
+from r1trt.runtime.session_checks import check_cache_memory, check_call, check_rows
 
 
 class OnnxRuntimeSession:
@@ -80,6 +82,9 @@ class OnnxRuntimeSession:
     def reset(self, rows: int) -> None:
         """Starts a table of `rows` empty sequences. Memory that no sequence has reached is not touched."""
         check_rows(self.limits, rows)
+        needed = 4 * rows * sum(map(math.prod, self._cache_shapes.values()))
+        room = memory_of_machine().total
+        check_cache_memory(self.limits, rows, needed=needed, room=room, memory="this machine's memory")
         # Zeros, and fresh ones: NaN in a place that this sequence has not written would poison attention.
         self._caches = {
             name: np.zeros((rows, *shape), np.float32) for name, shape in self._cache_shapes.items()

@@ -6,6 +6,7 @@ Legend: B rows of one call, S tokens of one call.
 from __future__ import annotations
 
 from r1trt.runtime.session import Int64Array, SessionError, SessionLimits
+from r1trt.text import size_text
 
 
 def check_call(
@@ -97,4 +98,26 @@ def check_rows(limits: SessionLimits, rows: int) -> None:
             found=rows,
             expected=f"1 to {limits.max_batch_size or 'any'} (--max-batch-size)",
             fix="split the batch, or build with a larger --max-batch-size",
+        )
+
+
+def check_cache_memory(limits: SessionLimits, rows: int, *, needed: int, room: int, memory: str) -> None:
+    """Check that a table's caches can be held at all.
+
+    Args:
+        limits: Of the session.
+        rows: Of the table.
+        needed: Bytes of all caches.
+        room: Bytes that there are for them.
+        memory: Which memory that is, for the message.
+
+    Raises:
+        SessionError: They cannot; says which options make them smaller.
+    """
+    if needed > room:
+        raise SessionError(
+            f"The KV cache does not fit into {memory}.",
+            found=f"{size_text(needed)} for {rows} x {limits.capacity} tokens",
+            expected=f"at most {size_text(room)}",
+            fix="build with a smaller --max-seq-len" + (", or take fewer --rows" if rows > 1 else ""),
         )

@@ -25,7 +25,7 @@ from r1trt.runtime.session import (
     cache_output,
     is_cache_input,
 )
-from r1trt.runtime.session_checks import check_call, check_rows
+from r1trt.runtime.session_checks import check_cache_memory, check_call, check_rows
 from r1trt.runtime.tensorrt_engine import (
     EngineFile,
     engine_file_from_build,
@@ -73,6 +73,9 @@ class TensorRTSession:
         check_rows(self.limits, rows)
         if rows != self.rows:
             self._free(self._caches)
+            needed = sum(self._cache_bytes(name, rows) for name in self._cache_names)
+            free, _ = checked(self._cudart.cudaMemGetInfo())
+            check_cache_memory(self.limits, rows, needed=needed, room=free, memory="the GPU's free memory")
             for name in self._cache_names:
                 self._caches[name] = DeviceBuffer(self._cudart, self._cache_bytes(name, rows))
         for cache in self._caches.values():

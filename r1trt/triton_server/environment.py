@@ -51,7 +51,8 @@ class ServingEnvironment:
         """Environment variables of the server's process."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         path = os.pathsep.join([str(self.directory / "bin"), os.environ.get("PATH", os.defpath)])
-        return {**inherited, "PATH": path, "LD_LIBRARY_PATH": self.library_path}
+        # Python inside the server reads names of files as the locale has them.
+        return {**inherited, "PATH": path, "LD_LIBRARY_PATH": self.library_path, "LC_ALL": "C.UTF-8"}
 
 
 def serving_environment(progress: Progress = ignore) -> ServingEnvironment:

@@ -21,6 +21,7 @@ from r1trt.runtime.sampling_defaults import SamplingDefaults, sampling_defaults_
 from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.door_limits import DoorLimits
 from r1trt.triton_server.environment import serving_environment
+from r1trt.triton_server.kept_log import kept_log
 from r1trt.triton_server.restarting import RestartingServer
 
 
@@ -99,8 +100,11 @@ def served_model(
     artifact = _servable_artifact(config)
     with temporary_directory("serve") as directory:
         if isinstance(artifact, RepositoryArtifact):
-            repository, name = artifact.path, require_model_name(artifact.manifest.model_name)
-            engine = ServedModelDirectory(path=repository / name).engine
+            name = require_model_name(artifact.manifest.model_name)
+            engine = ServedModelDirectory(path=artifact.path / name).engine
+            repository = directory / "repository"
+            # A link: the server starts models through a shell, with their paths as they stand.
+            repository.symlink_to(artifact.path.resolve())
         else:
             name = require_model_name(config.model_name or artifact.manifest.source.model_name)
             repository = _repository(directory / "repository", name, artifact, config.limits)
@@ -111,7 +115,7 @@ def served_model(
         environment = serving_environment(progress)
         progress("starting the server", 0, 0)
         limits = DoorLimits.for_capacity(_capacity(artifact))
-        with RestartingServer(environment, server_config, limits, log) as server:
+        with kept_log(server_config.log), RestartingServer(environment, server_config, limits, log) as server:
             yield ServedModel(
                 server=server,
                 name=name,
@@ -134,7 +138,7 @@ def _repository(path: Path, name: str, build: BuildArtifact, limits: GenerationL
 def _server_config(config: ServeConfig, repository: Path, directory: Path) -> ServerConfig:
     (directory / "sockets").mkdir()
     return ServerConfig(
-        repository=repository.resolve(),
+        repository=repository,
         log=directory / "server.log",
         sockets=directory / "sockets",
         http_port=config.http_port,

@@ -9,7 +9,7 @@ import pytest
 from tiny_checkpoints import write_llama
 
 from r1trt.cli import main
-from r1trt.estimate import machine
+from r1trt import machine
 from r1trt.export.export import ExportConfig, export_checkpoint
 
 

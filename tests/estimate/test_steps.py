@@ -11,9 +11,9 @@ from r1trt.artifacts.errors import DiskFullError
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.errors import UnavailableError
-from r1trt.estimate import machine
+from r1trt import machine
 from r1trt.estimate.estimate import estimate_of
-from r1trt.estimate.machine import Memory, memory_of_machine
+from r1trt.machine import Memory, memory_of_machine
 from r1trt.estimate.placement import Use
 from r1trt.estimate.planned import planned_model
 from r1trt.estimate.refusal import obstacles, require_room

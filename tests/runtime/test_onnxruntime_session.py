@@ -197,6 +197,20 @@ def test_calls_that_do_not_fit(tmp_path: Path, case: str) -> None:
         session.step(np.array(ids, np.int64), np.array(seq_len), np.array(past_len))
 
 
+def test_a_cache_that_no_memory_holds_says_what_it_needs(tmp_path: Path) -> None:
+    # 2 caches of 4 FP32 elements a token: 2 GiB a row of 2^26 tokens.
+    session = session_of(tmp_path, capacity=1 << 26)
+    session.reset(1)
+    with pytest.raises(SessionError, match="KV cache does not fit into this machine's memory") as caught:
+        session.reset(1024)
+    details = caught.value.details
+    assert details["found"] == "2.2 TB for 1024 x 67108864 tokens"
+    assert "--max-seq-len" in details["fix"] and "--rows" in details["fix"]
+    with pytest.raises(SessionError) as caught:
+        session_of(tmp_path, capacity=1 << 36).reset(1)
+    assert "--rows" not in caught.value.details["fix"]
+
+
 @pytest.mark.parametrize("batch", [0, 5])
 def test_batches_that_do_not_fit(tmp_path: Path, batch: int) -> None:
     with pytest.raises(SessionError, match="does not fit the engine"):
