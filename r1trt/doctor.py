@@ -21,8 +21,8 @@ from typing import Any
 from r1trt import __version__
 from r1trt.arch import ARCHITECTURES, Architecture
 from r1trt.cuda_driver import CudaDriver, cuda_driver
-from r1trt.machine import memory_of_machine
 from r1trt.lifetime.children import child_group
+from r1trt.machine import memory_of_machine
 from r1trt.plugin_tools.status import plugins_status
 
 PACKAGES = (

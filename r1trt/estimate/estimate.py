@@ -11,13 +11,13 @@ from r1trt.arch import ARCHITECTURES, Architecture, BuildPrecision
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.estimate.gpus import DEVICES
 from r1trt.estimate.kv_cache import KvCache
-from r1trt.machine import Memory, free_disk, memory_of_machine
 from r1trt.estimate.parameters import active_parameters, parameters
 from r1trt.estimate.placement import Placement, Use, placement
 from r1trt.estimate.planned import PlannedModel, planned_model
 from r1trt.estimate.refusal import obstacles
 from r1trt.estimate.source import SizedModel
 from r1trt.estimate.steps import Step, build_step, export_step, validation_step
+from r1trt.machine import Memory, free_disk, memory_of_machine
 
 PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "bf16", "fp8")
 

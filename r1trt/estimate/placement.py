@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from r1trt.arch import BuildPrecision, architecture
 from r1trt.config.checks import require
 from r1trt.estimate.gpus import GB, Device
-from r1trt.machine import memory_of_machine
 from r1trt.estimate.planned import PlannedModel
 from r1trt.estimate.steps import engine_bytes
 from r1trt.estimate.times import seconds_of_call
+from r1trt.machine import memory_of_machine
 from r1trt.ops.cost import CallSize
 
 RESERVED_BYTES = GB

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from r1trt.artifacts.disk import disk_full
 from r1trt.errors import UnavailableError
-from r1trt.machine import Memory, free_disk, memory_of_machine
 from r1trt.estimate.steps import Step
+from r1trt.machine import Memory, free_disk, memory_of_machine
 from r1trt.text import size_text
 
 

@@ -20,7 +20,7 @@ _MODEL_PY = f'''"""The generation model; its code is in `python/`, its engine in
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "python"))
+sys.path.insert(0, str(Path(__file__).absolute().parent / "python"))
 
 from {ENTRY} import TritonPythonModel  # the name that Triton asks this file for
 

@@ -93,7 +93,8 @@ def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptio
 def _settings(settings: Any, weight_base: Path, options: LoadOptions) -> Any:
     settings.log_severity_level = _ERRORS_ONLY
     settings.intra_op_num_threads = options.threads or 0
-    settings.add_session_config_entry(_WEIGHT_DIRECTORY, str(weight_base.resolve()))
+    # As bytes: Python inside a server may take names of files for ASCII, and this for no text.
+    settings.add_session_config_entry(_WEIGHT_DIRECTORY, os.fsencode(weight_base.resolve()))
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     if options.spin_us is not None:
         settings.add_session_config_entry("session.intra_op.spin_duration_us", str(options.spin_us))

@@ -10,6 +10,7 @@ from r1trt.runtime.continuation import FinishReason
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.tokenizer.thinking import ThinkingMode, check_thinking_mode
 
+QUEUE_FULL = "The queue is full."
 MAX_STOP_TEXTS, MAX_STOP_CHARACTERS = 16, 1000
 
 

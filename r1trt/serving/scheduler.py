@@ -22,6 +22,7 @@ from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
 from r1trt.serving.config import SchedulerConfig
 from r1trt.serving.request import (
+    QUEUE_FULL,
     CancelledError,
     Client,
     GenerationRequest,
@@ -119,7 +120,7 @@ class Scheduler:
             raise RequestError("A token of the prompt is not in the model's vocabulary.")
         if len(self._arrived) + len(self._waiting) >= self._config.max_queue:
             raise QueueFullError(
-                "The queue is full.",
+                QUEUE_FULL,
                 found=f"{self._config.max_queue} requests waiting",
                 fix="send the request again later",
             )

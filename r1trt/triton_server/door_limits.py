@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-from r1trt.serving.fields import REQUEST_FIELDS
 
 _LEAST_BODY = 1 << 20
 _BYTES_A_TOKEN, _LEAST_TEXT = 64, 1 << 16
@@ -14,11 +11,10 @@ _BYTES_A_TOKEN, _LEAST_TEXT = 64, 1 << 16
 _ESCAPED = 6
 """JSON writes a character as six: \\u0041."""
 
-_INTEGERS = {"INT32": (-(2**31), 2**31 - 1), "INT64": (-(2**63), 2**63 - 1), "UINT64": (0, 2**64 - 1)}
-
 _MODEL = r"/v2/models/[^/?]+(/versions/[^/?]+)?"
 _READ = re.compile(rf"/v2(/health/(live|ready)|/models/stats|{_MODEL[3:]}(/(ready|config|stats))?)?/?(\?.*)?")
 _ASK = re.compile(rf"{_MODEL}/(generate|generate_stream|infer)(\?.*)?")
+_TEXT = re.compile(rf"{_MODEL}/(generate|generate_stream)(\?.*)?")
 _INDEX = "/v2/repository/index"
 
 
@@ -63,25 +59,11 @@ def takes_no_body(target: str) -> bool:
     return target == _INDEX
 
 
-def refusal(target: str, request: Mapping[str, object]) -> str | None:
-    """Why a request is not handed on; None where it is.
-
-    Args:
-        target: Its path.
-        request: What its body holds.
-    """
-    if request.get("stream") is True and target.partition("?")[0].endswith("/generate"):
-        # The server's own answer is 200, with an error in it.
-        return "stream is true, and generate gives one answer: ask generate_stream, or leave stream out."
-    return _overflow(request)
+def asks_for_text(target: str) -> bool:
+    """Whether a path takes the fields of a request by name."""
+    return _TEXT.fullmatch(target) is not None
 
 
-def _overflow(request: Mapping[str, object]) -> str | None:
-    """Which integer of a request to generate does not fit its type: the server would take its lowest bits."""
-    for field in REQUEST_FIELDS:
-        value = request.get(field.name)
-        if type(value) is int and field.dtype in _INTEGERS:
-            least, most = _INTEGERS[field.dtype]
-            if not least <= value <= most:
-                return f"{field.name} is out of range: {least} to {most} are taken."
-    return None
+def is_stream(target: str) -> bool:
+    """Whether a path that takes them sends text as it is generated."""
+    return target.partition("?")[0].endswith("/generate_stream")

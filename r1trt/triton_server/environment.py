@@ -51,8 +51,7 @@ class ServingEnvironment:
         """Environment variables of the server's process."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         path = os.pathsep.join([str(self.directory / "bin"), os.environ.get("PATH", os.defpath)])
-        # Python inside the server reads names of files as the locale has them.
-        return {**inherited, "PATH": path, "LD_LIBRARY_PATH": self.library_path, "LC_ALL": "C.UTF-8"}
+        return {**inherited, "PATH": path, "LD_LIBRARY_PATH": self.library_path}
 
 
 def serving_environment(progress: Progress = ignore) -> ServingEnvironment:

@@ -8,42 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import h11
 
-from r1trt.triton_server.door_limits import DoorLimits, allowed_methods, refusal, takes_no_body
+from r1trt.triton_server.door_errors import ClientGoneError, RefusedError
+from r1trt.triton_server.door_limits import (
+    DoorLimits,
+    allowed_methods,
+    asks_for_text,
+    is_stream,
+    takes_no_body,
+)
+from r1trt.triton_server.http_answer import HOP_BY_HOP, hand_back
+from r1trt.triton_server.request_json import object_from_body, require_fields
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 _CHUNK = 1 << 16
-_HOP_BY_HOP = {
-    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
-    b"transfer-encoding", b"upgrade",
-}  # fmt: skip
 _OURS = {b"host", b"content-length", b"content-type", b"expect"}
 _JSON_LENGTH = b"inference-header-content-length"
-_MOST_DIGITS = 400
-"""Of a number: as many as the largest of double precision has."""
-
-
-class RefusedError(Exception):
-    """A request that is answered here.
-
-    Args:
-        status: Of HTTP.
-        message: For the client.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class ClientGoneError(Exception):
-    """The client closed its connection, or takes nothing of its answer."""
 
 
 class HttpDoor:
@@ -87,7 +72,7 @@ class HttpDoor:
                 return False
             self._require_allowed(request)
             body = await client.body(request)
-            _require_plain_json(request, body, self._limits.depth)
+            _require_json(request, body, self._limits.depth)
             await self._answer(client, request, body)
         except RefusedError as refused:
             return await client.refuse(refused.status, str(refused))
@@ -119,7 +104,7 @@ class HttpDoor:
             raise RefusedError(503, "The model is not ready; try again in some seconds.") from error
         try:
             server.write(_handed_on(request, body))
-            pump = asyncio.ensure_future(_pump(server_reader, client, request.method))
+            pump = asyncio.ensure_future(hand_back(server_reader, client.send, request.method))
             gone = asyncio.ensure_future(client.left())
             await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
             is_answered = pump.done()
@@ -236,38 +221,9 @@ class _Client:
                     pass
 
 
-async def _pump(server: asyncio.StreamReader, client: _Client, method: bytes) -> None:
-    """Hands the server's answer to a request on as it comes."""
-    http = h11.Connection(h11.CLIENT)
-    http.send(h11.Request(method=method, target="/", headers=[("Host", "localhost")]))
-    http.send(h11.EndOfMessage())
-    while True:
-        try:
-            event = http.next_event()
-            if event is h11.NEED_DATA:
-                http.receive_data(await server.read(_CHUNK))
-                continue
-        except (h11.RemoteProtocolError, OSError) as error:
-            raise RefusedError(503, "The model ended before it had answered; ask again.") from error
-        if isinstance(event, h11.Response):
-            kept = [(name, value) for name, value in event.headers.raw_items() if _passes(name)]
-            await client.send(h11.Response(status_code=event.status_code, headers=kept))
-        elif isinstance(event, h11.Data):
-            await client.send(h11.Data(data=event.data))
-        elif isinstance(event, h11.EndOfMessage):
-            await client.send(h11.EndOfMessage())
-            return
-        elif isinstance(event, h11.ConnectionClosed):
-            raise RefusedError(503, "The model ended before it had answered; ask again.")
-
-
-def _passes(name: bytes) -> bool:
-    return name.lower() not in _HOP_BY_HOP
-
-
 def _handed_on(request: h11.Request, body: bytes) -> bytes:
     """The request as the server gets it: with its body's length, and as JSON whatever the client said."""
-    kept = [(name, value) for name, value in request.headers if name not in _OURS and name not in _HOP_BY_HOP]
+    kept = [(name, value) for name, value in request.headers if name not in _OURS and name not in HOP_BY_HOP]
     own = [(b"Host", b"localhost"), (b"Connection", b"close")]
     if request.method == b"POST":
         kind = b"application/octet-stream" if _JSON_LENGTH in dict(request.headers) else b"application/json"
@@ -279,59 +235,15 @@ def _handed_on(request: h11.Request, body: bytes) -> bytes:
     return b"".join(part for part in parts if part)
 
 
-def _require_plain_json(request: h11.Request, body: bytes, depth: int) -> None:
-    """Refuses what the server's own parser does not survive."""
-    if request.method != b"POST" or (not body and takes_no_body(request.target.decode("latin-1"))):
+def _require_json(request: h11.Request, body: bytes, depth: int) -> None:
+    target = request.target.decode("latin-1")
+    if request.method != b"POST" or (not body and takes_no_body(target)):
         return
     length = dict(request.headers).get(_JSON_LENGTH)
     text = body if length is None else body[: int(length) if length.isdigit() else 0]
-    try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_integer)
-    except RecursionError as error:
-        raise _too_deep(depth) from error
-    except ValueError as error:
-        raise RefusedError(400, f"The body is not JSON: {error}") from error
-    if _depth_exceeds(value, depth):
-        raise _too_deep(depth)
-    if not isinstance(value, dict):
-        raise RefusedError(400, "The body is JSON, but no object: {...} is expected.")
-    if problem := refusal(request.target.decode("latin-1"), value):
-        raise RefusedError(400, problem)
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
-
-
-def _finite(text: str) -> float:
-    if math.isinf(value := float(text)):
-        raise ValueError(f"{text[:_MOST_DIGITS]} is larger than any number that is taken")
-    return value
-
-
-def _integer(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"a number of {len(text)} digits")
-    return int(text)
-
-
-def _depth_exceeds(value: object, limit: int) -> bool:
-    level: list[object] = [value]
-    for _ in range(limit + 1):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, dict | list)
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _too_deep(limit: int) -> RefusedError:
-    return RefusedError(400, f"The body's lists and objects are nested more than {limit} deep.")
+    value = object_from_body(text, depth)
+    if asks_for_text(target):
+        require_fields(value, streams=is_stream(target))
 
 
 def _too_large(limit: int) -> RefusedError:

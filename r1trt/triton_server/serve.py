@@ -10,6 +10,7 @@ from pathlib import Path
 from r1trt.artifacts import BuildArtifact, ExportArtifact, RepositoryArtifact, read_artifact
 from r1trt.artifacts.build import BuildManifest
 from r1trt.artifacts.repository import ServedEngine, ServedModelDirectory
+from r1trt.cache import CACHE_VARIABLE, cache_directory
 from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.lifetime.temporary import temporary_directory
 from r1trt.package.bundle_checks import require_finished
@@ -22,6 +23,7 @@ from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.door_limits import DoorLimits
 from r1trt.triton_server.environment import serving_environment
 from r1trt.triton_server.kept_log import kept_log
+from r1trt.triton_server.plain_path import require_plain_path
 from r1trt.triton_server.restarting import RestartingServer
 
 
@@ -98,19 +100,12 @@ def served_model(
         UnavailableError: The engine is for a GPU, or the bundled server cannot be installed.
     """
     artifact = _servable_artifact(config)
+    require_plain_path(cache_directory(), fix=f"set {CACHE_VARIABLE} to a folder with another name")
     with temporary_directory("serve") as directory:
-        if isinstance(artifact, RepositoryArtifact):
-            name = require_model_name(artifact.manifest.model_name)
-            engine = ServedModelDirectory(path=artifact.path / name).engine
-            repository = directory / "repository"
-            # A link: the server starts models through a shell, with their paths as they stand.
-            repository.symlink_to(artifact.path.resolve())
-        else:
-            name = require_model_name(config.model_name or artifact.manifest.source.model_name)
-            repository = _repository(directory / "repository", name, artifact, config.limits)
-            engine = artifact.path
-        sampling = sampling_defaults_from_dir(engine)
-        server_config = _server_config(config, repository, directory)
+        require_plain_path(directory, fix="set TMPDIR to a folder with another name")
+        model = _model_directory(artifact, config, directory / "repository")
+        sampling = sampling_defaults_from_dir(model.engine)
+        server_config = _server_config(config, model.path.parent, directory)
         # Last, since it may take minutes: everything that can be refused has been.
         environment = serving_environment(progress)
         progress("starting the server", 0, 0)
@@ -118,7 +113,7 @@ def served_model(
         with kept_log(server_config.log), RestartingServer(environment, server_config, limits, log) as server:
             yield ServedModel(
                 server=server,
-                name=name,
+                name=model.path.name,
                 http=f"{HOST}:{config.http_port}",
                 grpc=f"{HOST}:{config.grpc_port}",
                 metrics=f"{HOST}:{config.metrics_port}",
@@ -126,13 +121,22 @@ def served_model(
             )
 
 
-def _repository(path: Path, name: str, build: BuildArtifact, limits: GenerationLimits | None) -> Path:
-    """A repository whose engine is a link to the build."""
-    model = ServedModelDirectory(path=path / name)
-    write_generation_model(model, build.manifest, limits or GenerationLimits())
-    # The directory and not its files: ONNX Runtime refuses weights that a link leads out of it.
-    model.engine.symlink_to(build.path.resolve())
-    return path
+def _model_directory(
+    artifact: BuildArtifact | RepositoryArtifact, config: ServeConfig, repository: Path
+) -> ServedModelDirectory:
+    """Makes the repository that the server is given, and returns its model.
+
+    The server starts models through a shell, with their paths as they stand: so what is served is reached by
+    a link. It is to a directory, for ONNX Runtime refuses weights that a link leads out of theirs.
+    """
+    if isinstance(artifact, RepositoryArtifact):
+        repository.symlink_to(artifact.path.resolve())
+        return ServedModelDirectory(path=repository / require_model_name(artifact.manifest.model_name))
+    name = require_model_name(config.model_name or artifact.manifest.source.model_name)
+    model = ServedModelDirectory(path=repository / name)
+    write_generation_model(model, artifact.manifest, config.limits or GenerationLimits())
+    model.engine.symlink_to(artifact.path.resolve())
+    return model
 
 
 def _server_config(config: ServeConfig, repository: Path, directory: Path) -> ServerConfig:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import write_llama
 
-from r1trt.cli import main
 from r1trt import machine
+from r1trt.cli import main
 from r1trt.export.export import ExportConfig, export_checkpoint
 
 

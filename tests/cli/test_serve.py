@@ -54,6 +54,22 @@ def test_what_cannot_be_served(
     assert not (tmp_path / "cache").exists(), "nothing is installed for what cannot be served"
 
 
+@pytest.mark.parametrize("variable", ["TMPDIR", CACHE_VARIABLE])
+def test_folders_that_a_shell_would_take_apart_are_refused(
+    tmp_path: Path, variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build, folder = tmp_path / "build", tmp_path / "a folder; $(touch x)"
+    build.mkdir()
+    folder.mkdir()
+    write_manifest(build, ENGINE)
+    monkeypatch.setenv(variable, str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert main(["serve", str(build)]) == 3
+    printed = capsys.readouterr().err
+    assert "hands it to a shell" in printed and f"fix: set {variable} to" in printed
+    assert not list(folder.iterdir())
+
+
 def test_json_has_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_manifest(tmp_path, {**ENGINE, "cache": False})
     assert main(["serve", str(tmp_path), "--json"]) == 1

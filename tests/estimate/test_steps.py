@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import write_llama
 
+from r1trt import machine
 from r1trt.artifacts.errors import DiskFullError
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.errors import UnavailableError
-from r1trt import machine
 from r1trt.estimate.estimate import estimate_of
-from r1trt.machine import Memory, memory_of_machine
 from r1trt.estimate.placement import Use
 from r1trt.estimate.planned import planned_model
 from r1trt.estimate.refusal import obstacles, require_room
 from r1trt.estimate.source import sized_model
 from r1trt.estimate.steps import Step, build_step, builder_memory, engine_bytes, export_step
 from r1trt.export.export import ExportConfig, export_checkpoint
+from r1trt.machine import Memory, memory_of_machine
 
 GB = 10**9
 HUGE = 1 << 60

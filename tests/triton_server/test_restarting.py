@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from server_client import free_ports, post
 
+from r1trt.cache import cache_directory
 from r1trt.lifetime.children import children_of, name_of
 from r1trt.triton_server import restarting
 from r1trt.triton_server.process import ServerError, is_ready
@@ -81,10 +82,12 @@ def test_what_dies_again_and_again_ends_the_command(
     config: ServeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restarting, "RESTARTS", 1)
-    with served_model(config) as model:
-        with pytest.raises(ServerError, match="time 2 in"):
-            model.server.wait(_killing(model))
-        assert not is_ready(config.http_port)
+    with pytest.raises(ServerError, match="time 2 in") as caught, served_model(config) as model:
+        model.server.wait(_killing(model))
+    assert not is_ready(config.http_port)
+    # What the message names is there: the server's own folder is gone.
+    log = Path(caught.value.details["where"])
+    assert log.parent == cache_directory() and "loading: " in log.read_text()
 
 
 def _killing(model: ServedModel) -> Callable[[], None]:

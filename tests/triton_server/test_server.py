@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,8 +197,8 @@ BAD_REQUESTS: list[tuple[str, object, str]] = [
     ("too many tokens asked for", {"text_input": "a", "max_tokens": 5000}, "too long"),
     ("empty", {"text_input": ""}, "prompt is empty"),
     ("nothing", {"max_tokens": 3}, "either text_input or messages"),
-    ("wrong type of text", {"text_input": 7}, "non-string"),
-    ("wrong type of number", {"text_input": "a", "max_tokens": "three"}, "non-signed-integer"),
+    ("wrong type of text", {"text_input": 7}, "text_input is of the wrong type: 7, where a text"),
+    ("wrong type of number", {"text_input": "a", "max_tokens": "three"}, "max_tokens is of the wrong type"),
     ("unknown parameter", {"text_input": "a", "max_new_tokens": 3}, "does not know"),
     ("negative budget", {"text_input": "a", "max_tokens": -1}, "max_tokens is too small"),
     ("negative temperature", {"text_input": "a", "temperature": -0.5}, "temperature is out of range"),
@@ -300,6 +301,12 @@ def test_a_full_queue_is_answered_with_an_error(tiny_engine: Path) -> None:
     with served_model(serve_config(tiny_engine, free_ports(3), rows=1, max_queue=2)) as model:
         values = {"text_input": b"Every function", "stream": True, "max_tokens": 50}
         answers = stream_all(model.grpc, [values] * 24)
+        url = f"http://{model.http}/v2/models/{model.name}/generate"
+        asked = {"text_input": "Every function", "max_tokens": 50}
+        with ThreadPoolExecutor(24) as threads:
+            posted = list(threads.map(lambda _: post(url, asked), range(24)))
+    assert {status for status, _ in posted} == {200, 503}
+    assert all("queue is full" in text for status, text in posted if status == 503)
     errors = [answer.error for answer in answers if answer.error]
     assert errors and all("queue is full" in error for error in errors)
     assert len(errors) < len(answers)

@@ -42,7 +42,7 @@ class TritonPythonModel:
         """
         exit_without_server()
         model = ServedModelDirectory(path=Path(args["model_repository"]), number=args["model_version"])
-        engine = model.engine.resolve()
+        engine = model.engine
         try:
             self._tokenizer = tokenizer_from_dir(engine)
             self._defaults = sampling_defaults_from_dir(engine)

@@ -1,0 +1,77 @@
+"""The server's answer over HTTP, handed back to the client as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import h11
+
+from r1trt.serving.request import QUEUE_FULL
+from r1trt.triton_server.door_errors import RefusedError
+
+HOP_BY_HOP = {
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade",
+}  # fmt: skip
+"""Headers of one connection only."""
+
+_CHUNK = 1 << 16
+_LONGEST_ERROR = 1 << 20
+_RETRY_AFTER = (b"Retry-After", b"1")
+
+
+async def hand_back(
+    server: asyncio.StreamReader, send: Callable[[h11.Event], Awaitable[None]], method: bytes
+) -> None:
+    """Hands the server's answer to a request on.
+
+    Triton answers 400 to whatever a model refuses; a full queue becomes 503, which says: ask again.
+
+    Args:
+        server: Where it comes from.
+        send: Takes each part of it.
+        method: Of the request.
+
+    Raises:
+        RefusedError: The server ended in the middle.
+    """
+    http = h11.Connection(h11.CLIENT)
+    http.send(h11.Request(method=method, target="/", headers=[("Host", "localhost")]))
+    http.send(h11.EndOfMessage())
+    error: h11.Response | None = None
+    body = bytearray()
+    while True:
+        event = await _next(http, server)
+        if isinstance(event, h11.Response):
+            if event.status_code == 400:
+                error = event
+            else:
+                await send(_passed_on(event, event.status_code))
+        elif isinstance(event, h11.Data):
+            if error is None:
+                await send(h11.Data(data=event.data))
+            else:
+                body += event.data[: _LONGEST_ERROR - len(body)]
+        elif isinstance(event, h11.EndOfMessage):
+            if error is not None:
+                await send(_passed_on(error, 503 if QUEUE_FULL.encode() in body else 400))
+                await send(h11.Data(data=bytes(body)))
+            await send(h11.EndOfMessage())
+            return
+
+
+async def _next(http: h11.Connection, server: asyncio.StreamReader) -> object:
+    try:
+        while (event := http.next_event()) is h11.NEED_DATA:
+            http.receive_data(await server.read(_CHUNK))
+    except (h11.RemoteProtocolError, OSError) as error:
+        raise RefusedError(503, "The model ended before it had answered; ask again.") from error
+    if isinstance(event, h11.ConnectionClosed):
+        raise RefusedError(503, "The model ended before it had answered; ask again.")
+    return event
+
+
+def _passed_on(response: h11.Response, status: int) -> h11.Response:
+    kept = [(name, value) for name, value in response.headers.raw_items() if name.lower() not in HOP_BY_HOP]
+    return h11.Response(status_code=status, headers=[*kept, _RETRY_AFTER] if status == 503 else kept)

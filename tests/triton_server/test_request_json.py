@@ -1,0 +1,80 @@
+"""Bodies and fields as the front door takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from r1trt.triton_server.door_errors import RefusedError
+from r1trt.triton_server.request_json import object_from_body, require_fields
+
+DEPTH = 8
+
+
+@pytest.mark.parametrize(
+    "text", [b"{}", b' {"a": [1, 2.5, -1e308, "x", null, true]}', '{"é": "模"}'.encode()]
+)
+def test_objects_are_taken(text: bytes) -> None:
+    assert isinstance(object_from_body(text, DEPTH), dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "no object"),
+        (b"null", "no object"),
+        (b'{"a": 1e400}', "1e400 is larger"),
+        (b'{"a": -1e400}', "-1e400 is larger"),
+        (b'{"a": NaN}', "NaN is no number"),
+        (b'{"a": -Infinity}', "-Infinity is no number"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "a number of 5000 digits"),
+        (b'{"a": "\xff"}', "not JSON"),
+        (b'{"a": ' * (DEPTH + 1) + b"1" + b"}" * (DEPTH + 1), "nested more than 8 deep"),
+        (b"[" * 100_000, "nested more than 8 deep"),
+    ],
+)
+def test_what_is_no_object(text: bytes, says: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        object_from_body(text, DEPTH)
+    assert caught.value.status == 400 and says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"text_input": "a", "unknown": [1]},
+        {"text_input": ["a"], "max_tokens": [3], "stop_words": ["x", ""], "stream": False},
+        {"temperature": 0, "top_p": 0.5, "seed": 2**64 - 1, "top_k": 2**63 - 1, "max_tokens": -(2**31)},
+    ],
+)
+def test_fields_of_their_types_pass(fields: dict[str, Any]) -> None:
+    require_fields(fields, streams=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"text_input": 7}, "text_input is of the wrong type: 7, where a text"),
+        ({"text_input": None}, "text_input is of the wrong type: null"),
+        ({"stop_words": ["x", 1]}, "stop_words is of the wrong type: 1"),
+        ({"max_tokens": "3"}, 'max_tokens is of the wrong type: "3", where an integer'),
+        ({"max_tokens": 3.0}, "max_tokens is of the wrong type: 3.0"),
+        ({"max_tokens": True}, "max_tokens is of the wrong type: true"),
+        ({"stream": 1}, "stream is of the wrong type: 1, where true or false"),
+        ({"temperature": "hot"}, "temperature is of the wrong type"),
+        ({"max_tokens": 2**31}, "max_tokens is out of range: -2147483648 to 2147483647"),
+        ({"seed": [-1]}, "seed is out of range: 0 to"),
+        ({"stream": True}, "ask generate_stream"),
+    ],
+)
+def test_fields_of_other_types_are_named(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        require_fields(fields, streams=False)
+    assert caught.value.status == 400 and says in str(caught.value)
+
+
+def test_a_stream_may_be_asked_for_where_there_is_one() -> None:
+    require_fields({"stream": True}, streams=True)
