@@ -39,11 +39,16 @@ class ExportedModel:
         return self.artifact.path
 
 
+class WeightsGoneError(ExportError):
+    """The weights that an export points to are not where they were."""
+
+
 def weight_base_of(export: ExportArtifact) -> Path:
     """The weight base directory of an export, checked against the files' sizes and headers.
 
     Raises:
-        ExportError: A weight file is gone, or is not the one that was exported.
+        WeightsGoneError: A weight file is not where it was.
+        ExportError: A weight file is not the one that was exported.
     """
     for file in export.manifest.weights.files:
         _check_weight_file(export, file)
@@ -54,7 +59,7 @@ def _check_weight_file(export: ExportArtifact, file: WeightFile) -> None:
     path = export.weight_base / file.name
     fix = f"export the checkpoint again, or put the original file back (the export is {export.path})"
     if not path.resolve().is_file():
-        raise ExportError("A weight file of this export is gone.", where=path, fix=fix)
+        raise WeightsGoneError("A weight file of this export is gone.", where=path, fix=fix)
     size = path.stat().st_size
     if size != file.bytes:
         raise ExportError(

@@ -57,16 +57,22 @@ def require_fields(request: Mapping[str, Any], *, streams: bool) -> None:
     Raises:
         RefusedError: Names the field.
     """
-    if request.get("stream") is True and not streams:
+    if not streams and any(fields.get("stream") is True for fields in (request, _parameters(request))):
         # The server's own answer is 200, with an error in it.
         raise RefusedError(
             400, "stream is true, and generate gives one answer: ask generate_stream, or leave stream out."
         )
-    for field in REQUEST_FIELDS:
-        if field.name in request:
-            given = request[field.name]
+    for fields in (request, _parameters(request)):
+        for field in REQUEST_FIELDS:
+            given = fields.get(field.name, [])
             for value in given if isinstance(given, list) else [given]:
                 _require_kind(field, value)
+
+
+def _parameters(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields that clients of other servers put there; the server takes them as if they stood beside it."""
+    parameters = request.get("parameters")
+    return parameters if isinstance(parameters, dict) else {}
 
 
 def _require_kind(field: Field, value: object) -> None:

@@ -10,6 +10,7 @@ from r1trt.artifacts import BuildArtifact, ExportArtifact
 from r1trt.artifacts.trusted_code import require_trusted_build
 from r1trt.errors import R1TrtError, UnavailableError
 from r1trt.evaluate.models import Model, model_from_session
+from r1trt.export.io import WeightsGoneError, weight_base_of
 from r1trt.runtime.engine_session import session_from_cpu_engine
 from r1trt.runtime.graph_session import session_from_export, session_from_simulation
 from r1trt.runtime.onnxruntime_model import LoadOptions
@@ -103,6 +104,12 @@ def _exported_stage(sources: Sources, threads: int | None) -> Stage:
     if export is None or not export.graph.is_file():
         reason = "the export that was built is not where it was, or has changed since"
         return Stage(name="exported", opened=None, reason=reason)
+    try:
+        weight_base_of(export)
+    except WeightsGoneError as error:
+        if sources.artifact is export:
+            raise
+        return Stage(name="exported", opened=None, reason=f"{error.message} {error.details['where']}")
     try:
         layers = layer_values(export.graph, sources.config.num_layers)
     except R1TrtError as error:

@@ -47,6 +47,8 @@ def test_what_is_no_object(text: bytes, says: str) -> None:
         {},
         {"text_input": "a", "unknown": [1]},
         {"text_input": ["a"], "max_tokens": [3], "stop_words": ["x", ""], "stream": False},
+        {"text_input": "a", "parameters": {"max_tokens": 3, "stop_words": [""], "unknown": 1}},
+        {"text_input": "a", "parameters": [1]},
         {"temperature": 0, "top_p": 0.5, "seed": 2**64 - 1, "top_k": 2**63 - 1, "max_tokens": -(2**31)},
     ],
 )
@@ -68,6 +70,9 @@ def test_fields_of_their_types_pass(fields: dict[str, Any]) -> None:
         ({"max_tokens": 2**31}, "max_tokens is out of range: -2147483648 to 2147483647"),
         ({"seed": [-1]}, "seed is out of range: 0 to"),
         ({"stream": True}, "ask generate_stream"),
+        ({"parameters": {"stream": True}}, "ask generate_stream"),
+        ({"parameters": {"max_tokens": 4294967300}}, "max_tokens is out of range"),
+        ({"parameters": {"temperature": "hot"}}, "temperature is of the wrong type"),
     ],
 )
 def test_fields_of_other_types_are_named(fields: dict[str, Any], says: str) -> None:

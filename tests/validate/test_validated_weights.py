@@ -54,6 +54,19 @@ def change_last_weight(file: Path) -> None:
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def test_a_checkpoint_that_moved_is_a_reference_where_it_is_now(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = built(checkpoint)
+    moved = checkpoint.rename(checkpoint.parent / "moved")
+    report = validate_engine(ValidateConfig(engine=build.path, max_tokens=100, reference=moved))
+    assert [(item.reference, item.tested) for item in report.comparisons] == [("checkpoint", "cpu")]
+    reasons = {stage.name: stage.reason for stage in report.stages}
+    assert reasons["exported"] == f"A weight file of this export is gone. {checkpoint / WEIGHTS}"
+    with pytest.raises(ExportError, match="A weight file of this export is gone"):
+        validate(checkpoint.parent / "export", moved)
+
+
 @pytest.mark.parametrize("of", ["engine", "export"])
 def test_weights_that_changed_since_the_build_are_no_reference(checkpoint: Path, of: str) -> None:
     build = built(checkpoint)
