@@ -16,7 +16,11 @@ from r1trt.lowerings.tensorrt_rtx.block import block_attention
 from r1trt.ops.hla_attention import AttentionSpec
 
 HEADS_FIRST = [0, 2, 1, 3]
+# NOTES: outside of these TensorRT-RTX 1.7's Attention ends in a check of the builder's own ("Attention
+# operation was not supported"), on SM80, SM89 and SM120 alike; the import says nothing.
 FUSED_HEAD_MULTIPLE = 8
+FUSED_HEAD_DIMS = range(16, 257)
+FUSED_LEAST_HEADS = 4
 
 
 def _check(spec: AttentionSpec) -> None:
@@ -42,12 +46,26 @@ def _visible(op: OpBuilder, spec: AttentionSpec, keys: ir.Value, position_BS: ir
     return mask
 
 
+def _fused_head_dim(spec: AttentionSpec) -> int:
+    """A head's size with what is added for the fused kernel."""
+    return -(-spec.head_dim // FUSED_HEAD_MULTIPLE) * FUSED_HEAD_MULTIPLE
+
+
+def _is_fused(spec: AttentionSpec) -> bool:
+    """Whether a fused kernel takes it."""
+    return (
+        spec.activation != FLOAT
+        and not spec.latent
+        and spec.num_heads >= FUSED_LEAST_HEADS
+        and _fused_head_dim(spec) in FUSED_HEAD_DIMS
+    )
+
+
 def _fused(
     op: OpBuilder, spec: AttentionSpec, q: ir.Value, keys: ir.Value, values: ir.Value, visible: ir.Value
 ) -> ir.Value:
-    # NOTES: TensorRT-RTX 1.7 ends in a check of its own at head sizes that are no multiple of 8. Zeros behind
-    # a head change no score, and give zeros behind the result.
-    missing = -spec.head_dim % FUSED_HEAD_MULTIPLE
+    # Zeros behind a head change no score, and give zeros behind the result.
+    missing = _fused_head_dim(spec) - spec.head_dim
     if missing:
         q, keys, values = (op.Pad(x, [0, missing], None, [3]) for x in (q, keys, values))
     out: ir.Value = op.Attention(q, keys, values, visible, scale=spec.scale)
@@ -57,7 +75,7 @@ def _fused(
 def _primitive(
     op: OpBuilder, spec: AttentionSpec, q: ir.Value, keys: ir.Value, values: ir.Value, visible: ir.Value
 ) -> ir.Value:
-    """For FP32 and latents, which no fused kernel takes: a key head's G query heads are rows of one product.
+    """For what no fused kernel takes: a key head's G query heads are rows of one product.
 
     Scores and softmax are FP32 whatever the activations are.
     """
@@ -92,11 +110,12 @@ def attention_body(spec: AttentionSpec) -> Body:
 
     Rows behind a sequence's real tokens hold garbage that causality hides and the next call overwrites.
 
-    FLOAT and latents attend by primitives, other types in one kernel. Raises ExportError where keys and
+    FLOAT, latents, fewer than 4 heads and heads of fewer than 16 or more than 256 elements attend by
+    primitives, others in one kernel. Raises ExportError where keys and
     values differ in head size, or the block size does not divide the capacity.
     """
     _check(spec)
-    attend = _primitive if spec.activation == FLOAT or spec.latent else _fused
+    attend = _fused if _is_fused(spec) else _primitive
 
     def body(
         op: OpBuilder,
