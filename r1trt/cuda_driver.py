@@ -39,6 +39,31 @@ class CudaDriver:
     error: str = ""
 
 
+# The oldest driver for a CUDA major release: CUDA's release notes, "Minimum Required Driver Version for CUDA
+# Minor Version Compatibility".
+_OLDEST_DRIVERS = {12: 525, 13: 580}
+
+
+def driver_problem(runtime: str, driver: CudaDriver) -> str | None:
+    """Why code with a CUDA runtime in it does not run with a driver; None where it does, or there is none.
+
+    Args:
+        runtime: Version of the runtime, as its compiler's: "13.0.88".
+        driver: What the driver says.
+    """
+    majors = [version.partition(".")[0] for version in (runtime, driver.version or "")]
+    if not all(major.isdecimal() for major in majors):
+        return None
+    major, supported = map(int, majors)
+    if supported >= major:
+        return None
+    release = f" ({_OLDEST_DRIVERS[major]} or newer)" if major in _OLDEST_DRIVERS else ""
+    return (
+        f"its CUDA runtime is {runtime}, and the driver is for CUDA {driver.version}: install a driver for"
+        f" CUDA {major}{release}, or build it with nvcc {supported}"
+    )
+
+
 def cuda_driver() -> CudaDriver:
     """Asks the driver through libcuda.so.1, without creating a context on any GPU."""
     try:

@@ -84,7 +84,7 @@ def diagnosis_of_machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": _packages(),
         "libraries": libraries,
-        "plugins": plugins_status(),
+        "plugins": plugins_status(driver),
         "cuda": asdict(driver),
         "architectures": _architectures(libraries, driver),
         "memory": asdict(memory_of_machine()),

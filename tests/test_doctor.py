@@ -9,7 +9,7 @@ import pytest
 
 from r1trt.arch import ARCHITECTURES
 from r1trt.cli import main
-from r1trt.cuda_driver import cuda_driver
+from r1trt.cuda_driver import CudaDriver, cuda_driver, driver_problem
 from r1trt.doctor import PROBES, architecture_status, probe_library
 
 WORKS, ABSENT = {"works": True}, {"works": False, "error": "absent"}
@@ -62,6 +62,27 @@ def test_tensorrt_builds_for_the_gpu_in_the_machine() -> None:
 def test_a_broken_library_is_reported_not_raised() -> None:
     found = probe_library("onnxruntime")
     assert found["works"] and "CPUExecutionProvider" in found["providers"]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version", "says"),
+    [
+        ("13.0.88", "12.4", "driver for CUDA 13 (580 or newer), or build it with nvcc 12"),
+        ("12.8.61", "11.8", "driver for CUDA 12 (525 or newer)"),
+        ("14.1.2", "13.1", "driver for CUDA 14, or build"),
+        ("13.0.88", "13.0", None),
+        ("12.8.61", "13.0", None),
+        ("12.9.0", "12.4", None),
+        ("13.0.88", None, None),
+        ("unknown", "13.0", None),
+    ],
+)
+def test_a_runtime_that_is_newer_than_the_driver_is_named(
+    runtime: str, version: str | None, says: str | None
+) -> None:
+    problem = driver_problem(runtime, CudaDriver(version=version, gpus=()))
+    assert (problem is None) == (says is None)
+    assert says is None or says in str(problem)
 
 
 def test_no_gpu_is_an_answer() -> None:

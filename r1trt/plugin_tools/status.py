@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from r1trt.cuda_driver import CudaDriver, driver_problem
 from r1trt.errors import R1TrtError
 from r1trt.lifetime.children import child_group
 from r1trt.plugin_tools.library import PluginLibrary, find_library
@@ -27,8 +28,11 @@ print(count.value if creators and all(creators[i] for i in range(count.value)) e
 """
 
 
-def plugins_status() -> dict[str, Any]:
+def plugins_status(driver: CudaDriver) -> dict[str, Any]:
     """Examines the library that a build would take, and the toolchain.
+
+    Args:
+        driver: This machine's; a library's CUDA runtime may be newer than what it supports.
 
     Returns:
         A mapping that can be written as JSON: `library`, its manifest's entry with `path` and `problem` (None
@@ -37,7 +41,7 @@ def plugins_status() -> dict[str, Any]:
     missing = []
     try:
         found = find_library()
-        library = None if found is None else _library(found)
+        library = None if found is None else _library(found, driver)
     except R1TrtError as error:
         library = {"path": error.details.get("where"), "problem": str(error).replace("\n ", ";")}
     if library is None or library["problem"]:
@@ -50,8 +54,9 @@ def plugins_status() -> dict[str, Any]:
     return {"library": library, "toolchain": toolchain, "missing": missing}
 
 
-def _library(library: PluginLibrary) -> dict[str, Any]:
-    return {**library.as_manifest(), "path": str(library.path), "problem": problem_of_library(library)}
+def _library(library: PluginLibrary, driver: CudaDriver) -> dict[str, Any]:
+    problem = problem_of_library(library) or driver_problem(library.nvcc, driver)
+    return {**library.as_manifest(), "path": str(library.path), "problem": problem}
 
 
 def _toolchain() -> dict[str, str]:

@@ -51,7 +51,7 @@ LARGER: dict[str, list[Any]] = {
         MoeCase(seq=2100, experts=4, hidden=512, width=256),
         MoeCase(seq=2100, experts=4, hidden=512, width=256, data_type=FLOAT16),
         MoeCase(seq=2100, experts=4, parts=3, layout=BLOCK_128, **_FP8),
-        MoeCase(seq=1100, routing="one_expert", layout=BLOCK_128, **_FP8),
+        MoeCase(seq=1100, routing="few_experts", layout=BLOCK_128, **_FP8),
         MoeCase(seq=300, experts=7, parts=2, routing="few_experts", hidden=1008, width=400),
         MoeCase(
             seq=700, experts=256, hidden=256, width=128, sigmoid=True, method=GROUP_TWO_HIGHEST, n_group=8,
