@@ -2,7 +2,7 @@
 //
 // "slot" is a virtual function's index in the table behind an object's first word. Slots follow the order of
 // declaration; a virtual destructor takes two. Everything a plugin *implements* is the same in TensorRT 10.0
-// to 11.1. What a plugin *calls* is not: the logger and the registry moved their slots in 11, so they are
+// to 11.4. What a plugin *calls* is not: the logger and the registry moved their slots in 11, so they are
 // absent here and sit behind adaptors of their own (plugins/common/logger.h, registry.h).
 #pragma once
 

@@ -1,7 +1,7 @@
 // TensorRT's plain types as a plugin library sees them: enumerations and structures, with their layout
 // asserted.
 //
-// Interface facts of TensorRT 10.0 to 11.1 on Linux (Itanium C++ ABI, 64-bit), in this project's own words.
+// Interface facts of TensorRT 10.0 to 11.4 on Linux (Itanium C++ ABI, 64-bit), in this project's own words.
 // Only what the plugins touch is declared, and nothing here needs TensorRT to be installed. The offsets
 // asserted at the end were compared with NVIDIA's own headers; tests/plugins/abi compares them again.
 #pragma once

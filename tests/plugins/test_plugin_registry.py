@@ -20,6 +20,7 @@ from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_checks.harness.driver import BF16, FLOAT, FP8, INT64, TENSORRT_10, TENSORRT_11
 from r1trt.plugin_checks.harness.layers import LAYERS, Layer
 
+INTERFACES = [["PLUGIN", 1], ["PLUGIN_V3ONE_CORE", 1], ["PLUGIN_V3ONE_BUILD", 2], ["PLUGIN_V3ONE_RUNTIME", 1]]
 HARNESS = Path(__file__).parent / "harness"
 ONNX_TYPES = {
     FLOAT: onnx.TensorProto.FLOAT,
@@ -85,7 +86,7 @@ def test_tensorrt_rtx_lists_the_plugins(way: str) -> None:
         assert item["fields"] == {**types, "input_mask": "INT32"}
         assert item["interface"] == ["PLUGIN CREATOR_V3ONE", 1]
         assert item["plugin"] == [name, "1", "r1trt"]
-        assert item["build"] == ["PLUGIN_V3ONE_BUILD", 2]
+        assert item["interfaces"] == INTERFACES
         assert item["outputs"] == len(OPERATORS[name].outputs)
         assert item["timing_cache_id"].startswith(f"{name} 1 ")
 

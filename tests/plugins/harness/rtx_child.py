@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import tensorrt_rtx as trt
+from harness.registry_conversation import describe_creators, reject_a_field
 
 
 class Recorder(trt.ILogger):
@@ -22,38 +22,6 @@ class Recorder(trt.ILogger):
 
     def log(self, severity: trt.ILogger.Severity, message: str) -> None:
         print(json.dumps({"severity": severity.name, "message": message}), flush=True)
-
-
-def describe_creators(registry: trt.IPluginRegistry) -> None:
-    for creator in registry.all_creators:
-        if creator.plugin_namespace != "r1trt":
-            continue
-        field_types = {field.name: field.type.name for field in creator.field_names}
-        created = creator.create_plugin("layer", trt.PluginFieldCollection([]), trt.TensorRTPhase.BUILD)
-        core = created.get_capability_interface(trt.PluginCapabilityType.CORE)
-        build = created.get_capability_interface(trt.PluginCapabilityType.BUILD)
-        finding = {
-            "creator": creator.name,
-            "version": creator.plugin_version,
-            "interface": [creator.interface_info.kind, creator.interface_info.major],
-            "fields": field_types,
-            "plugin": [core.plugin_name, core.plugin_version, core.plugin_namespace],
-            "build": [build.interface_info.kind, build.interface_info.major],
-            "outputs": build.num_outputs,
-            "timing_cache_id": build.timing_cache_id,
-        }
-        print(json.dumps(finding), flush=True)
-
-
-def reject_a_field(registry: trt.IPluginRegistry) -> None:
-    creator = registry.get_creator("R1DynamicMoE", "1", "r1trt")
-    field = trt.PluginField("top_k", np.array([99], np.int32), trt.PluginFieldType.INT32)
-    collection = trt.PluginFieldCollection([field])
-    print(
-        json.dumps(
-            {"refused": creator.create_plugin("layers.7", collection, trt.TensorRTPhase.BUILD) is None}
-        )
-    )
 
 
 def parse(logger: Recorder, model: str) -> None:
@@ -87,8 +55,8 @@ def main(command: str, library: str, *rest: str) -> None:
     if command == "parse":
         parse(logger, *rest)
     else:
-        describe_creators(registry)
-        reject_a_field(registry)
+        describe_creators(trt, registry)
+        reject_a_field(trt, registry)
     del builder
 
 
