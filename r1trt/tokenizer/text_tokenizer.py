@@ -87,8 +87,9 @@ class TextTokenizer:
             ConfigError: The model has no chat template, or the template refuses the messages.
         """
         template = self.require_chat_template()
-        for message in messages:
-            _require_text("".join(value for value in message.values() if isinstance(value, str)))
+        for value in (value for message in messages for value in message.values()):
+            if isinstance(value, str):
+                _require_text(value)
         # The template writes the special tokens itself.
         text = template.render(
             messages, special_tokens=self.special_tokens, add_generation_prompt=add_generation_prompt

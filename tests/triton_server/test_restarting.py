@@ -78,6 +78,16 @@ def _ask(url: str, answers: list[tuple[int, str, float]]) -> None:
     answers.append((*post(url, LONG), time.monotonic()))
 
 
+def test_an_ordinary_stop_crashes_nothing(config: ServeConfig) -> None:
+    with served_model(config) as model:
+        server = model.server._server
+        post(f"http://{model.http}/v2/models/{model.name}/generate", {"text_input": "Every", "max_tokens": 2})
+        server.stop()
+        log = server._config.log.read_text(errors="replace")
+    assert "successfully unloaded" in log
+    assert "Fatal Python error" not in log and "Segmentation fault" not in log
+
+
 def test_what_dies_again_and_again_ends_the_command(
     config: ServeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

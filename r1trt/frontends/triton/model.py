@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class TritonPythonModel:
         Raises:
             TritonModelException: It cannot be loaded; the server reports the model as not ready.
         """
+        faulthandler.enable()  # a crash of this process is then told in the server's log
         exit_without_server()
         model = ServedModelDirectory(path=Path(args["model_repository"]), number=args["model_version"])
         engine = model.engine
@@ -70,6 +72,7 @@ class TritonPythonModel:
         """Ends the running requests with an error."""
         self._thread.close()
         self._session.close()
+        self._metrics.close()
 
     def _submit(self, request: Any, sender: Any) -> None:
         names = [field.name for field in REQUEST_FIELDS]

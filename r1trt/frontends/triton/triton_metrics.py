@@ -72,3 +72,12 @@ class TritonMetrics:
             self._metrics[name].increment(amount)
         for name, value in gauges.items():
             self._metrics[name].set(value)
+
+    def close(self) -> None:
+        """Hands over the rest, and lets go of what Triton made; nothing may be measured afterwards.
+
+        Left to the end of the process, Triton's objects crash it: what they are sent through is gone by then.
+        """
+        self.flush()
+        self._metrics.clear()
+        self._families.clear()
