@@ -6,6 +6,7 @@ What the keys mean is known to the typed classes (`ExportManifest`, `BuildManife
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -96,8 +97,14 @@ def json_from_file(path: Path, kind: str | None = None) -> Any:
             where=path,
             found=found,
             expected=f"the {path.name} of an artifact" + (f" of kind {kind}" if kind else ""),
-            fix="name the output directory of an earlier r1trt command",
+            fix=_fix(path.parent),
         ) from error
+
+
+def _fix(directory: Path) -> str:
+    if any(directory.glob("*.safetensors")) and (directory / "config.json").is_file():
+        return f"this looks like a checkpoint: export it with `r1trt export {shlex.quote(str(directory))}`"
+    return "name the output directory of an earlier r1trt command"
 
 
 def require_plain(manifest: Mapping[str, Any], path: Path) -> None:

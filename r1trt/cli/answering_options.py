@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from r1trt.cli.options import Command
+from r1trt.cli.options import Command, threads_option
 from r1trt.tokenizer.thinking import THINKING_MODES
 
 _OPTIONS = (
@@ -38,7 +38,7 @@ _OPTIONS = (
         "--thinking", type=click.Choice(THINKING_MODES), default="show", show_default=True,
         help="What is between <think> and </think>: shown with the answer, hidden, or shown alone.",
     ),
-    click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: all."),
+    threads_option,
 )  # fmt: skip
 
 

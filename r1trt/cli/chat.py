@@ -52,27 +52,29 @@ def chat(engine: Path, as_json: bool, **options: Any) -> None:
         is_terminal = sys.stdin.isatty()
         if is_terminal:
             click.echo(f"r1trt: {sampling_text(conversation.sampling)}; /help lists the commands", err=True)
-        for line in _lines(is_terminal):
-            if line == "/exit":
+        for number, line in enumerate(_lines(is_terminal), 1):
+            if line.strip() == "/exit":
                 break
             try:
                 _turn(conversation, line, as_json=as_json)
             except R1TrtError as error:
                 if not is_terminal:
-                    raise
+                    place = ", ".join(filter(None, (f"line {number}", error.details.get("where"))))
+                    raise type(error)(error.message, **{**error.details, "where": place}) from error
                 print_error(error, as_json=as_json)
                 click.echo("r1trt: the message is left out of the conversation; /reset begins anew", err=True)
 
 
 def _turn(conversation: Chat, line: str, *, as_json: bool) -> None:
-    if line == "/reset":
+    command = line.strip()
+    if command == "/reset":
         conversation.reset()
         click.echo("r1trt: the conversation is forgotten", err=True)
-    elif line == "/help":
+    elif command == "/help":
         click.echo("\n".join(f"{name}  {meaning}" for name, meaning in COMMANDS.items()), err=True)
-    elif line.startswith("/") and line[1:].isalpha():
-        click.echo(f"r1trt: there is no command {line}; there are {', '.join(COMMANDS)}", err=True)
-    elif line.strip():
+    elif command.startswith("/") and command[1:].isalpha():
+        click.echo(f"r1trt: there is no command {command}; there are {', '.join(COMMANDS)}", err=True)
+    elif command:
         _answer(conversation, line, as_json=as_json)
 
 

@@ -81,6 +81,13 @@ def engine_argument(command: Command) -> Command:
     )(command)
 
 
+def threads_option(command: Command) -> Command:
+    """Adds `--threads`."""
+    # ONNX Runtime starts as many as it is told, and does not come to an end with 100,000.
+    threads = click.IntRange(min=1, max=1024)
+    return click.option("--threads", type=threads, metavar="N", help="CPU threads; default: all.")(command)
+
+
 def trust_plugins_option(command: Command) -> Command:
     """Adds `--trust-plugins`."""
     return click.option(

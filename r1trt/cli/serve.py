@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from r1trt.cli.options import engine_argument, json_option
+from r1trt.cli.options import engine_argument, json_option, threads_option
 from r1trt.cli.output import print_result, progress_reporter
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ PORT = click.IntRange(min=1, max=65535)
     metavar="N",
     help="Requests that run at a time; default: the engine's --max-batch-size.",
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: all.")
+@threads_option
 @json_option
 def serve(
     engine: Path,

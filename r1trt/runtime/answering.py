@@ -48,8 +48,8 @@ class AnsweringConfig:
         """Raises ConfigError for a value out of range."""
         if self.max_new_tokens < 1:
             raise ConfigError("max_new_tokens is too small.", found=self.max_new_tokens, expected="1 or more")
-        if not all(self.stop):
-            raise ConfigError("A stop text is empty.", found=self.stop)
+        for text in self.stop:
+            _require_stop_text(text)
         check_thinking_mode(self.thinking)
         self.sampling(SamplingDefaults())  # its own checks run on construction
 
@@ -58,6 +58,14 @@ class AnsweringConfig:
         return defaults.config(
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
         )
+
+    def note(self, sampling: SamplingConfig) -> str | None:
+        """What of the options has no effect; None where all have one."""
+        given = {"top-k": self.top_k, "top-p": self.top_p, "seed": self.seed or None}
+        idle = [name for name, value in given.items() if value is not None]
+        if sampling.temperature > 0.0 or not idle:
+            return None
+        return f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect at temperature 0."
 
     def continuation(
         self, tokenizer: TextTokenizer, sampling: SamplingConfig, *, begins_thinking: bool
@@ -71,3 +79,12 @@ class AnsweringConfig:
             thinking=self.thinking,
             begins_thinking=begins_thinking,
         )
+
+
+def _require_stop_text(text: str) -> None:
+    if not text:
+        raise ConfigError("A stop text is empty.", expected="one character or more", fix="leave out --stop")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError("A stop text is not Unicode.", found=ascii(text), expected="UTF-8") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,11 +32,13 @@ class Chat:
         self._tokenizer = tokenizer_from_dir(config.engine)
         defaults = sampling_defaults_from_dir(config.engine)
         self.sampling = config.sampling(defaults)
-        self.notes = (defaults.note,) if defaults.note else ()
+        self.notes = tuple(filter(None, (defaults.note, config.note(self.sampling))))
         self._tokenizer.require_chat_template()
+        started = time.perf_counter()
         self._session = session_from_engine(
             config.engine, threads=config.threads, trust_plugins=config.trust_plugins
         )
+        self._load_seconds = time.perf_counter() - started
         self._held_ids: list[int] = []
         self.statistics: GenerationStatistics | None = None
         self.reset()
@@ -61,6 +64,7 @@ class Chat:
             ),
             sampling=self.sampling,
             held_ids=self._held_ids,
+            load_seconds=self._load_seconds,
         )
         self._held_ids = []  # unknown, should a call fail
         yield from generation

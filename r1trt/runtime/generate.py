@@ -36,7 +36,10 @@ class GenerateConfig(AnsweringConfig):
         if (self.prompt is None) == (not self.messages):
             raise ConfigError("Give either a prompt or messages.", found=f"prompt {self.prompt!r}")
         if self.raw and (self.messages or self.system is not None):
-            raise ConfigError("Messages need the chat template.", fix="give a prompt alone, or leave out raw")
+            raise ConfigError(
+                "A system text, and messages, need the chat template, which raw leaves out.",
+                fix="leave out --raw, or --system",
+            )
         if self.messages and self.system is not None:
             raise ConfigError("Give a system text, or messages that have it.", found="both")
 
@@ -65,7 +68,8 @@ def generate(config: GenerateConfig) -> Generation:
     continuation = config.continuation(
         tokenizer, sampling, begins_thinking=tokenizer.opens_thinking(prompt_ids)
     )
-    notes = [defaults.note, RAW_NOTE if tokenizer.is_raw and not config.raw else None]
+    raw_note = RAW_NOTE if tokenizer.is_raw and not config.raw else None
+    notes = [defaults.note, config.note(sampling), raw_note]
     return Generation(
         session,
         prompt_ids,

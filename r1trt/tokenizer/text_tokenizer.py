@@ -187,9 +187,12 @@ def _require_text(text: str) -> None:
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
+        # Bytes of a command line or a pipe that are not UTF-8 arrive as these (PEP 383).
+        is_byte = 0xDC80 <= ord(text[error.start]) <= 0xDCFF
+        found = "a byte that is not UTF-8" if is_byte else "half of a surrogate pair"
         raise ConfigError(
             "The text is not Unicode.",
-            found=f"half of a surrogate pair at character {error.start}",
+            found=f"{found}, at character {error.start}",
             expected="text that UTF-8 can hold",
             fix="give it in UTF-8",
         ) from error

@@ -58,7 +58,7 @@ def test_exit_ends_and_unknown_commands_are_said_to_be(engine: Path) -> None:
 def test_an_error_ends_a_script(engine: Path) -> None:
     done = piped(engine, "word " * 400 + "\n" + QUESTIONS[0])
     assert done.returncode == 1 and done.stdout == ""
-    assert "longer than the engine's KV cache" in done.stderr
+    assert "longer than the engine's KV cache" in done.stderr and "where: line 1" in done.stderr
 
 
 class Terminal:

@@ -127,6 +127,15 @@ def test_the_models_own_sampling_is_used_and_named(engine: Path, tmp_path: Path)
     assert own.notes == ("generation_config.json asks for repetition_penalty 1.2, which is not done here.",)
 
 
+def test_options_without_effect_are_named(engine: Path) -> None:
+    quiet = {"max_new_tokens": 2}
+    assert run(engine, top_k=5, **quiet)[1].notes == ("top-k has no effect at temperature 0.",)
+    notes = ("top-k and top-p and seed have no effect at temperature 0.",)
+    assert run(engine, top_k=5, top_p=0.5, seed=3, **quiet)[1].notes == notes
+    assert run(engine, top_k=5, temperature=1.0, **quiet)[1].notes == ()
+    assert run(engine, **quiet)[1].notes == ()
+
+
 def test_without_a_template_the_prompt_is_a_text_to_go_on_with(engine: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(engine, tmp_path / "engine")
     (copy / "chat_template.jinja").unlink()
@@ -162,6 +171,7 @@ def test_a_prompt_longer_than_the_cache(engine: Path) -> None:
         {"prompt": "x", "raw": True, "system": "y"},
         {"prompt": None, "messages": ({"role": "user", "content": "x"},), "system": "y"},
         {"stop": ("",)},
+        {"stop": ("x", "\udcff")},
         {"temperature": -1.0},
     ],
 )
