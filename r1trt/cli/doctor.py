@@ -66,6 +66,7 @@ def _plugin_facts(plugins: Mapping[str, Any]) -> dict[str, str]:
     elif library:
         sms = ", ".join(f"SM{sm}" for sm in library["sms"])
         facts["library"] = f"{library['path']} ({sms}; SHA-256 {library['sha256'][:16]}...)"
+    facts["FP8 products"] = "; ".join(f"{sms}: {what}" for what, sms in plugins["fp8_products"].items())
     facts["compilers"] = "none found"
     if toolchain:
         headers = "the project's" if toolchain["headers"] == "own" else toolchain["headers"]

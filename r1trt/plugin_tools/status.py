@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from r1trt.errors import R1TrtError
 from r1trt.lifetime.children import child_group
 from r1trt.plugin_tools.library import PluginLibrary, find_library
 from r1trt.plugin_tools.sources import hash_of_sources, headers_from_machine, source_directory
+from r1trt.plugin_tools.targets import FP8_INSTRUCTIONS, HOPPER_FP8_INSTRUCTION, HOPPER_SM
 from r1trt.plugin_tools.toolchain import toolchain_from_machine
 
 TIMEOUT_S = 60
@@ -36,7 +38,8 @@ def plugins_status(driver: CudaDriver) -> dict[str, Any]:
 
     Returns:
         A mapping that can be written as JSON: `library`, its manifest's entry with `path` and `problem` (None
-        where it is sound), or None; `toolchain`, or None; `missing`, what to do about what is not there.
+        where it is sound), or None; `toolchain`, or None; `missing`, what to do about what is not there;
+        `fp8_products`.
     """
     missing = []
     try:
@@ -44,14 +47,35 @@ def plugins_status(driver: CudaDriver) -> dict[str, Any]:
         library = None if found is None else _library(found, driver)
     except R1TrtError as error:
         library = {"path": error.details.get("where"), "problem": str(error).replace("\n ", ";")}
-    if library is None or library["problem"]:
+    if library is None or (library["problem"] and library["problem"] != _driver_problem(library, driver)):
         missing.append("r1trt plugins build --arch all")
     try:
         toolchain = _toolchain()
     except R1TrtError as error:
         toolchain = None
         missing.insert(0, error.details.get("fix", error.message))
-    return {"library": library, "toolchain": toolchain, "missing": missing}
+    return {
+        "library": library, "toolchain": toolchain, "missing": missing, "fp8_products": fp8_products(),
+    }  # fmt: skip
+
+
+def _driver_problem(library: Mapping[str, Any], driver: CudaDriver) -> str | None:
+    """What building it anew would not change."""
+    return driver_problem(library["nvcc"], driver) if "nvcc" in library else None
+
+
+def fp8_products() -> dict[str, str]:
+    """Where the plugins' products of FP8 by FP8 run: on which cores, and the SMs."""
+    on_fp8 = [f"SM{sm}" for sm, name in FP8_INSTRUCTIONS.items() if name == "QMMA"]
+    widened = [f"SM{sm}" for sm, name in FP8_INSTRUCTIONS.items() if name == "HMMA"]
+    return {
+        f"on FP8 tensor cores ({HOPPER_FP8_INSTRUCTION} with block scales, QMMA)": ", ".join(
+            [f"SM{HOPPER_SM}", *on_fp8]
+        ),
+        "as FP16 (HMMA)": ", ".join(
+            f"{sm} with other scales" if sm == f"SM{HOPPER_SM}" else sm for sm in widened
+        ),
+    }
 
 
 def _library(library: PluginLibrary, driver: CudaDriver) -> dict[str, Any]:

@@ -25,6 +25,12 @@ CUTLASS_FLAGS = ("-DR1TRT_WITH_CUTLASS", "--expt-relaxed-constexpr")
 HOPPER_SOURCES = ("hopper_attention.cu", "hopper_gemm.cu")
 HOPPER_SM = 90
 HOPPER_FLAGS = ("-DR1TRT_HOPPER_KERNELS",)
+# The tensor-core instruction that products of FP8 by FP8 are made of, in each SM's machine code. HMMA is that
+# of 16 bits: nvcc widens both operands to FP16 in front of it, where the SM has no FP8 instruction of that
+# form (SM90 and SM100 multiply FP8 by wgmma and tcgen05 alone). SM80 and SM86 never get such products.
+FP8_INSTRUCTIONS: Mapping[int, str] = MappingProxyType({89: "QMMA", 90: "HMMA", 100: "HMMA", 120: "QMMA"})
+HOPPER_FP8_INSTRUCTION = "QGMMA"
+"""Of `hopper_gemm.cu`, for weights with block scales on SM90."""
 # ptxas reports, as mere information, that it gave up overlapping Hopper's matrix products.
 SERIALIZED_WGMMA = "C7510"
 

@@ -13,14 +13,20 @@ __device__ __forceinline__ uint32_t sharedAddress([[maybe_unused]] void const* p
 #endif
 }
 
-// Copies 16 bytes to shared memory, or writes zeros there; `source` must be a valid address in either case.
+// Copies 16 bytes to shared memory, or writes zeros there: of what is not valid nothing is read (PTX ISA,
+// cp.async, ignore-src), so that its address may be any.
 __device__ __forceinline__ void copyAsync16(void* target, void const* source, bool valid) {
 #ifdef R1TRT_SIMT_HOST
   simt::copyAsync(target, source, 16, valid ? 16 : 0);
 #else
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(sharedAddress(target)), "l"(source),
-               "r"(valid ? 16 : 0)
-               : "memory");
+  asm volatile(
+      "{\n"
+      ".reg .pred ignore;\n"
+      "setp.eq.u32 ignore, %2, 0;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, ignore;\n"
+      "}" ::"r"(sharedAddress(target)),
+      "l"(source), "r"(valid ? 1U : 0U)
+      : "memory");
 #endif
 }
 

@@ -88,18 +88,16 @@ __device__ __forceinline__ void loadStage(GroupedGemm const& g, TileWork const& 
   using A = typename Operands::A;
   using B = typename Operands::B;
   auto const* const a = static_cast<A const*>(g.a.data) + work.row0 * g.k;
-  loadRows<A, kRows, Tile::kDepth, Tile::kThreads>(stage, k0, g.k, [&](int row, bool& valid) {
-    valid = row < work.rows;
-    return a + static_cast<int64_t>(valid ? row : 0) * g.k;
-  });
-  int64_t const matrix = static_cast<int64_t>(Tile::kHalves) * g.n * g.k;
-  auto const* const b = static_cast<B const*>(work.weight.data) + work.expert * matrix;
-  char* const weights = stage + kRows * Tile::kDepth * static_cast<int>(sizeof(A));
-  loadRows<B, Tile::kWeightRows, Tile::kDepth, Tile::kThreads>(weights, k0, g.k, [&](int row, bool& valid) {
-    int const column = work.column0 + row % kColumns;
-    valid = column < g.n;
-    return b + static_cast<int64_t>(valid ? row / kColumns * g.n + column : 0) * g.k;
-  });
+  loadRows<A, kRows, Tile::kDepth, Tile::kThreads>(stage, {a, g.k, work.rows}, k0);
+  int64_t const half = static_cast<int64_t>(g.n) * g.k;
+  auto const* b = static_cast<B const*>(work.weight.data) + work.expert * Tile::kHalves * half +
+                  static_cast<int64_t>(work.column0) * g.k;
+  char* weights = stage + kRows * Tile::kDepth * static_cast<int>(sizeof(A));
+  constexpr int kHalfBytes = kColumns * Tile::kDepth * static_cast<int>(sizeof(B));
+#pragma unroll
+  for (int i = 0; i < Tile::kHalves; ++i, b += half, weights += kHalfBytes) {
+    loadRows<B, kColumns, Tile::kDepth, Tile::kThreads>(weights, {b, g.k, g.n - work.column0}, k0);
+  }
 }
 
 // Two neighbouring E4M3 elements as T.

@@ -41,8 +41,8 @@ __device__ __forceinline__ int swizzled(int row, int chunk) {
   return row * kBytes + (chunk ^ (row & 7)) * 16;
 }
 
-// Copies kCount rows of kBytes. address(row, valid) clears `valid` where zeros are wanted, and then returns
-// any row that there is.
+// Copies kCount rows of kBytes. address(row, valid) clears `valid` where zeros are wanted, and then may
+// return anything.
 //
 // Eight threads copy 128 bytes of a row, and the rows of a thread are a multiple of 8 apart: its place in
 // shared memory moves by constants, and the row's address serves for all of its 128-byte groups.
@@ -85,18 +85,18 @@ __device__ __forceinline__ void loadKeys(Attention const& a, BlockWork const& wo
   auto base = [&](Source const& source) {
     return static_cast<T const*>(source.data) + work.b * source.batch + work.kv_head * source.head;
   };
-  auto address = [&](T const* data, int pitch, int row, bool& valid) {
+  auto address = [&](T const* data, uint32_t pitch, int row, bool& valid) {
     int const index = index0 + row;
     valid = index < keys.size;
-    int const position = valid ? keyPosition(keys, index, a.params.block_size) : 0;
-    return data + static_cast<int64_t>(position) * pitch;
+    auto const position = static_cast<uint32_t>(keyPosition(keys, index, a.params.block_size));
+    return data + static_cast<uint64_t>(position) * pitch;
   };
   loadRows<Tile::kKeys, Tile::kQk * 2, Tile::kThreads>(stage, [&](int row, bool& valid) {
-    return address(base(a.keys), static_cast<int>(a.keys.token), row, valid);
+    return address(base(a.keys), static_cast<uint32_t>(a.keys.token), row, valid);
   });
   if constexpr (!Tile::kLatent) {
     loadRows<Tile::kKeys, Tile::kV * 2, Tile::kThreads>(stage + Tile::kKeyBytes, [&](int row, bool& valid) {
-      return address(base(a.values), static_cast<int>(a.values.token), row, valid);
+      return address(base(a.values), static_cast<uint32_t>(a.values.token), row, valid);
     });
   }
 }

@@ -18,6 +18,7 @@ PADDING = "padding is not 0"
 RACE = "ThreadSanitizer: data race"
 OVERFLOW = "heap-buffer-overflow"
 OUTSIDE = "AddressSanitizer: heap"  # far from any tensor: whose memory it was, if anyone's, is chance
+NOWHERE_AT_ALL = "AddressSanitizer: SEGV"  # a negative position, as unsigned as addresses take it
 
 
 @dataclass(frozen=True, kw_only=True)

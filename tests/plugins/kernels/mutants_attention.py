@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kernels.build import Change
-from kernels.mutant import CACHE, OUTSIDE, PADDING, Mutant, overflow, race
+from kernels.mutant import CACHE, NOWHERE_AT_ALL, OUTSIDE, PADDING, Mutant, overflow, race
 
 FOLDER = "hla_attention/"
 HEADS_64, LATENT = "attention_64.cu", "attention_latent.cu"
@@ -197,7 +197,7 @@ CACHES = [
         name="keys in front of the cache",
         change=changed("stages.cuh", "p.past_len[b] >= 0 && ", "", HEADS_64),
         cases=(NOWHERE,),
-        report=OUTSIDE,
+        report=NOWHERE_AT_ALL,
         sanitizer="asan",
     ),
     Mutant(

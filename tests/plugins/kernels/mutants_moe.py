@@ -323,12 +323,12 @@ GEMM = [
     ),
     Mutant(
         name="columns beyond the last one of k",
-        change=changed("load_rows.cuh", "row_valid && column < k;", "row_valid;", GEMM_16BIT),
+        change=changed("load_rows.cuh", " && column0 + group < from.pitch;", ";", GEMM_16BIT),
         cases=(MANY, TWO_TILES),
     ),
     overflow(
         "weights beyond the last row",
-        changed("grouped_gemm.cuh", "valid = column < g.n;", "", GEMM_16BIT),
+        changed("load_rows.cuh", "row < from.rows && column0", "column0", GEMM_16BIT),
         "seq=9,experts=1,shared_width=16,top_k=1",
     ),
     overflow(

@@ -1,0 +1,70 @@
+"""What the kernels' machine code has: FP8 instructions by architecture, and cheap copies."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness.compile import PLUGINS
+from harness.machine_code import Instruction, loops, machine_code
+
+from r1trt.plugin_tools.targets import (
+    FP8_INSTRUCTIONS,
+    HOPPER_FLAGS,
+    HOPPER_FP8_INSTRUCTION,
+    HOPPER_SM,
+    NVCC_OPTIONS,
+    TARGETS,
+)
+from r1trt.plugin_tools.toolchain import toolchain_from_machine
+
+MOE, PROBE = PLUGINS / "kernels" / "dynamic_moe", Path(__file__).parent / "loader_probe.cu"
+TENSOR_CORES = ("HMMA", "QMMA", "HGMMA", "QGMMA")
+COPY, MOST_INSTRUCTIONS_A_COPY = "LDGSTS", 12
+
+
+def code_of(source: Path, sm: int, folder: Path, *flags: str) -> dict[str, list[Instruction]]:
+    chain, cubin = toolchain_from_machine(), folder / f"{source.stem}.{sm}.cubin"
+    command = [
+        chain.nvcc, f"-gencode=arch=compute_{TARGETS[sm]},code=sm_{TARGETS[sm]}", *flags,
+        "--options-file", PLUGINS / NVCC_OPTIONS, "-ccbin", chain.cxx, "-I", PLUGINS / "kernels",
+        "-cubin", "-o", cubin, source,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return machine_code(cubin)
+
+
+def tensor_cores(code: dict[str, list[Instruction]]) -> set[str]:
+    names = {instruction.name.partition(".")[0] for function in code.values() for instruction in function}
+    return names & set(TENSOR_CORES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sm", FP8_INSTRUCTIONS)
+def test_fp8_products_are_what_the_table_says(sm: int, tmp_path: Path) -> None:
+    assert tensor_cores(code_of(MOE / "gemm_fp8.cu", sm, tmp_path)) == {FP8_INSTRUCTIONS[sm]}
+
+
+@pytest.mark.slow
+def test_hoppers_own_products_are_on_its_own_cores(tmp_path: Path) -> None:
+    code = code_of(MOE / "hopper_gemm.cu", HOPPER_SM, tmp_path, *HOPPER_FLAGS)
+    assert tensor_cores(code) == {"HGMMA", HOPPER_FP8_INSTRUCTION}
+    attention = PLUGINS / "kernels" / "hla_attention" / "hopper_attention.cu"
+    assert tensor_cores(code_of(attention, HOPPER_SM, tmp_path, *HOPPER_FLAGS)) == {"HGMMA"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sm", [80, 89, 90, 120])
+def test_copies_cost_few_instructions(sm: int, tmp_path: Path) -> None:
+    for name, code in code_of(PROBE, sm, tmp_path).items():
+        copying = [loop for loop in loops(code) if copies_of(loop)]
+        assert copying, name
+        for loop in copying:
+            cost = len(loop) / copies_of(loop)
+            assert cost <= MOST_INSTRUCTIONS_A_COPY, f"{name}: {len(loop)} for {copies_of(loop)} copies"
+
+
+def copies_of(code: list[Instruction]) -> int:
+    return sum(instruction.name.startswith(COPY) for instruction in code)
