@@ -8,12 +8,13 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 import sys  # noqa: E402
 
 from r1trt.lifetime.ending import end_by_default, end_on_signals  # noqa: E402
-from r1trt.lifetime.standard_streams import open_closed_streams  # noqa: E402
+from r1trt.lifetime.standard_streams import open_closed_streams, print_any_text  # noqa: E402
 
 
 def entry_point() -> None:
     """The `r1trt` console script: one command, and the process's end."""
     open_closed_streams()
+    print_any_text()
     end_on_signals()
     from r1trt.cli import main
 

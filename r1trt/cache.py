@@ -20,8 +20,8 @@ def cache_directory() -> Path:
         ConfigError: None of them is known.
     """
     if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "r1trt"
+        return Path(named).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache").absolute() / "r1trt"
 
 
 def _home() -> Path:

@@ -50,6 +50,22 @@ def json_object_from_bytes(
     return value
 
 
+def depth_exceeds(value: object, limit: int) -> bool:
+    """Whether lists and objects are nested more than `limit` deep."""
+    level: list[object] = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -96,13 +97,18 @@ def _answer(conversation: Chat, line: str, *, as_json: bool) -> None:
 def _lines(is_terminal: bool) -> Iterator[str]:
     """What is typed, a line at a time, without the line break."""
     if not is_terminal:
+        # What is no UTF-8 becomes an error that names the line, whatever the locale.
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         for line in sys.stdin:
             yield line.rstrip("\r\n")
         return
     with _terminal_restored():
         while True:
             try:
-                yield input("> ").strip()
+                if not sys.stdout.isatty():  # there are answers only
+                    click.echo("> ", nl=False, err=True)
+                yield input("> " if sys.stdout.isatty() else "").strip()
             except EOFError:
                 click.echo(err=True)
                 return

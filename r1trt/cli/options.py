@@ -83,8 +83,8 @@ def engine_argument(command: Command) -> Command:
 
 def threads_option(command: Command) -> Command:
     """Adds `--threads`."""
-    # ONNX Runtime starts as many as it is told, and does not come to an end with 100,000.
-    threads = click.IntRange(min=1, max=1024)
+    # ONNX Runtime starts as many as it is told, and with 1,000 on a few cores comes to no end.
+    threads = click.IntRange(min=1, max=256)
     return click.option("--threads", type=threads, metavar="N", help="CPU threads; default: all.")(command)
 
 

@@ -1,7 +1,8 @@
-"""Standard streams that the caller closed."""
+"""Standard streams as the caller left them: closed, or in an encoding without most of Unicode."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -17,3 +18,10 @@ def open_closed_streams() -> None:
             stream = os.fdopen(number, mode, encoding="utf-8", closefd=False)
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+def print_any_text() -> None:
+    """Lets characters that the locale has not be printed as question marks: a model writes all of Unicode."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -19,7 +19,7 @@ from r1trt.package.triton_config import model_config_from_text
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonModelConfig
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def require_model_name(name: str) -> str:
@@ -28,8 +28,8 @@ def require_model_name(name: str) -> str:
         raise ConfigError(
             "This cannot be the name of a Triton model.",
             found=name,
-            expected="letters, digits, '.', '_' and '-'",
-            fix="pass --model-name",
+            expected="up to 128 letters, digits, '.', '_' and '-', of which the first is a letter or a digit",
+            fix="pass such a name with --model-name",
         )
     return name
 

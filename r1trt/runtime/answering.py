@@ -49,7 +49,13 @@ class AnsweringConfig:
         if self.max_new_tokens < 1:
             raise ConfigError("max_new_tokens is too small.", found=self.max_new_tokens, expected="1 or more")
         for text in self.stop:
-            _require_stop_text(text)
+            if not text:
+                raise ConfigError(
+                    "A stop text is empty.", expected="one character or more", fix="leave out --stop"
+                )
+            _require_unicode("A stop text", text)
+        if self.system is not None:
+            _require_unicode("The system text", self.system)
         check_thinking_mode(self.thinking)
         self.sampling(SamplingDefaults())  # its own checks run on construction
 
@@ -81,10 +87,8 @@ class AnsweringConfig:
         )
 
 
-def _require_stop_text(text: str) -> None:
-    if not text:
-        raise ConfigError("A stop text is empty.", expected="one character or more", fix="leave out --stop")
+def _require_unicode(what: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ConfigError("A stop text is not Unicode.", found=ascii(text), expected="UTF-8") from error
+        raise ConfigError(f"{what} is not Unicode.", found=ascii(text), expected="UTF-8") from error

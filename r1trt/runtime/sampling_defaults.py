@@ -31,9 +31,14 @@ _OTHER_SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
     "sequence_bias": ({}, []),
+    "begin_suppress_tokens": ([],),
+    "stop_strings": ([],),
+    "guidance_scale": (1,),
 }
+_OF_SAMPLING = frozenset({"min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"})
+"""Without `do_sample` these ask for nothing."""
 _DEFAULTS = SamplingConfig()
-_SHOWN = 40
+_SHOWN, _MOST = 40, 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +100,18 @@ def sampling_defaults_from_dir(directory: Path) -> SamplingDefaults:
     """
     path = ModelDirectory(path=directory).generation_config
     content = json_object_from_file(path) if is_there(path) else {}
+    samples = content.get("do_sample") is True
     unused = {
         name: content[name]
         for name, nothing in _OTHER_SETTINGS.items()
         if content.get(name) is not None and content[name] not in nothing
+        if samples or name not in _OF_SAMPLING
     }
-    if content.get("do_sample") is not True:
+    if not samples:
         return SamplingDefaults(unused=unused)
     defaults = SamplingDefaults(
         temperature=_number(content, "temperature", 1.0, path),
-        top_k=int(_number(content, "top_k", _DEFAULTS.top_k, path)),
+        top_k=_whole(content, "top_k", _DEFAULTS.top_k, path),
         top_p=_number(content, "top_p", _DEFAULTS.top_p, path),
         unused=unused,
     )
@@ -115,13 +122,20 @@ def sampling_defaults_from_dir(directory: Path) -> SamplingDefaults:
     return defaults
 
 
+def _whole(content: Mapping[str, Any], name: str, default: int, where: Path) -> int:
+    value = _number(content, name, default, where)
+    if value != int(value):
+        raise CheckpointError(f"{name} is no whole number.", where=where, found=value, expected="0 or more")
+    return int(value)
+
+
 def _number(content: Mapping[str, Any], name: str, default: float, where: Path) -> float:
     value = content.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _MOST:
         raise CheckpointError(
-            f"{name} is no number.", where=where, found=repr(value), expected="a number",
+            f"{name} is no number.", where=where, found=repr(value)[:_SHOWN], expected="a number",
             fix="take the file of the same revision again, or delete the line",
         )  # fmt: skip
     return value

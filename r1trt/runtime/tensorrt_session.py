@@ -73,6 +73,7 @@ class TensorRTSession:
         check_rows(self.limits, rows)
         if rows != self.rows:
             self._free(self._caches)
+            self.rows = 0
             needed = sum(self._cache_bytes(name, rows) for name in self._cache_names)
             free, _ = checked(self._cudart.cudaMemGetInfo())
             check_cache_memory(self.limits, rows, needed=needed, room=free, memory="the GPU's free memory")

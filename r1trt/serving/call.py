@@ -11,12 +11,15 @@ from r1trt.errors import ConfigError
 from r1trt.runtime.sampling_defaults import SamplingDefaults
 from r1trt.serving.fields import DEFAULT_MAX_TOKENS
 from r1trt.serving.request import GenerationRequest, RequestError
+from r1trt.strict_json import depth_exceeds
 from r1trt.tokenizer.chat_template import Message
 from r1trt.tokenizer.messages import messages_from_json
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 # Far more than a token stands for on average: what is longer cannot fit, and is not worth finding out.
 LEAST_PROMPT_BYTES, BYTES_OF_TOKEN = 1 << 16, 64
+# Of lists and objects in messages: what goes to a template has to be written as JSON again.
+MOST_DEPTH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,27 +109,33 @@ def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer, most_bytes:
         conversation = messages_from_json(messages)
     except ConfigError as error:
         raise RequestError(error.message, **error.details) from error
+    if depth_exceeds(messages, MOST_DEPTH):
+        raise RequestError("messages is nested too deep.", expected=f"at most {MOST_DEPTH} levels")
     # JSON may spell half of a surrogate pair.
-    _require_text("messages", json.dumps(messages, ensure_ascii=False), most_bytes)
+    _bytes_of("messages", json.dumps(messages, ensure_ascii=False))
     return _chat_ids(conversation, tokenizer)
 
 
 def _require_text(name: str, text: str, most_bytes: int) -> None:
     """Raises RequestError for what is no Unicode text, or longer than any prompt that fits."""
-    try:
-        size = len(text.encode("utf-8"))
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"{name} is no Unicode text.",
-            found=f"a lone surrogate at character {error.start}",
-            expected="text that UTF-8 can hold",
-        ) from error
+    size = _bytes_of(name, text)
     if size > most_bytes:
         raise RequestError(
             f"{name} is too long for the engine's cache.",
             found=f"{size} bytes",
             expected=f"at most {most_bytes} bytes",
         )
+
+
+def _bytes_of(name: str, text: str) -> int:
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{name} is no Unicode text.",
+            found=f"a lone surrogate at character {error.start}",
+            expected="text that UTF-8 can hold",
+        ) from error
 
 
 def _chat_ids(messages: Sequence[Message], tokenizer: TextTokenizer) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 from r1trt.errors import ConfigError
 from r1trt.tokenizer.chat_template import Message
 
+_SHOWN = 60
 EXPECTED = (
     'a list, not empty, of {"role": "...", "content": "..."}; content may be a list of'
     ' {"type": "text", "text": "..."}, or null beside tool_calls'
@@ -37,7 +38,7 @@ def _message(index: int, entry: Any) -> Message:
     if not isinstance(entry, Mapping):
         raise _error(where, type(entry).__name__)
     if not isinstance(entry.get("role"), str):
-        raise _error(where, "no role" if "role" not in entry else f"a role of {entry['role']!r}")
+        raise _error(where, "no role" if "role" not in entry else f"a role of {_shown(entry['role'])}")
     if "content" not in entry and not entry.get("tool_calls"):
         raise _error(where, "no content")
     return {**entry, "content": _content(where, entry)}
@@ -50,7 +51,7 @@ def _content(where: str, entry: Mapping[str, Any]) -> str | None:
     if content is None and entry.get("tool_calls"):
         return None
     if not isinstance(content, list):
-        raise _error(where, f"a content of {content!r}")
+        raise _error(where, f"a content of {_shown(content)}")
     return "\n".join(_part(f"{where}, part {index}", part) for index, part in enumerate(content))
 
 
@@ -60,8 +61,17 @@ def _part(where: str, part: Any) -> str:
     text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else None
     if isinstance(text, str):
         return text
-    found = f"a part of type {part['type']!r}" if isinstance(part, Mapping) and "type" in part else "no text"
+    found = (
+        f"a part of type {_shown(part['type'])}"
+        if isinstance(part, Mapping) and "type" in part
+        else "no text"
+    )
     raise _error(where, found)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _error(where: str, found: str) -> ConfigError:

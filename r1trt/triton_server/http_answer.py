@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Awaitable, Callable
 
 import h11
@@ -18,6 +20,7 @@ HOP_BY_HOP = {
 
 _CHUNK = 1 << 16
 _LONGEST_ERROR = 1 << 20
+_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 _RETRY_AFTER = (b"Retry-After", b"1")
 
 
@@ -52,13 +55,31 @@ async def hand_back(
             if error is None:
                 await send(h11.Data(data=event.data))
             else:
-                body += event.data[: _LONGEST_ERROR - len(body)]
+                body += event.data
+            if error is not None and len(body) > _LONGEST_ERROR:
+                await _send_error(send, error, bytes(body))
+                error = None
         elif isinstance(event, h11.EndOfMessage):
             if error is not None:
-                await send(_passed_on(error, 503 if QUEUE_FULL.encode() in body else 400))
-                await send(h11.Data(data=bytes(body)))
+                await _send_error(send, error, bytes(body))
             await send(h11.EndOfMessage())
             return
+
+
+async def _send_error(
+    send: Callable[[h11.Event], Awaitable[None]], response: h11.Response, body: bytes
+) -> None:
+    await send(_passed_on(response, 503 if _says_full(body) else 400))
+    await send(h11.Data(data=body))
+
+
+def _says_full(body: bytes) -> bool:
+    """Whether an error is that of a full queue; a client's own text may stand further behind in others."""
+    try:
+        text = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return isinstance(text, str) and _REQUEST_ID.sub("", text).startswith(QUEUE_FULL)
 
 
 async def _next(http: h11.Connection, server: asyncio.StreamReader) -> object:

@@ -29,6 +29,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _CHUNK = 1 << 16
 _OURS = {b"host", b"content-length", b"content-type", b"expect"}
 _JSON_LENGTH = b"inference-header-content-length"
+_MOST_LENGTH_DIGITS = 10
 
 
 class HttpDoor:
@@ -223,10 +224,13 @@ class _Client:
 
 def _handed_on(request: h11.Request, body: bytes) -> bytes:
     """The request as the server gets it: with its body's length, and as JSON whatever the client said."""
-    kept = [(name, value) for name, value in request.headers if name not in _OURS and name not in HOP_BY_HOP]
+    target = request.target.decode("latin-1")
+    # To a path that takes fields by name the whole body is JSON.
+    dropped = _OURS | HOP_BY_HOP | ({_JSON_LENGTH} if asks_for_text(target) else set())
+    kept = [(name, value) for name, value in request.headers if name not in dropped]
     own = [(b"Host", b"localhost"), (b"Connection", b"close")]
     if request.method == b"POST":
-        kind = b"application/octet-stream" if _JSON_LENGTH in dict(request.headers) else b"application/json"
+        kind = b"application/octet-stream" if _JSON_LENGTH in dict(kept) else b"application/json"
         own += [(b"Content-Type", kind), (b"Content-Length", str(len(body)).encode())]
     http = h11.Connection(h11.CLIENT)
     parts = [http.send(h11.Request(method=request.method, target=request.target, headers=own + kept))]
@@ -239,11 +243,20 @@ def _require_json(request: h11.Request, body: bytes, depth: int) -> None:
     target = request.target.decode("latin-1")
     if request.method != b"POST" or (not body and takes_no_body(target)):
         return
-    length = dict(request.headers).get(_JSON_LENGTH)
-    text = body if length is None else body[: int(length) if length.isdigit() else 0]
-    value = object_from_body(text, depth)
     if asks_for_text(target):
-        require_fields(value, streams=is_stream(target))
+        require_fields(object_from_body(body, depth), streams=is_stream(target))
+    else:
+        object_from_body(body[: _json_length(request, len(body))], depth)
+
+
+def _json_length(request: h11.Request, whole: int) -> int:
+    """Bytes of JSON in front of binary data in a body."""
+    given = [value for name, value in request.headers if name == _JSON_LENGTH]
+    if not given:
+        return whole
+    if len(given) > 1 or not given[0].isdigit() or len(given[0]) > _MOST_LENGTH_DIGITS:
+        raise RefusedError(400, f"{_JSON_LENGTH.decode()} is one number of bytes, given once.")
+    return int(given[0])
 
 
 def _too_large(limit: int) -> RefusedError:

@@ -15,6 +15,7 @@ from types import TracebackType
 from r1trt.errors import R1TrtError
 from r1trt.lifetime.children import ChildGroup, children_of, is_alive, name_of
 from r1trt.lifetime.ending import at_ending
+from r1trt.triton_server.backend_folders import backend_folders, remove_backend_folders
 from r1trt.triton_server.config import HOST, ServerConfig
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.shared_memory import remove_left_behind, remove_shared_memory
@@ -51,6 +52,7 @@ class TritonServer:
         self._stack = ExitStack()
         self._models: set[int] = set()
         self._dead: dict[int, float] = {}
+        self._folders: frozenset[Path] = frozenset()
 
     def __enter__(self) -> TritonServer:
         """Starts the server and waits until it is ready."""
@@ -82,6 +84,7 @@ class TritonServer:
         for name in (self._config.http_socket, self._config.grpc_socket, self._config.metrics_socket):
             (self._config.sockets / name).unlink(missing_ok=True)
         remove_left_behind(self._config.http_port)
+        self._folders = backend_folders()
         # A group of its own: Ctrl-C on the terminal is for this process, and a server that is killed or ends
         # while it starts leaves the processes of its models behind.
         group = self._stack.enter_context(ChildGroup())
@@ -136,6 +139,7 @@ class TritonServer:
         self._stack.close()
         if self._process is not None:
             self._process.wait()
+            remove_backend_folders(self._folders, self._process.pid)
         self._models.clear()
         remove_shared_memory(self._config.shared_memory_prefix)
 
@@ -153,6 +157,7 @@ class TritonServer:
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)
         remove_shared_memory(self._config.shared_memory_prefix)
+        remove_backend_folders(self._folders, process.pid)
 
     def _command(self) -> list[str]:
         config = self._config

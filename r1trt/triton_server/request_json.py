@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from r1trt.serving.fields import REQUEST_FIELDS, Field
+from r1trt.strict_json import depth_exceeds
 from r1trt.triton_server.door_errors import RefusedError
 
-_MOST_DIGITS = 400
-"""Of a number: as many as the largest of double precision has."""
+_PROMPTS = ("text_input", "messages")
+_MOST_DIGITS = 308
+"""Of an integer: the server takes those that it cannot hold for numbers of double precision."""
 
 _INTEGERS = {"INT32": (-(2**31), 2**31 - 1), "INT64": (-(2**63), 2**63 - 1), "UINT64": (0, 2**64 - 1)}
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -33,15 +35,25 @@ def object_from_body(text: bytes, depth: int) -> dict[str, Any]:
         RefusedError: It is not JSON, no object, or nested too deep.
     """
     try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_integer)
+        value = json.loads(
+            text.decode("utf-8"),
+            parse_constant=_no_number,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_unique,
+        )
     except RecursionError as error:
         raise _too_deep(depth) from error
     except ValueError as error:
         raise RefusedError(400, f"The body is not JSON: {error}") from error
-    if _depth_exceeds(value, depth):
+    if depth_exceeds(value, depth):
         raise _too_deep(depth)
     if not isinstance(value, dict):
         raise RefusedError(400, "The body is JSON, but no object: {...} is expected.")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError(400, "The body holds half of a surrogate pair, which is not Unicode.") from error
     return value
 
 
@@ -57,22 +69,52 @@ def require_fields(request: Mapping[str, Any], *, streams: bool) -> None:
     Raises:
         RefusedError: Names the field.
     """
-    if not streams and any(fields.get("stream") is True for fields in (request, _parameters(request))):
+    _require_own_values(request)
+    if not any(name in fields for fields in (request, _parameters(request)) for name in _PROMPTS):
+        raise RefusedError(400, f"There is no prompt: give {' or '.join(_PROMPTS)}.")
+    if not streams and any(_streams(fields) for fields in (request, _parameters(request))):
         # The server's own answer is 200, with an error in it.
         raise RefusedError(
             400, "stream is true, and generate gives one answer: ask generate_stream, or leave stream out."
         )
     for fields in (request, _parameters(request)):
         for field in REQUEST_FIELDS:
-            given = fields.get(field.name, [])
-            for value in given if isinstance(given, list) else [given]:
-                _require_kind(field, value)
+            if field.name in fields:
+                _require_value(field, fields[field.name])
 
 
 def _parameters(request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Fields that clients of other servers put there; the server takes them as if they stood beside it."""
     parameters = request.get("parameters")
     return parameters if isinstance(parameters, dict) else {}
+
+
+def _streams(fields: Mapping[str, Any]) -> bool:
+    value = fields.get("stream")
+    return value is True or (isinstance(value, list) and len(value) == 1 and value[0] is True)
+
+
+def _require_own_values(request: Mapping[str, Any]) -> None:
+    """Refuses what the server calls an error of its own, or takes for something else."""
+    if not isinstance(request.get("id", ""), str):
+        raise RefusedError(400, "id is of the wrong type: a text is expected.")
+    if not isinstance(request.get("parameters", {}), dict):
+        raise RefusedError(400, "parameters is of the wrong type: an object is expected.")
+    known = {field.name for field in REQUEST_FIELDS} | {"id", "parameters"}
+    for name, value in request.items():
+        if name not in known and (isinstance(value, list | dict) or value is None or "\0" in name):
+            fields = ", ".join(field.name for field in REQUEST_FIELDS)
+            raise RefusedError(400, f"The model knows no field {json.dumps(name[:60])}; it knows {fields}.")
+
+
+def _require_value(field: Field, given: object) -> None:
+    values = given if isinstance(given, list) else [given]
+    if field.name == "messages" and not isinstance(given, str):
+        raise RefusedError(400, "messages is of the wrong type: it is a text that holds the list as JSON.")
+    if not field.is_list and len(values) != 1:
+        raise RefusedError(400, f"{field.name} takes one value, and {len(values)} are given.")
+    for value in values:
+        _require_kind(field, value)
 
 
 def _require_kind(field: Field, value: object) -> None:
@@ -83,6 +125,13 @@ def _require_kind(field: Field, value: object) -> None:
     least, most = _INTEGERS.get(field.dtype, (-math.inf, math.inf))
     if isinstance(value, int) and not least <= value <= most:
         raise RefusedError(400, f"{field.name} is out of range: {least} to {most} are taken.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
 
 
 def _no_number(text: str) -> float:
@@ -99,21 +148,6 @@ def _integer(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"a number of {len(text)} digits")
     return int(text)
-
-
-def _depth_exceeds(value: object, limit: int) -> bool:
-    level: list[object] = [value]
-    for _ in range(limit):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, dict | list)
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _too_deep(limit: int) -> RefusedError:

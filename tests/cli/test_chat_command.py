@@ -61,6 +61,16 @@ def test_an_error_ends_a_script(engine: Path) -> None:
     assert "longer than the engine's KV cache" in done.stderr and "where: line 1" in done.stderr
 
 
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "latin-1"])
+def test_bytes_that_are_no_text_are_an_error_in_every_locale(engine: Path, encoding: str) -> None:
+    done = subprocess.run(
+        command(engine), input=b"Hi\nh\xff\n", capture_output=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert b"a byte that is not UTF-8" in done.stderr and b"where: line 2" in done.stderr
+
+
 class Terminal:
     """The command at a terminal of its own."""
 
@@ -106,6 +116,23 @@ def test_at_a_terminal_errors_are_survived_and_the_end_of_the_input_ends(engine:
         assert terminal.process.wait(30) == 0
     finally:
         terminal.close()
+
+
+def test_answers_alone_go_to_a_file(engine: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+            process = subprocess.Popen(
+                command(engine, "--json"), stdin=theirs, stdout=out, stderr=err, start_new_session=True
+            )
+            os.write(ours, QUESTIONS[0].encode() + b"\n/exit\n")
+            assert process.wait(60) == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    (line,) = (tmp_path / "out").read_text().splitlines()
+    assert json.loads(line)["new_tokens"] == 8
+    assert "> " in (tmp_path / "err").read_text()
 
 
 def test_ctrl_c_leaves_the_terminal_as_it_was(engine: Path) -> None:

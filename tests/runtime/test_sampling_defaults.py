@@ -59,6 +59,8 @@ def test_what_is_not_done_is_named(tmp_path: Path) -> None:
     )
     nothing = {"repetition_penalty": 1.0, "num_beams": 1, "min_p": None, "no_repeat_ngram_size": 0}
     assert defaults_of(tmp_path, {**R1, **nothing}).note is None
+    assert defaults_of(tmp_path, {"min_p": 0.1}).note is None
+    assert "stop_strings" in (defaults_of(tmp_path, {"stop_strings": ["x"]}).note or "")
     assert "num_beams 4" in (defaults_of(tmp_path, {"num_beams": 4}).note or "")
 
 
@@ -71,6 +73,8 @@ def test_what_is_not_done_is_named(tmp_path: Path) -> None:
         ({"top_p": True}, "top_p is no number"),
         ({"top_k": -1}, "top_k is out of range"),
         ({"top_k": [50]}, "top_k is no number"),
+        ({"top_k": 0.9}, "top_k is no whole number"),
+        ({"temperature": 10**400}, "temperature is no number"),
     ],
 )
 def test_values_that_are_none_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

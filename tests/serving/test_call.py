@@ -150,6 +150,19 @@ def test_text_that_is_no_unicode_is_refused(tokenizer: TextTokenizer) -> None:
     assert "a lone surrogate at character 30" in str(caught.value)
 
 
+@pytest.mark.parametrize("levels", [40, 990, 5000])
+def test_messages_are_nested_only_so_deep(tokenizer: TextTokenizer, levels: int) -> None:
+    nested = b'[{"role": "user", "content": "a", "x": ' + b"[" * levels + b"]" * levels + b"}]"
+    with pytest.raises(RequestError, match=r"nested too deep|is not JSON"):
+        call(tokenizer, messages=nested)
+
+
+def test_the_size_of_messages_is_that_of_what_was_sent(tokenizer: TextTokenizer) -> None:
+    # Written with spaces behind commas these would be half as long again.
+    numbers = ",".join("1" * (most_prompt_bytes(CAPACITY) // 2 - 100))
+    call(tokenizer, messages=f'[{{"role":"user","content":"a","x":[{numbers}]}}]'.encode())
+
+
 def test_stop_texts_are_bounded(tokenizer: TextTokenizer) -> None:
     assert call(tokenizer, text_input=b"a", stop_words=b"x" * 1000).request.stop == ("x" * 1000,)
     with pytest.raises(RequestError, match="A stop text is too long") as caught:

@@ -153,6 +153,27 @@ def test_only_what_changes_nothing_is_open(model: ServedModel, method: str, path
     assert ask(model.http, method, path)[0] == status
 
 
+@pytest.mark.parametrize("lengths", [["9" * 5000], ["2", "100002"], ["x"], ["-1"]], ids=str)
+def test_the_length_of_json_in_front_of_binary_data_is_one_number(
+    model: ServedModel, lengths: list[str]
+) -> None:
+    connection = http.client.HTTPConnection(model.http, timeout=60)
+    connection.putrequest("POST", f"/v2/models/{model.name}/infer")
+    for length in lengths:
+        connection.putheader("Inference-Header-Content-Length", length)
+    connection.putheader("Content-Length", "2")
+    connection.endheaders(b"{}")
+    answer = connection.getresponse()
+    assert answer.status == 400 and b"one number of bytes" in answer.read()
+    connection.close()
+
+
+def test_the_whole_body_of_a_request_for_text_is_json(model: ServedModel) -> None:
+    body = b'{"text_input": "a", "max_tokens": 1} more'
+    status, answer = generate(model, body, Inference_Header_Content_Length=str(len(body) - 5))
+    assert status == 400 and "not JSON" in str(answer["error"])
+
+
 def test_metrics_are_read_only(model: ServedModel) -> None:
     assert ask(model.metrics, "GET", "/metrics")[0] == 200
     assert ask(model.metrics, "POST", "/metrics", b"x" * (2 << 20), Content_Type=FORM)[0] == 405

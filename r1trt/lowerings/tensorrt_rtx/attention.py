@@ -110,7 +110,7 @@ def attention_body(spec: AttentionSpec) -> Body:
 
     Rows behind a sequence's real tokens hold garbage that causality hides and the next call overwrites.
 
-    FLOAT, latents, fewer than 4 heads and heads of fewer than 16 or more than 256 elements attend by
+    FLOAT, latents, fewer than 4 heads and heads of at most 8 or more than 256 elements attend by
     primitives, others in one kernel. Raises ExportError where keys and
     values differ in head size, or the block size does not divide the capacity.
     """
