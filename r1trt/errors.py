@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class R1TrtError(Exception):
     """A failure that a user can act on.
@@ -32,6 +34,11 @@ class R1TrtError(Exception):
             if value is not None
         }
         super().__init__(str(self))
+
+    def within(self, place: object) -> Self:
+        """The same error, found in a part of `place`."""
+        where = ", ".join(filter(None, (str(place), self.details.get("where"))))
+        return type(self)(self.message, **{**self.details, "where": where})
 
     def __str__(self) -> str:
         return "\n".join([self.message, *(f"  {name}: {text}" for name, text in self.details.items())])

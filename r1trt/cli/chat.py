@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from r1trt.cli.answering_options import answering_options
-from r1trt.cli.generate import print_notes, sampling_text, statistics_text
+from r1trt.cli.generate import print_notes, sampling_text, statistics_text, text_of_pieces
 from r1trt.cli.options import engine_argument, trust_plugins_option
 from r1trt.cli.output import print_error
 from r1trt.errors import R1TrtError
@@ -60,8 +60,7 @@ def chat(engine: Path, as_json: bool, **options: Any) -> None:
                 _turn(conversation, line, as_json=as_json)
             except R1TrtError as error:
                 if not is_terminal:
-                    place = ", ".join(filter(None, (f"line {number}", error.details.get("where"))))
-                    raise type(error)(error.message, **{**error.details, "where": place}) from error
+                    raise error.within(f"line {number}") from error
                 print_error(error, as_json=as_json)
                 click.echo("r1trt: the message is left out of the conversation; /reset begins anew", err=True)
 
@@ -80,15 +79,11 @@ def _turn(conversation: Chat, line: str, *, as_json: bool) -> None:
 
 
 def _answer(conversation: Chat, line: str, *, as_json: bool) -> None:
-    pieces = []
-    for piece in conversation.answer(line):
-        pieces.append(piece)
-        if not as_json:
-            click.echo(piece, nl=False)
+    text = text_of_pieces(conversation.answer(line), shown=not as_json)
     statistics = conversation.statistics
     assert statistics is not None
     if as_json:
-        click.echo(json.dumps({"text": "".join(pieces), **statistics.to_dict()}, allow_nan=False))
+        click.echo(json.dumps({"text": text, **statistics.to_dict()}, allow_nan=False))
         return
     click.echo()
     click.echo(f"r1trt: {statistics_text(statistics)}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +38,11 @@ def generate(engine: Path, as_json: bool, **options: Any) -> None:
 
     generation = generate_text(GenerateConfig(engine=engine, **options))
     print_notes(generation.notes)
-    pieces = []
-    for piece in generation:
-        pieces.append(piece)
-        if not as_json:
-            click.echo(piece, nl=False)
+    text = text_of_pieces(generation, shown=not as_json)
     statistics = generation.statistics
     assert statistics is not None
     if as_json:
-        result = {"text": "".join(pieces), **statistics.to_dict(), "notes": list(generation.notes)}
+        result = {"text": text, **statistics.to_dict(), "notes": list(generation.notes)}
         print_result(result, [], as_json=True)
         return
     click.echo()
@@ -56,6 +53,16 @@ def print_notes(notes: tuple[str, ...]) -> None:
     """What a user should know of the text, before it begins."""
     for note in notes:
         click.echo(f"r1trt: note: {printable(note)}", err=True)
+
+
+def text_of_pieces(pieces: Iterable[str], *, shown: bool) -> str:
+    """The text of all pieces; each is printed as it comes, if `shown`."""
+    taken = []
+    for piece in pieces:
+        taken.append(piece)
+        if shown:
+            click.echo(piece, nl=False)
+    return "".join(taken)
 
 
 def statistics_text(statistics: GenerationStatistics) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,16 +75,16 @@ class AnsweringConfig:
         return f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect at temperature 0."
 
     def continuation(
-        self, tokenizer: TextTokenizer, sampling: SamplingConfig, *, begins_thinking: bool
+        self, tokenizer: TextTokenizer, sampling: SamplingConfig, prompt_ids: Sequence[int]
     ) -> Continuation:
-        """What chooses and decodes one answer's tokens."""
+        """What chooses and decodes the tokens that follow a prompt."""
         return Continuation(
             tokenizer,
             sampling=sampling,
             max_new_tokens=self.max_new_tokens,
             stop=self.stop,
             thinking=self.thinking,
-            begins_thinking=begins_thinking,
+            begins_thinking=tokenizer.opens_thinking(prompt_ids),
         )
 
 

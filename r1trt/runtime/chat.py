@@ -59,9 +59,7 @@ class Chat:
         generation = Generation(
             self._session,
             prompt_ids,
-            self._config.continuation(
-                self._tokenizer, self.sampling, begins_thinking=self._tokenizer.opens_thinking(prompt_ids)
-            ),
+            self._config.continuation(self._tokenizer, self.sampling, prompt_ids),
             sampling=self.sampling,
             held_ids=self._held_ids,
             load_seconds=self._load_seconds,

@@ -15,6 +15,8 @@ from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.sampling_defaults import sampling_defaults_from_dir
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
+RAW_NOTE = "The model has no chat template: it goes on with the prompt as it stands."
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(AnsweringConfig):
@@ -65,9 +67,7 @@ def generate(config: GenerateConfig) -> Generation:
     started = time.perf_counter()
     session = session_from_engine(config.engine, threads=config.threads, trust_plugins=config.trust_plugins)
     load_seconds = time.perf_counter() - started
-    continuation = config.continuation(
-        tokenizer, sampling, begins_thinking=tokenizer.opens_thinking(prompt_ids)
-    )
+    continuation = config.continuation(tokenizer, sampling, prompt_ids)
     raw_note = RAW_NOTE if tokenizer.is_raw and not config.raw else None
     notes = [defaults.note, config.note(sampling), raw_note]
     return Generation(
@@ -78,9 +78,6 @@ def generate(config: GenerateConfig) -> Generation:
         notes=tuple(filter(None, notes)),
         load_seconds=load_seconds,
     )
-
-
-RAW_NOTE = "The model has no chat template: it goes on with the prompt as it stands."
 
 
 def prompt_ids_from_config(tokenizer: TextTokenizer, config: GenerateConfig) -> list[int]:

@@ -68,8 +68,7 @@ def _document_from_line(line: str, where: str) -> Document:
     try:
         document = _document_from_entry(entry)
     except ConfigError as error:
-        place = ", ".join(filter(None, (where, error.details.get("where"))))
-        raise ConfigError(error.message, **{**error.details, "where": place}) from error
+        raise error.within(where) from error
     if document is None:
         found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
         raise ConfigError("A line is of another form.", where=where, found=found, expected=FORMS)
