@@ -15,6 +15,7 @@ from r1trt.errors import BuildError
 from r1trt.lifetime.children import child_group
 
 _PROBE_TIMEOUT_S = 120
+NATIVE_LAYERS = ("add_attention", "add_kv_cache_update", "add_rotary_embedding")
 ALIASED_PLUGIN_IO = "ALIASED_PLUGIN_IO_10_03"
 
 
@@ -73,6 +74,22 @@ def backend_available(backend: str) -> str | None:
     if not api.names_target and not compute_capabilities():
         return f"{api.module} tunes its engines on the target GPU, and there is no usable NVIDIA GPU here"
     return None
+
+
+def require_native_layers(trt: Any) -> None:
+    """Refuse a library without attention, cache update and rotary embedding of its own.
+
+    Raises:
+        BuildError: It is older than TensorRT 10.15.
+    """
+    missing = [name for name in NATIVE_LAYERS if not hasattr(trt.INetworkDefinition, name)]
+    if missing:
+        raise BuildError(
+            "This TensorRT is too old for layers that the precision plan gives it.",
+            found=f"TensorRT {trt.__version__}, without {', '.join(missing)}",
+            expected="TensorRT 10.15 or newer",
+            fix="install a newer one, or build from the export with --plugins all",
+        )
 
 
 def network_flags(trt: Any) -> int:

@@ -40,6 +40,7 @@ class BuildRequest:
         directory: Where the engines go; holds the optimization profiles.
         graph: The ONNX file, its weights beside it.
         engines: File name of each engine, by compute capability; with none the network is only read.
+        native_layers: Whether the graph has attention or RoPE for TensorRT's own layers.
         plugin_libraries: Libraries to load in front of the parser.
         embed_plugins: Whether the engines carry them.
         timing_cache: File with the timings of earlier builds; None for a builder without.
@@ -50,6 +51,7 @@ class BuildRequest:
     directory: Path
     graph: Path
     engines: Mapping[int, str]
+    native_layers: bool = False
     plugin_libraries: Sequence[Path] = ()
     embed_plugins: bool = False
     timing_cache: Path | None = None
@@ -104,6 +106,7 @@ def _request_json(request: BuildRequest, layers: Path) -> dict[str, Any]:
         "profiles": BuildDirectory(path=directory).profiles.name,
         "layers": str(layers),
         "engines": {str(sm): name for sm, name in request.engines.items()},
+        "native_layers": request.native_layers,
         "plugin_libraries": [str(library.resolve()) for library in request.plugin_libraries],
         "embed_plugins": request.embed_plugins,
         "timing_cache": None if request.timing_cache is None else str(request.timing_cache),

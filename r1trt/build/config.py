@@ -11,6 +11,7 @@ from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.export import ExportManifest
 from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.errors import ConfigError
+from r1trt.precision.implementations import PluginUse
 from r1trt.precision.rules import Requantize
 
 BackendOption = Backend | Literal["auto"]
@@ -36,6 +37,8 @@ class BuildConfig:
         max_seq_len: Tokens of the KV cache; None takes the export's.
         cache: False builds a scoring engine without a KV cache.
         output: Build directory; None means `<model>/<arch>-<precision>`.
+        plugins: For the backend "tensorrt": "needed" makes plugins of what it has no layers of its own for,
+            "all" of every layer that has a plugin; None means "needed".
         plugin_library: Library with the three operators' plugins, for the backend "tensorrt"; None looks for
             one that was built before.
         trust_plugins: The library in the directory of an unfinished build may run, even if this machine did
@@ -58,6 +61,7 @@ class BuildConfig:
     max_seq_len: int | None = None
     cache: bool = True
     output: Path | None = None
+    plugins: PluginUse | None = None
     plugin_library: Path | None = None
     trust_plugins: bool = False
     embed_plugins: bool = False

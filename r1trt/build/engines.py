@@ -31,7 +31,7 @@ def network_report_of_build(build: BuildArtifact, progress: Progress = ignore) -
     plan = load_plan(build.precision_plan)
     reports: list[NetworkReport] = []
     build_in_child(
-        _request(build, {}),
+        _request(build, plan, {}),
         on_network=lambda layers: reports.append(check_network(layers, plan)),
         progress=progress,
     )
@@ -62,7 +62,7 @@ def build_engines(
         require_obeyed(reports[-1])
 
     engines = {sm: build.engine(sm) for sm in build.manifest.sms}
-    request = _request(build, engines, timing_cache)
+    request = _request(build, plan, engines, timing_cache)
     version = build_in_child(request, on_network=compare, progress=progress)
     report = replace(reports[-1], executed=_executed(build, engines, plan, version))
     replace_file(build.layers, json_text(report.to_json()))
@@ -82,7 +82,10 @@ def build_engines(
 
 
 def _request(
-    build: BuildArtifact, engines: Mapping[int, Path], timing_cache: Path | None = None
+    build: BuildArtifact,
+    plan: PrecisionPlan,
+    engines: Mapping[int, Path],
+    timing_cache: Path | None = None,
 ) -> BuildRequest:
     manifest = build.manifest
     takes_plugins = manifest.plugins is not None and BUILDER_APIS[manifest.backend].has_plugins
@@ -92,6 +95,7 @@ def _request(
         directory=build.path,
         graph=build.typed_graph,
         engines={sm: path.name for sm, path in engines.items()},
+        native_layers=any(layer.implementation == "native" for layer in plan.layers.values()),
         plugin_libraries=library,
         embed_plugins=manifest.embeds_plugins,
         timing_cache=timing_cache_file(manifest.backend, manifest.sms, timing_cache) if engines else None,

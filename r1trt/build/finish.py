@@ -33,6 +33,7 @@ _DECIDED = (
         "max_seq_len",
         "cache",
         "backend",
+        "plugins",
     ),
     "dump_passes",
 )

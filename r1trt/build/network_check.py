@@ -6,13 +6,14 @@ a word.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from r1trt.errors import BuildError
-from r1trt.graph.network_view import NetworkLayer, NetworkView, Types, output_type
-from r1trt.ops.layer_precision import LayerPrecision
+from r1trt.graph.network_view import LayerParts, NetworkLayer, NetworkView, ReadBack, Types, output_type
+from r1trt.ops.layer_precision import IMPLEMENTATIONS, LayerPrecision
 from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.text import listing
@@ -28,8 +29,8 @@ class LayerCheck:
     Attributes:
         name: The plan's key.
         op: Operator type.
-        asked: Types that the plan asks for, by part.
-        found: Types in the network, by the same parts.
+        asked: Types that the plan asks for, by part, and whether a plugin is to compute it.
+        found: What the network has, by the same parts.
         verdict: Whether they agree; "unverified" where they agree and a fused kernel decides the rest.
     """
 
@@ -38,6 +39,11 @@ class LayerCheck:
     asked: Types
     found: Types
     verdict: Verdict
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the layer can be TensorRT's own or a plugin."""
+        return "implementation" in self.asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +67,12 @@ class NetworkReport:
     def summary(self) -> dict[str, int]:
         """For a manifest."""
         verdicts: tuple[Verdict, ...] = ("obeyed", "disobeyed", "unverified")
-        return {"network_layers": self.network_layers} | {
-            verdict: self.count(verdict) for verdict in verdicts
-        }
+        made = Counter(layer.found["implementation"] for layer in self.layers if layer.chooses)
+        return (
+            {"network_layers": self.network_layers}
+            | {verdict: self.count(verdict) for verdict in verdicts}
+            | {implementation: made[implementation] for implementation in IMPLEMENTATIONS if made}
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For `layers.json`."""
@@ -108,12 +117,18 @@ def _disagreement(layer: LayerCheck) -> Iterator[str]:
             yield f"{layer.name} ({layer.op}): {part} asked {asked}, found {found}"
 
 
+def _types(parts: LayerParts, layer: LayerPrecision) -> ReadBack:
+    if parts.plugin is None:
+        return operator_of_layer(layer).read_back(parts, layer)
+    return ReadBack({"output": layer.output}, {"output": output_type(parts.plugin)})
+
+
 def _check(network: NetworkView, key: str, layer: LayerPrecision) -> LayerCheck:
     parts = network.parts(key)
-    if parts.plugin is None:
-        asked, found = operator_of_layer(layer).read_back(parts, layer)
-    else:
-        asked, found = {"output": layer.output}, {"output": output_type(parts.plugin)}
+    asked, found = _types(parts, layer)
+    if layer.implementation is not None:
+        asked = {"implementation": layer.implementation, **asked}
+        found = {"implementation": "native" if parts.plugin is None else "plugin", **found}
     verdict: Verdict = "obeyed" if asked == found else "disobeyed"
     if verdict == "obeyed" and (layer.internals == "unverified" or parts.plugin is not None):
         verdict = "unverified"

@@ -18,7 +18,7 @@ from r1trt.build.engines import build_engines
 from r1trt.build.finish import builder_unavailable, finish_build
 from r1trt.build.graphs import graphs_from_plan
 from r1trt.build.known_weights import read_known_weights
-from r1trt.build.plan import plan_for_target
+from r1trt.build.plan import plan_for_target, with_scales
 from r1trt.build.plugins import plugins_for_build, require_plugin_sizes
 from r1trt.build.target import BuildTarget, limits_from_config, target_from_config
 from r1trt.build.write import write_build
@@ -29,6 +29,7 @@ from r1trt.estimate.source import sized_model_from_export
 from r1trt.estimate.steps import Step, build_step
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.passes.dump import GraphDump
+from r1trt.precision.implementations import plugin_layers
 from r1trt.precision.plan_file import load_plan
 from r1trt.progress import Progress, ignore
 from r1trt.text import size_text
@@ -62,10 +63,13 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     target = target_from_config(config, None if given_plan is None else given_plan.precision)
     export = load_export(source)
     limits = limits_from_config(config, export)
+    plan = plan_for_target(export, target, plan=given_plan, requantize=config.requantize)
     missing = backend_available(target.backend)
-    if target.backend == "tensorrt":
-        require_plugin_sizes(export.model)
-    plugins = plugins_for_build(config, target.backend, target.sms, required=missing is None)
+    in_plugins = plugin_layers(plan)
+    require_plugin_sizes(export.model, in_plugins)
+    plugins = plugins_for_build(
+        config, target.backend, target.sms, needed=bool(in_plugins), required=missing is None
+    )
     output = config.output or source / f"{target.arch.name}-{target.precision}"
     step = _step(export, target, builds=missing is None, calibrated=given_plan is not None)
     require_room(step, output)
@@ -74,14 +78,7 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     contents = read_known_weights(export, output, progress)
     _require_plan_unedited(BuildDirectory(path=output), config)
 
-    plan = plan_for_target(
-        export,
-        target,
-        plan=given_plan,
-        requantize=config.requantize,
-        calibration=config.calibration,
-        progress=progress,
-    )
+    plan = with_scales(plan, export, calibration=config.calibration, progress=progress)
     progress("typing the graph", 0, 1)
     graphs = graphs_from_plan(export.model, plan, target, limits, after_pass=dump)
     progress("typing the graph", 1, 1)

@@ -1,4 +1,4 @@
-"""Step 1 of a build, plan: the type of every layer, and the scales of those in FP8."""
+"""Step 1 of a build, plan: the type of every layer, what computes it, and the scales of those in FP8."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from r1trt.export.io import ExportedModel
 from r1trt.ops.layer_precision import FP8
 from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.checks import check_plan, check_plan_fits_model, layer_nodes
+from r1trt.precision.implementations import with_implementations
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import Requantize, is_in_block_fp8, plan_from_rules
 from r1trt.progress import Progress, ignore
@@ -22,29 +23,53 @@ def plan_for_target(
     *,
     plan: PrecisionPlan | None = None,
     requantize: Requantize = "none",
-    calibration: Path | None = None,
-    progress: Progress = ignore,
 ) -> PrecisionPlan:
-    """The plan to build by, with all its scales.
+    """The plan to build by; its scales may be missing.
 
     Args:
         export: What is built.
         target: What it is built for.
-        plan: A plan to use in place of the rules'; its missing scales are found.
+        plan: A plan to use in place of the rules'.
         requantize: For the rules: what becomes of FP8 with block scales that no product takes.
-        calibration: Text to measure scales on; None takes the package's.
-        progress: Called with (phase, done, total).
 
     Raises:
         PlanError: The plan does not fit the model, the architecture or the builder.
     """
     if plan is None:
         plan = plan_from_rules(
-            export.model, target.arch.name, target.precision, backend=target.backend, requantize=requantize
+            export.model,
+            target.arch.name,
+            target.precision,
+            backend=target.backend,
+            requantize=requantize,
+            plugins=target.plugins,
         )
         plan = replace(plan, builder=versions_of_build(target.backend))
+    elif target.backend == "tensorrt":
+        plan = with_implementations(plan, export.model, target.plugins)
     check_plan(plan, target.arch.name, target.backend)
     check_plan_fits_model(plan, export.model)
+    return plan
+
+
+def with_scales(
+    plan: PrecisionPlan,
+    export: ExportedModel,
+    *,
+    calibration: Path | None = None,
+    progress: Progress = ignore,
+) -> PrecisionPlan:
+    """A plan with all its scales.
+
+    Args:
+        plan: A plan for the export.
+        export: What is built.
+        calibration: Text to measure scales on; None takes the package's.
+        progress: Called with (phase, done, total).
+
+    Raises:
+        R1TrtError: The text, or the model on it, gives no scales.
+    """
     _say_what_is_dequantized(plan, export, progress)
     if not plan.missing_scales:
         return plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,18 +64,21 @@ class BuildPlugins:
 
 
 def plugins_for_build(
-    config: BuildConfig, backend: str, sms: Sequence[int], *, required: bool
+    config: BuildConfig, backend: str, sms: Sequence[int], *, needed: bool = True, required: bool
 ) -> BuildPlugins:
     """Chooses the library: the one that the configuration names, else one that was built before.
+
+    A network without plugins carries none.
 
     Args:
         config: The build's options.
         backend: Its builder.
         sms: Compute capabilities that the library must have code for.
+        needed: Whether the network has plugins.
         required: Whether the engine is built here and now.
 
     Raises:
-        ConfigError: Plugins are asked for, and the builder takes none.
+        ConfigError: Plugins are asked for, and the builder takes none, or the network has none.
         BuildError: The named file is not a plugin library, or lacks code for one of the GPUs.
         UnavailableError: There is no library, and it is required.
     """
@@ -85,6 +88,14 @@ def plugins_for_build(
                 "--plugin-library and --embed-plugins are for the builder tensorrt.",
                 found=f"--backend {backend}",
                 fix="leave them out, or build with --backend tensorrt",
+            )
+        return BuildPlugins()
+    if not needed:
+        if config.plugin_library is not None or config.embed_plugins:
+            raise ConfigError(
+                "No layer of this model becomes a plugin: TensorRT has layers of its own for them.",
+                found="--plugin-library or --embed-plugins",
+                fix="leave them out, or build with --plugins all",
             )
         return BuildPlugins()
     library = _library(config.plugin_library, sms)
@@ -134,15 +145,19 @@ def plugins_of_unfinished(config: BuildConfig, build: BuildArtifact) -> BuildPlu
     return BuildPlugins(library=library, embed=config.embed_plugins or recorded.embedded)
 
 
-def require_plugin_sizes(model: ir.Model) -> None:
+def require_plugin_sizes(model: ir.Model, in_plugins: Collection[str]) -> None:
     """Refuse an exported graph with sizes that the plugins have no kernels for, before anything long runs.
+
+    Args:
+        model: The exported graph.
+        in_plugins: Names of the nodes that become plugins.
 
     Raises:
         BuildError: Lists what is found, and in which nodes.
     """
     found: dict[str, list[str]] = {}
     for node in model.graph:
-        operator = operator_of(node)
+        operator = operator_of(node) if node.name in in_plugins else None
         for problem in () if operator is None else operator.plugin_problems(node):
             found.setdefault(f"{node.op_type}: {problem}", []).append(str(node.name))
     if found:

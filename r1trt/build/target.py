@@ -14,6 +14,7 @@ from r1trt.cuda_driver import compute_capabilities
 from r1trt.data_types import DATA_TYPES
 from r1trt.errors import ConfigError
 from r1trt.export.io import ExportedModel
+from r1trt.precision.implementations import PluginUse
 from r1trt.rope import LENGTH_DEPENDENT_KINDS
 
 DEFAULT_BATCH_SIZE = 4
@@ -31,12 +32,14 @@ class BuildTarget:
         precision: Precision of the plan.
         backend: Builder.
         sms: Compute capabilities to build for; empty for ONNX Runtime.
+        plugins: Which layers become plugins, for the backend "tensorrt".
     """
 
     arch: Architecture
     precision: BuildPrecision
     backend: Backend
     sms: tuple[int, ...]
+    plugins: PluginUse = "needed"
 
 
 def target_from_config(config: BuildConfig, plan_precision: BuildPrecision | None = None) -> BuildTarget:
@@ -65,7 +68,13 @@ def target_from_config(config: BuildConfig, plan_precision: BuildPrecision | Non
     require_precision(arch, precision)
     backend = _backend(config, arch)
     require_timing_cache_fits(config, backend)
-    return BuildTarget(arch=arch, precision=precision, backend=backend, sms=_targets(backend, arch))
+    return BuildTarget(
+        arch=arch,
+        precision=precision,
+        backend=backend,
+        sms=_targets(backend, arch),
+        plugins=_plugin_use(config, backend),
+    )
 
 
 def require_timing_cache_fits(config: BuildConfig, backend: Backend) -> None:
@@ -80,6 +89,16 @@ def require_timing_cache_fits(config: BuildConfig, backend: Backend) -> None:
             found=f"--backend {backend}",
             fix="leave it out, or build with --backend tensorrt",
         )
+
+
+def _plugin_use(config: BuildConfig, backend: Backend) -> PluginUse:
+    if config.plugins is not None and backend != "tensorrt":
+        raise ConfigError(
+            "--plugins is for the builder tensorrt: the others take none.",
+            found=f"--backend {backend}",
+            fix="leave it out, or build with --backend tensorrt",
+        )
+    return config.plugins or "needed"
 
 
 def _backend(config: BuildConfig, arch: Architecture) -> Backend:

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from r1trt.artifacts.profiles import OptimizationProfile, load_profiles
-from r1trt.build.builder_api import BUILDER_APIS, BuilderApi, configure, network_flags
+from r1trt.build.builder_api import (
+    BUILDER_APIS,
+    BuilderApi,
+    configure,
+    network_flags,
+    require_native_layers,
+)
 from r1trt.build.callbacks import Channel, builder_logger, file_writer, progress_monitor
 from r1trt.build.read_back import layers_of_network
 from r1trt.build.timing_cache import load_timing_cache, save_timing_cache
@@ -142,6 +148,8 @@ def _build(channel: Channel, request: Mapping[str, Any]) -> None:
     trt = importlib.import_module(api.module)
     logger = builder_logger(trt, channel)
     channel.send("started", version=trt.__version__)
+    if request.get("native_layers"):
+        require_native_layers(trt)
     builder = trt.Builder(logger)
     _load_plugins(builder, request.get("plugin_libraries", []))
     network = builder.create_network(network_flags(trt))

@@ -24,6 +24,7 @@ from r1trt.text import size_text
 if TYPE_CHECKING:
     from r1trt.artifacts import BuildArtifact
 
+PLUGIN_USES = ("needed", "all")
 REQUANTIZE = ("none", "tensor", "channel")
 BACKENDS = ("auto", *get_args(Backend))
 
@@ -69,6 +70,12 @@ Examples:
 @max_seq_len_option("Capacity of the KV cache in tokens; default: the export's.")
 @click.option(
     "--no-cache", is_flag=True, help="Build an engine that scores whole prompts, without a KV cache."
+)
+@click.option(
+    "--plugins",
+    type=click.Choice(PLUGIN_USES),
+    help="For --backend tensorrt: plugins for what TensorRT has no layers for, or for every layer that has "
+    "one.  [default: needed]",
 )
 @click.option(
     "--plugin-library",
@@ -135,6 +142,11 @@ def _lines(built: BuildArtifact, seconds: float) -> list[str]:
         if check
         else []
     )
+    if "plugin" in check:
+        network.append(
+            f"  of attention, RoPE and experts: {check['native']} layers of TensorRT's own, "
+            f"{check['plugin']} plugins"
+        )
     return [
         f"built {path} ({size_text(size)}) with {manifest.backend} in {seconds:.1f} s",
         *engines,

@@ -28,10 +28,19 @@ def summary_of_plan(path: Path) -> Summary:
 
 
 def plan_table(plan: PrecisionPlan) -> Table:
-    """Layers of the same name in every decoder layer and with the same types are one row."""
+    """Layers of the same name in every decoder layer and with the same types are one row.
+
+    A plan for a builder with plugins says in a column of its own which layers those are.
+    """
+    chooses = any(layer.implementation for layer in plan.layers.values())
     rows = Counter(
-        (LAYER.sub("model.layers.*.", name), layer.op, layer.input, layer.weight or "", layer.output)
+        (
+            LAYER.sub("model.layers.*.", name),
+            *(layer.op, layer.input, layer.weight or "", layer.output),
+            *((layer.implementation or "",) if chooses else ()),
+        )
         for name, layer in plan.layers.items()
     )
-    header = ("layer", "operator", "input", "weight", "output", "count")
-    return Table(title="Precision", header=header, rows=[(*row, count) for row, count in rows.items()])
+    columns = ("layer", "operator", "input", "weight", "output", *(("implementation",) if chooses else ()))
+    rows_counted = [(*row, count) for row, count in rows.items()]
+    return Table(title="Precision", header=(*columns, "count"), rows=rows_counted)

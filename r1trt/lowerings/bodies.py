@@ -6,7 +6,7 @@ ONNX tells bodies of one operator apart by their `overload`: the first spec of a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -30,15 +30,16 @@ def computes(backend: LoweringBackend, node: ir.Node) -> bool:
     return LOWERINGS[backend].computes(OPERATORS[node.op_type].spec_from_node(node))
 
 
-def set_bodies(model: ir.Model, *backends: LoweringBackend) -> bool:
+def set_bodies(model: ir.Model, *backends: LoweringBackend, leave: Collection[str] = ()) -> bool:
     """Give the three operators' nodes the bodies of their specs, in place of any that are there.
 
     Args:
         model: The graph, with types, and static sizes, on the operators' inputs; it is changed.
         backends: Whose bodies: each node gets that of the first one that computes in its types.
+        leave: Names of nodes that get none.
 
     Returns:
-        Whether the graph holds any of the operators.
+        Whether any node got a body.
 
     Raises:
         ExportError: No backend has a body for a node's attributes or types.
@@ -46,7 +47,7 @@ def set_bodies(model: ir.Model, *backends: LoweringBackend) -> bool:
     for identifier in [key for key in model.functions if key[0] == DOMAIN and key[1] in OPERATORS]:
         del model.functions[identifier]
     overloads: dict[str, dict[Hashable, str]] = {name: {} for name in OPERATORS}
-    nodes = [node for node in model.graph if operator_of(node) is not None]
+    nodes = [node for node in model.graph if operator_of(node) is not None and node.name not in leave]
     for node in nodes:
         backend, known = _backend_of(node, backends), overloads[node.op_type]
         spec: Hashable = OPERATORS[node.op_type].spec_from_node(node)

@@ -225,6 +225,10 @@ class DynamicMoe(Operator[MoeSpec]):
             if plugin and width % SCALE_BLOCK:
                 yield f"the width of {what} is {width}, the plugin's blocks want a multiple of {SCALE_BLOCK}"
 
+    def plugin_reason(self, node: ir.Node) -> str | None:
+        """Tokens are sent to experts by what the router says."""
+        return "it routes tokens to experts"
+
     def plugin_problems(self, node: ir.Node) -> Iterator[str]:
         """Limits of the kernels (plugins/kernels/dynamic_moe/dynamic_moe.h)."""
         spec = self.spec_from_node(node)

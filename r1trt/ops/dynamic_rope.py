@@ -124,6 +124,10 @@ class DynamicRope(Operator[RopeSpec]):
             {"rotation": parts.outputs("ROTARY_EMBEDDING"), "output": parts.last_output},
         )
 
+    def plugin_reason(self, node: ir.Node) -> str | None:
+        """A temperature by position."""
+        return "it has a temperature" if self.spec_from_node(node).has_temperature else None
+
     def cost(self, spec: RopeSpec, layer: LayerPrecision, call: CallSize) -> Cost:
         """Two multiply-adds for each rotated element."""
         rows = call.batch * call.tokens * (spec.num_heads + spec.num_kv_heads)

@@ -158,6 +158,15 @@ class HlaAttention(Operator[AttentionSpec]):
             asked["cache"], found["cache"] = layer.input, parts.outputs("KV_CACHE_UPDATE")
         return ReadBack(asked, found)
 
+    def plugin_reason(self, node: ir.Node) -> str | None:
+        """The block branch, and keys that hold their values, or are longer than them."""
+        spec = self.spec_from_node(node)
+        if spec.has_lam:
+            return "its lambda gate mixes two branches"
+        if spec.latent:
+            return "its keys are latents"
+        return None if spec.head_dim == spec.v_head_dim else "its keys are longer than its values"
+
     def plugin_problems(self, node: ir.Node) -> Iterator[str]:
         """Heads, or latents, of other sizes than its kernels'."""
         spec = self.spec_from_node(node)

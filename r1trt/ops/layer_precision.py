@@ -14,6 +14,9 @@ Precision = Literal["fp8_e4m3", "bf16", "fp32", "int64"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FP8: Precision = "fp8_e4m3"
 WIDE: tuple[Precision, ...] = ("bf16", "fp32")
+Implementation = Literal["native", "plugin"]
+"""What TensorRT computes a layer by: layers of its own, or our plugin."""
+IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 SCALES = ("input_scale", "weight_scale", "mid_scale", "down_scale")
 
 
@@ -47,6 +50,8 @@ class LayerPrecision:
         weight_error: What quantizing the checkpoint's own FP8 again changes: the root mean square of the
             difference over that of the weights.
         internals: What is known of the arithmetic inside a fused layer.
+        implementation: What computes it in TensorRT; None for layers that have no plugin, and for builders
+            that take none.
         reason: Why these types.
     """
 
@@ -63,6 +68,7 @@ class LayerPrecision:
     own_scales: bool = False
     weight_error: float | None = None
     internals: str | None = None
+    implementation: Implementation | None = None
     reason: str
 
     def __post_init__(self) -> None:

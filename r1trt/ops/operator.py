@@ -121,6 +121,8 @@ class Operator(Signature, ABC, Generic[Spec]):
             yield f"own_scales is given, but {self.name} computes with no block scales"
         if layer.weight_error is not None and not layer.quantizes_weight:
             yield "weight_error belongs to an fp8_e4m3 weight"
+        if layer.implementation is not None and not self.plugin_types:
+            yield f"implementation is {layer.implementation}, but {self.name} has no plugin to choose"
         if layer.weight_axis not in (None, 0):
             yield f"weight_axis is {layer.weight_axis}, but weights are scaled along their rows (axis 0)"
         yield from self.own_problems(layer)
@@ -133,6 +135,10 @@ class Operator(Signature, ABC, Generic[Spec]):
     def node_problems(self, node: ir.Node, layer: LayerPrecision) -> Iterator[str]:
         """Why a layer does not fit its node: a wrong number of scales, absent inputs."""
         yield from ()
+
+    def plugin_reason(self, node: ir.Node) -> str | None:
+        """What TensorRT has no layer of its own for; None where the standard operators' bodies do."""
+        return None
 
     def plugin_problems(self, node: ir.Node) -> Iterator[str]:
         """Sizes of a node that the operator's TensorRT plugin has no kernel for."""

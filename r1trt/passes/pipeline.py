@@ -32,6 +32,7 @@ from r1trt.passes.set_bodies import DropBodiesPass, SetBodiesPass
 from r1trt.passes.set_capacity import SetCapacityPass
 from r1trt.passes.share_conversions import ShareConversionsPass
 from r1trt.passes.simulate_bf16 import SimulateBf16Pass
+from r1trt.precision.implementations import plugin_layers
 from r1trt.precision.plan import PrecisionPlan
 
 Pass = ir.passes.InPlacePass
@@ -55,9 +56,12 @@ def passes_for(
         return [
             cache,
             *typing_passes(plan),
+            # TensorRT's own layers for what it has some for.
+            SetBodiesPass("tensorrt-rtx", leave=plugin_layers(plan)),
             CheckOnnxPass(),
+            InlineBodiesPass(),
             CheckBuilderFormsPass(backend, sms),
-            # The operators' nodes become plugins.
+            # The other nodes become plugins.
             CheckPluginTypesPass(),
             NameAbsentInputsPass(),
         ]

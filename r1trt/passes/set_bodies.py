@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
 from r1trt.lowerings.bodies import LoweringBackend, set_bodies
 
 
 class SetBodiesPass(ir.passes.InPlacePass):
-    """Each node gets the body of its spec, from the first of the backends that computes in its types."""
+    """Each node gets the body of its spec, from the first of the backends that computes in its types.
 
-    def __init__(self, *backends: LoweringBackend) -> None:
+    Args:
+        backends: Whose bodies.
+        leave: Names of nodes that get none.
+    """
+
+    def __init__(self, *backends: LoweringBackend, leave: Collection[str] = ()) -> None:
         super().__init__()
-        self._backends = backends
+        self._backends, self._leave = backends, leave
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Raises ExportError where no backend has a body for a node's attributes or types."""
-        return ir.passes.PassResult(model, set_bodies(model, *self._backends))
+        return ir.passes.PassResult(model, set_bodies(model, *self._backends, leave=self._leave))
 
 
 class DropBodiesPass(ir.passes.InPlacePass):

@@ -63,7 +63,7 @@ def builder_traps(model: ir.Model, backend: Backend, sms: Sequence[int]) -> list
         backend: "tensorrt" or "tensorrt-rtx".
         sms: Compute capabilities that it would be built for.
     """
-    rules = (*_RULES, *_RTX_RULES) if backend == "tensorrt-rtx" else _RULES
+    rules = (*_RULES, *_NATIVE_RULES, *(_RTX_RULES if backend == "tensorrt-rtx" else ()))
     return [
         *_found(model.graph, rules),
         *_unknown_operators(model, backend),
@@ -151,7 +151,7 @@ def _fp8_readers(graph: ir.Graph) -> Iterator[Trap]:
                 yield _trap(node, reason)
 
 
-# ---------------------------------------------------------------- TensorRT-RTX
+# ---------------------------------------------------------------- attention of TensorRT's own
 
 
 def _shared_attention_inputs(graph: ir.Graph) -> Iterator[Trap]:
@@ -179,15 +179,6 @@ def _attention_forms(graph: ir.Graph) -> Iterator[Trap]:
             yield _trap(node, "has a softcap, which the parser refuses")
 
 
-def _data_dependent(graph: ir.Graph) -> Iterator[Trap]:
-    for node in _nodes(graph, *_DATA_DEPENDENT):
-        yield _trap(node, "depends on data in its shape or count, for which TensorRT-RTX has no plugin")
-    for node in _nodes(graph, "ScatterElements", "ScatterND"):
-        reduction = node.attributes.get("reduction")
-        if reduction is not None and reduction.as_string() != "none":
-            yield _trap(node, f"scatters with reduction '{reduction.as_string()}'")
-
-
 def _cache_updates(graph: ir.Graph) -> Iterator[Trap]:
     for node in _nodes(graph, "TensorScatter"):
         cache, mode = node.inputs[0], node.attributes.get("mode")
@@ -195,6 +186,21 @@ def _cache_updates(graph: ir.Graph) -> Iterator[Trap]:
             yield _trap(node, "updates a cache without a static capacity")
         if mode is not None and mode.as_string() != "linear":
             yield _trap(node, f"updates a cache in mode '{mode.as_string()}'")
+        if cache is None or not cache.is_graph_input() or not node.outputs[0].is_graph_output():
+            # https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/operators/KVCacheUpdate.html
+            yield _trap(node, "updates a cache that is not an input and an output of the graph")
+
+
+# ---------------------------------------------------------------- TensorRT-RTX
+
+
+def _data_dependent(graph: ir.Graph) -> Iterator[Trap]:
+    for node in _nodes(graph, *_DATA_DEPENDENT):
+        yield _trap(node, "depends on data in its shape or count, for which TensorRT-RTX has no plugin")
+    for node in _nodes(graph, "ScatterElements", "ScatterND"):
+        reduction = node.attributes.get("reduction")
+        if reduction is not None and reduction.as_string() != "none":
+            yield _trap(node, f"scatters with reduction '{reduction.as_string()}'")
 
 
 # ---------------------------------------------------------------- one builder, one GPU
@@ -227,4 +233,6 @@ def _fp8_below_minimum(graph: ir.Graph, sms: Sequence[int]) -> Iterator[Trap]:
 
 
 _RULES: Sequence[Rule] = (_quantization_types, _blocked_weights, _fp8_readers)
-_RTX_RULES: Sequence[Rule] = (_shared_attention_inputs, _attention_forms, _data_dependent, _cache_updates)
+# What NVIDIA documents of these layers, or its RTX builder shows, is kept for the full TensorRT too.
+_NATIVE_RULES: Sequence[Rule] = (_shared_attention_inputs, _attention_forms, _cache_updates)
+_RTX_RULES: Sequence[Rule] = (_data_dependent,)

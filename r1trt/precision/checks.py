@@ -118,10 +118,22 @@ def check_plan(plan: PrecisionPlan, arch: str, backend: Backend | None = None) -
             list(_plugin_problems(plan)),
             "build with --bf16 or --fp8, or give these layers bf16 in the plan",
         )
+    elif backend is not None:
+        _raise(
+            f"The precision plan cannot be built with {backend}, which takes no plugins.",
+            [
+                f"'{name}': implementation is plugin"
+                for name, layer in plan.layers.items()
+                if layer.implementation == "plugin"
+            ],
+            "build with --backend tensorrt, or make a plan for this builder",
+        )
 
 
 def _plugin_problems(plan: PrecisionPlan) -> Iterator[str]:
     for name, layer in plan.layers.items():
+        if layer.implementation == "native":
+            continue
         operator = operator_of_layer(layer)
         # An FP8 input is quantized inside of the plugin: its activations have the output's type.
         if operator.plugin_types and data_type(layer.output) not in operator.plugin_types:

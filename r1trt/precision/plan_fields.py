@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from r1trt.ops.layer_precision import PRECISIONS
+from r1trt.ops.layer_precision import IMPLEMENTATIONS, PRECISIONS
 from r1trt.ops.registry import LAYER_OPERATORS
 
 
@@ -41,6 +41,12 @@ def _read_op(value: object) -> str:
 def _read_precision(value: object) -> str:
     if not isinstance(value, str) or value not in PRECISIONS:
         raise ValueError(f"is {value!r}, can be {', '.join(PRECISIONS)}")
+    return str(value)
+
+
+def _read_implementation(value: object) -> str:
+    if not isinstance(value, str) or value not in IMPLEMENTATIONS:
+        raise ValueError(f"is {value!r}, can be {', '.join(IMPLEMENTATIONS)}")
     return str(value)
 
 
@@ -98,5 +104,6 @@ FIELD_READERS: Mapping[str, Callable[[object], Any]] = {
     "own_scales": _read_switch,
     "weight_error": _read_share,
     "internals": _read_text,
+    "implementation": _read_implementation,
     "reason": _read_text,
 }

@@ -15,6 +15,7 @@ from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
 from r1trt.ops.operator import Operator
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import check_plan, graph_hash, layer_nodes
+from r1trt.precision.implementations import PluginUse, with_implementations
 from r1trt.precision.plan import PLAN_KINDS, PrecisionPlan, Thresholds
 
 WeightScaling = Literal["tensor", "channel"]
@@ -45,7 +46,7 @@ def plan_from_rules(
     backend: Backend | None = None,
     weight_scaling: WeightScaling = "tensor",
     requantize: Requantize = "none",
-    builder: Mapping[str, str] | None = None,
+    plugins: PluginUse = "needed",
 ) -> PrecisionPlan:
     """Make the plan of a graph by rule; FP8 scales stay open until calibration.
 
@@ -58,7 +59,7 @@ def plan_from_rules(
         backend: Builder; None means the architecture's own.
         weight_scaling: FP8 weights of linears get one scale a tensor, or one a row ("channel").
         requantize: Scaling of weights that are quantized again; "none" dequantizes them.
-        builder: Versions of the builder modules, for the plan's header.
+        plugins: For the backend "tensorrt": which layers become plugins.
 
     Raises:
         PlanError: FP8 for an architecture without it, or nothing to quantize again.
@@ -75,13 +76,12 @@ def plan_from_rules(
         model_hash=graph_hash(model),
         arch=arch,
         precision=precision,
-        builder=builder or {},
         thresholds=THRESHOLDS[precision],
         calibration={"weight_scaling": weight_scaling} if precision == "fp8" else {},
         layers={name: rules.layer(name, node) for name, node in nodes.items()},
     )
     check_plan(plan, arch)
-    return plan
+    return with_implementations(plan, model, plugins) if backend == "tensorrt" else plan
 
 
 def is_in_block_fp8(node: ir.Node) -> bool:

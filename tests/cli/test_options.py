@@ -16,7 +16,7 @@ OPTIONS = {
     "export": "checkpoint --output -o --max-seq-len --copy --dry-run --last-token-logits --json",
     "build": (
         "model --arch --fp8 --bf16 --fp32 --plan --requantize --calibration --backend --max-batch-size"
-        " --max-input-len --max-seq-len --no-cache --plugin-library --embed-plugins --trust-plugins"
+        " --max-input-len --max-seq-len --no-cache --plugins --plugin-library --embed-plugins --trust-plugins"
         " --timing-cache --dump-passes --output -o --json"
     ),
     "validate": "engine --reference --prompts --max-tokens --trust-plugins --json",

@@ -90,7 +90,7 @@ def build(
     config = BuildConfig(
         model=deepseek_export if kind == "of DeepSeek" else export,
         arch="hopper", precision=precision, cache=kind != "without a cache", output=output,
-        plugin_library=host_library(tmp_path_factory.mktemp("library")),
+        plugin_library=host_library(tmp_path_factory.mktemp("library")), plugins="all",
     )  # fmt: skip
     with pytest.raises(UnavailableError, match="Everything but the engine"):
         build_engine(config)
@@ -227,6 +227,20 @@ def test_the_real_parser_takes_the_graph_between_the_plugins(build: Path, tmp_pa
     onnx.save(cut, directory / "typed.onnx")
     child = run_child("rtx_child.py", "parse", host_plugin_library(), directory / "typed.onnx")
     assert child.returncode == 0, child.stdout[-2000:] + child.stderr
+    assert [item for item in findings(child) if "parsed" in item] == [{"parsed": True, "errors": []}]
+
+
+def test_the_real_parser_takes_native_layers_between_the_plugins(
+    deepseek_export: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "build"
+    with pytest.raises(UnavailableError):
+        build_engine(BuildConfig(model=deepseek_export, arch="hopper", precision="fp8", output=directory))
+    model = onnx.load(directory / "typed.onnx", load_external_data=False)
+    kinds = {node.op_type for node in model.graph.node}
+    assert kinds >= {"RotaryEmbedding", "R1HLAAttention", "R1DynamicMoE"} and "R1DynamicRoPE" not in kinds
+    onnx.save(cut_at_plugins(model), directory / "typed.onnx")
+    child = run_child("rtx_child.py", "parse", host_plugin_library(), directory / "typed.onnx")
     assert [item for item in findings(child) if "parsed" in item] == [{"parsed": True, "errors": []}]
 
 

@@ -20,6 +20,8 @@ import pytest
 from harness.api_uses import MODULE, Use, uses_of_module
 from harness.compile import REPOSITORY
 
+from r1trt.build.builder_api import NATIVE_LAYERS
+
 HARNESS = Path(__file__).parent / "harness"
 PACKAGE = REPOSITORY / "r1trt"
 BUILD = ("builder_api", "callbacks", "read_back", "timing_cache", "worker")
@@ -46,7 +48,8 @@ def uses() -> tuple[Use, ...]:
 
 
 def looked_up(module: str, scratch: Path) -> dict[str, str | None]:
-    names = sorted({use.name for use in uses()} - OF_THE_PACKAGE)
+    native = {f"INetworkDefinition.{name}" for name in NATIVE_LAYERS}
+    names = sorted({use.name for use in uses()} - OF_THE_PACKAGE | native)
     child = subprocess.run(
         [sys.executable, HARNESS / "api_child.py", module, scratch],
         env={**os.environ, "PYTHONPATH": str(HARNESS.parent)},
@@ -97,6 +100,7 @@ def test_every_name_exists_and_takes_so_many_arguments(module: str, tmp_path: Pa
             faults.append(f"{use.where}: {module} has no {use.name}")
         elif use.arguments is not None and not takes(text, use.arguments):
             faults.append(f"{use.where}: {use.name} with {use.arguments} arguments; {text.splitlines()[0]}")
+    faults += [f"{module} has no {name}" for name in NATIVE_LAYERS if not found[f"INetworkDefinition.{name}"]]
     assert not faults, "\n".join(faults)
 
 
