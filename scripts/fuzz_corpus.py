@@ -34,7 +34,7 @@ LINES = (
 )
 PLUGIN_INFO: dict[str, Any] = {
     "key": "0" * 32, "sources": "0" * 32, "operators": ["R1DynamicRoPE"], "sms": [89, 90],
-    "headers": "own", "cutlass": "", "nvcc": "13.0",
+    "headers": "own", "nvcc": "13.0",
 }  # fmt: skip
 
 

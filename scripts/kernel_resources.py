@@ -1,10 +1,9 @@
 """Compiles every CUDA kernel for every architecture, and writes what ptxas says of it into docs/kernels.md.
 
 python scripts/kernel_resources.py [--sm 80]... [--source NAME]... [--check] [--jobs 2]
-python scripts/kernel_resources.py --cutlass DIR
 
 With `--check` nothing is written: exits with 1 if the kernels are not those of the table, or one spills more
-than it says. `--cutlass` compiles the products that need CUTLASS, with the headers in DIR, and prints them.
+than it says.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from r1trt.plugin_tools.compilers import Compilers
 from r1trt.plugin_tools.library import objects_directory
 from r1trt.plugin_tools.objects import ObjectCache
 from r1trt.plugin_tools.targets import (
-    CUTLASS_SM,
-    CUTLASS_SOURCE,
     TARGETS,
     cuda_compilation,
     require_overlapping_products,
@@ -43,7 +40,6 @@ ENTRY = re.compile(r"Compiling entry function '(?P<name>\S+)' for 'sm_(?P<sm>\w+
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (?P<registers>\d+) registers")
 STATIC_SHARED = re.compile(r"(\d+) bytes smem")
-CUTLASS_KERNEL = re.compile(r"(_ZN7)?cutlass(::|13)device_kernel")
 CELL = re.compile(r"(?P<registers>\d+)(?: \+(?P<spills>\d+))?")
 
 
@@ -69,11 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        if options.cutlass is not None:
-            source = KERNELS / "dynamic_moe" / CUTLASS_SOURCE
-            found = measure([source], [CUTLASS_SM], options.jobs, cutlass=options.cutlass)
-            print("\n".join(rendered(found)))
-            return 0
         sources = _sources(options.source)
         found = measure(sources, options.sm or list(TARGETS), options.jobs)
         if not options.check:
@@ -97,9 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sm", type=int, action="append", choices=TARGETS, help="only this architecture")
     parser.add_argument("--source", action="append", help="only this source, as in `cache`")
     parser.add_argument("--check", action="store_true", help="compare with the table; write nothing")
-    parser.add_argument(
-        "--cutlass", type=Path, metavar="DIR", help="CUTLASS's headers: compile what needs them"
-    )
     parser.add_argument("--jobs", type=int, default=2, help="compilers at the same time")
     return parser
 
@@ -119,21 +107,20 @@ def _sources(names: Iterable[str] | None) -> list[Path]:
     return [path for path in every if path.stem in wanted]
 
 
-def measure(sources: Sequence[Path], sms: Sequence[int], jobs: int, *, cutlass: Path | None = None) -> Table:
+def measure(sources: Sequence[Path], sms: Sequence[int], jobs: int) -> Table:
     """Compiles sources with the plugins' own options.
 
     Args:
         sources: The `.cu` files.
         sms: Of `TARGETS`.
         jobs: Compilers that run at the same time.
-        cutlass: The folder of CUTLASS's headers, with `cutlass/` and `cute/` in it; None does without.
 
     Raises:
         UnavailableError: There is no CUDA compiler.
         BuildError: A source does not compile, or a warning or serialized `wgmma` came up.
     """
     chain = toolchain_from_machine()
-    compilations = [cuda_compilation(chain, source, PLUGINS, sms, cutlass=cutlass) for source in sources]
+    compilations = [cuda_compilation(chain, source, PLUGINS, sms) for source in sources]
     table: Table = {}
     with Compilers(jobs) as compilers:
         for compiled in ObjectCache(objects_directory(), compilers).objects(compilations):
@@ -171,10 +158,8 @@ def _short_names(mangled: Sequence[str]) -> dict[str, str]:
 def _shortened(name: str) -> str:
     """`void a::b::kernel<a::Tile<__half, 64> >(a::Problem)` as `kernel<Tile<fp16, 64>>`."""
     name = name.replace("(anonymous namespace)::", "").removeprefix("void ")
-    if CUTLASS_KERNEL.match(name):  # whose types fill pages, and may be too long for c++filt
-        return "cutlass::device_kernel"
     name = name[: name.index("(")]
-    name = re.sub(r"\w+::", "", name).replace("> >", ">>")
+    name = re.sub(r"> (?=>)", ">", re.sub(r"\w+::", "", name))
     for long, short in SHORT_NAMES.items():
         name = re.sub(rf"\b{long}\b", short, name)
     return name

@@ -79,7 +79,6 @@ class PluginsEntry:
         operators: Operators that it has plugins for.
         sms: Compute capabilities that it has code for.
         headers: Version of NVIDIA's headers that it was compiled with; "own" for the project's.
-        cutlass: Version of CUTLASS; empty without.
         nvcc: Version of the CUDA compiler.
         embedded: Whether the engines carry it.
     """
@@ -89,7 +88,6 @@ class PluginsEntry:
     operators: tuple[str, ...] = ()
     sms: tuple[Sm, ...] = ()
     headers: str = ""
-    cutlass: str = ""
     nvcc: str = ""
     embedded: bool
 

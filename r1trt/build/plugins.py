@@ -56,7 +56,6 @@ class BuildPlugins:
             operators=self.library.operators,
             sms=self.library.sms,
             headers=self.library.headers,
-            cutlass=self.library.cutlass,
             nvcc=self.library.nvcc,
             embedded=self.embed,
         )

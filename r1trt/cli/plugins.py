@@ -36,21 +36,13 @@ plugins.add_command(report)
     metavar="DIR",
     help="NVIDIA's TensorRT headers; default: looked for, and not needed.",
 )
-@click.option(
-    "--cutlass",
-    type=UnicodePath(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="CUTLASS's headers, for its FP8 product on Hopper; default: done without.",
-)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Compilers at a time.")
 @json_option
-def build(
-    arch: str, output: Path | None, headers: Path | None, cutlass: Path | None, jobs: int, as_json: bool
-) -> None:
+def build(arch: str, output: Path | None, headers: Path | None, jobs: int, as_json: bool) -> None:
     """Compile the plugins with nvcc; a second call with the same inputs takes the library from the cache."""
     from r1trt.plugin_tools import PluginBuildConfig, build_plugins
 
-    config = PluginBuildConfig(arch=arch, output=output, headers=headers, cutlass=cutlass, jobs=jobs)
+    config = PluginBuildConfig(arch=arch, output=output, headers=headers, jobs=jobs)
     library = build_plugins(config, lambda text: click.echo(text, err=True))
     result = {
         **library.as_manifest(),
@@ -63,7 +55,6 @@ def build(
         f"operators  {', '.join(library.operators)}",
         f"code for   {', '.join(f'SM{sm}' for sm in library.sms)}",
         f"headers    {library.headers}",
-        f"CUTLASS    {library.cutlass or 'none'}",
         f"sha256     {library.sha256}",
     ]
     print_result(result, lines, as_json=as_json)

@@ -31,13 +31,11 @@ from r1trt.plugin_tools.objects import Compilation, ObjectCache
 from r1trt.plugin_tools.sources import (
     Headers,
     compiled_files,
-    cutlass_version,
     hash_of_sources,
     headers_from_machine,
     source_directory,
 )
 from r1trt.plugin_tools.targets import (
-    CUTLASS_SM,
     TARGETS,
     cuda_compilation,
     require_overlapping_products,
@@ -73,14 +71,12 @@ class PluginBuildConfig:
         arch: An `--arch` with a GPU, or "all" for a library that holds code for every one.
         output: Folder that the library is copied to; None leaves it in the cache.
         headers: Folder of NVIDIA's TensorRT headers; None looks for them and does without if there are none.
-        cutlass: Folder of CUTLASS's headers, for its FP8 product on SM90; None does without.
         jobs: Compilers that run at the same time.
     """
 
     arch: str = ALL
     output: Path | None = None
     headers: Path | None = None
-    cutlass: Path | None = None
     jobs: int = 2
 
     def __post_init__(self) -> None:
@@ -148,13 +144,12 @@ class _Job:
         self.toolchain = toolchain
         self.sources = sources
         self.headers = headers
-        self.cutlass = cutlass_version(config.cutlass) if config.cutlass and CUTLASS_SM in config.sms else ""
         self.source_hash = hash_of_sources(sources)
         self.key = self._key()
 
     def _key(self) -> str:
         digest = hashlib.sha256()
-        flags = [*CXX_FLAGS, *LINK_FLAGS, *SYSTEM_LIBRARIES, self.headers.version, self.cutlass]
+        flags = [*CXX_FLAGS, *LINK_FLAGS, *SYSTEM_LIBRARIES, self.headers.version]
         versions = [self.toolchain.nvcc_version, self.toolchain.cxx_version, self.source_hash]
         for text in [str(SCHEMA), *flags, *versions, *(TARGETS[sm] for sm in self.config.sms)]:
             digest.update(text.encode() + b"\0")
@@ -169,7 +164,6 @@ class _Job:
                 "operators": list(OPERATORS),
                 "sms": list(self.config.sms),
                 "headers": self.headers.version,
-                "cutlass": self.cutlass,
                 "nvcc": self.toolchain.nvcc_version,
             }
         )
@@ -178,8 +172,7 @@ class _Job:
         """How a source is compiled."""
         chain = self.toolchain
         if source.suffix == ".cu":
-            cutlass = self.config.cutlass if self.cutlass else None
-            return cuda_compilation(chain, source, self.sources, self.config.sms, cutlass=cutlass)
+            return cuda_compilation(chain, source, self.sources, self.config.sms)
         info = [f"-DR1TRT_BUILD_INFO={json.dumps(self.info())}"] if source.name == "register.cpp" else []
         return Compilation(
             source=source,

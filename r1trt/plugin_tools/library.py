@@ -26,7 +26,7 @@ LIBRARY_FILE = PLUGIN_LIBRARY_FILE
 LIBRARY_VARIABLE = "R1TRT_PLUGINS"
 INFO_MARKER = b"R1TRT_PLUGINS_INFO:"
 MAX_INFO_BYTES = 1 << 16
-INFO_KEYS = frozenset({"key", "sources", "operators", "sms", "headers", "cutlass", "nvcc"})
+INFO_KEYS = frozenset({"key", "sources", "operators", "sms", "headers", "nvcc"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,6 @@ class PluginLibrary:
         operators: Operator types that it has plugins for.
         sms: Compute capabilities that it has code for, as in 90 for SM90.
         headers: Version of NVIDIA's headers that it was compiled with; "own" for the project's.
-        cutlass: Version of CUTLASS that it was compiled with; empty if it was not.
         nvcc: Version of the CUDA compiler.
         cached: Whether it was there already when it was asked for.
     """
@@ -53,7 +52,6 @@ class PluginLibrary:
     operators: tuple[str, ...]
     sms: tuple[int, ...]
     headers: str
-    cutlass: str
     nvcc: str
     cached: bool = True
 
@@ -65,7 +63,6 @@ class PluginLibrary:
             "operators": list(self.operators),
             "sms": list(self.sms),
             "headers": self.headers,
-            "cutlass": self.cutlass,
             "nvcc": self.nvcc,
         }
 
@@ -98,7 +95,6 @@ def library_from_path(path: Path, *, cached: bool = True) -> PluginLibrary:
         operators=tuple(info["operators"]),
         sms=tuple(info["sms"]),
         headers=str(info["headers"]),
-        cutlass=str(info["cutlass"]),
         nvcc=str(info["nvcc"]),
         cached=cached,
     )

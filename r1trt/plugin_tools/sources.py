@@ -106,26 +106,6 @@ def headers_from_machine(directory: Path | None = None) -> Headers:
     return Headers(directory=None, version="own")
 
 
-def cutlass_version(directory: Path) -> str:
-    """Version of CUTLASS's headers in a folder, as in "4.2.0".
-
-    Raises:
-        BuildError: There are none.
-    """
-    path = directory / "cutlass" / "version.h"
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise BuildError(
-            "There are no CUTLASS headers.",
-            where=path,
-            found=error.strerror,
-            fix="pip install nvidia-cutlass, and name its folder cutlass_library/source/include",
-        ) from error
-    parts = [re.search(rf"#define CUTLASS_{part} (\d+)", text) for part in ("MAJOR", "MINOR", "PATCH")]
-    return ".".join(part[1] if part else "?" for part in parts)
-
-
 def _headers_in(directory: Path) -> Headers:
     try:
         text = (directory / VERSION_HEADER).read_text(encoding="utf-8", errors="replace")

@@ -17,10 +17,6 @@ TARGETS: Mapping[int, str] = MappingProxyType(
     {80: "80", 86: "86", 89: "89", 90: "90a", 100: "100", 120: "120"}
 )
 NVCC_OPTIONS = "nvcc.options"
-# The one source that CUTLASS is for, and what it is compiled with in addition.
-CUTLASS_SOURCE = "cutlass_gemm.cu"
-CUTLASS_SM = 90
-CUTLASS_FLAGS = ("-DR1TRT_WITH_CUTLASS", "--expt-relaxed-constexpr")
 # Sources of Hopper's own instructions, which no other SM has.
 HOPPER_SOURCES = ("hopper_attention.cu", "hopper_gemm.cu")
 HOPPER_SM = 90
@@ -66,7 +62,6 @@ def cuda_compilation(
     sources: Path,
     sms: Sequence[int],
     *,
-    cutlass: Path | None = None,
     folders: Sequence[Path] = (),
 ) -> Compilation:
     """How nvcc compiles a CUDA source of the plugins.
@@ -76,12 +71,10 @@ def cuda_compilation(
         source: The file.
         sources: The plugins' folder.
         sms: Compute capabilities to make code for, of `TARGETS`.
-        cutlass: CUTLASS's headers, for `CUTLASS_SOURCE`, which then is compiled for SM90 alone.
         folders: Where further quoted includes are searched.
     """
-    with_cutlass = cutlass is not None and source.name == CUTLASS_SOURCE
     for_hopper = HOPPER_SM in sms and source.name in HOPPER_SOURCES
-    targets = [TARGETS[HOPPER_SM]] if with_cutlass or for_hopper else [TARGETS[sm] for sm in sms]
+    targets = [TARGETS[HOPPER_SM]] if for_hopper else [TARGETS[sm] for sm in sms]
     codes = (f"-gencode=arch=compute_{target},code=sm_{target}" for target in targets)
     return Compilation(
         source=source,
@@ -90,8 +83,6 @@ def cuda_compilation(
         flags=(
             *codes,
             *(HOPPER_FLAGS if for_hopper else ()),
-            *(CUTLASS_FLAGS if with_cutlass else ()),
-            *(("-isystem", str(cutlass)) if with_cutlass else ()),
             *("-ccbin", str(chain.cxx)),
         ),
         options=sources / NVCC_OPTIONS,

@@ -36,7 +36,7 @@ def doctor(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 RUN = "--time-budget --seed --receipt --plugin-library -o --output --quick --again --host --json"
 OPTIONS = {
-    "build": "--arch -o --output --headers --cutlass --jobs --json",
+    "build": "--arch -o --output --headers --jobs --json",
     "check": f"--stage --sm {RUN}",
     "bench": RUN,
     "report": "receipt -o --output --json",

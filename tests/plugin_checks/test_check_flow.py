@@ -115,7 +115,6 @@ def library(path: Path, headers: str) -> Path:
         "operators": [],
         "sms": [90],
         "headers": headers,
-        "cutlass": "",
         "nvcc": "13",
     }
     path.write_bytes(b"\x7fELF" + INFO_MARKER + json.dumps(info).encode() + b"\0")

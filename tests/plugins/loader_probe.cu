@@ -22,10 +22,10 @@ __global__ void __launch_bounds__(Tile::kThreads)
 #define PROBE(...)                                                                                        \
   template __global__ void keysProbe<Tile<__nv_bfloat16, __VA_ARGS__>>(Attention const, BlockWork const*, \
                                                                        KeyList const*, int);
-PROBE(64, 64, false, 64, 4, 1, 1)
-PROBE(128, 128, false, 64, 4, 1, 1)
-PROBE(192, 128, false, 32, 4, 1, 1)
-PROBE(576, 512, true, 32, 4, 1, 2)
+PROBE(Heads<64, 64>, Keys<64>, Warps<4, 1, 1>)
+PROBE(Heads<128, 128>, Keys<64>, Warps<4, 1, 1>)
+PROBE(Heads<192, 128>, Keys<32>, Warps<4, 1, 1>)
+PROBE(Latents<576, 512>, Keys<32>, Warps<4, 1, 2>)
 #undef PROBE
 
 }  // namespace r1trt::kernels::hla

@@ -335,23 +335,6 @@ def test_headers_of_another_tensorrt(tiny: Path, tmp_path: Path) -> None:
     assert error.details["found"] == "8.6.?" and error.details["expected"] == "TensorRT 10 or 11"
 
 
-def test_cutlass_is_for_one_source_and_one_gpu(tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "include" / "cutlass").mkdir(parents=True)
-    config = PluginBuildConfig(arch="all", cutlass=tmp_path / "include")
-    assert "no CUTLASS headers" in refusal(config).message
-    version = "#define CUTLASS_MAJOR 4\n#define CUTLASS_MINOR 2\n#define CUTLASS_PATCH 0\n"
-    (tmp_path / "include" / "cutlass" / "version.h").write_text(version)
-    gemm = '#include <cutlass/version.h>\nextern "C" int gemmArchitecture() { return CUTLASS_MAJOR; }\n'
-    (tiny / "cutlass_gemm.cu").write_text(f"#ifdef R1TRT_WITH_CUTLASS\n{gemm}#endif\n")
-    with_cutlass = build_plugins(config)
-    assert with_cutlass.cutlass == "4.2.0" == with_cutlass.as_manifest()["cutlass"]
-    without = build_plugins(PluginBuildConfig(arch="all"))
-    assert without.cutlass == "" and without.key != with_cutlass.key
-    assert build_plugins(PluginBuildConfig(arch="ada", cutlass=tmp_path / "include")).cutlass == ""
-    names = [tool("nm", str(library.path)) for library in (with_cutlass, without)]
-    assert ["gemmArchitecture" in text for text in names] == [True, False]
-
-
 def test_serialized_matrix_products_end_the_build(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

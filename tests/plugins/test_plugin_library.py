@@ -36,7 +36,7 @@ def write_library(path: Path, sms: Sequence[int] = (90,), sources: str | None = 
     here = hash_of_sources(source_directory()) if sources is None else sources
     info = {
         "key": path.parent.name, "sources": here, "operators": list(OPERATORS), "sms": list(sms),
-        "headers": "own", "cutlass": "", "nvcc": "13.0.88",
+        "headers": "own", "nvcc": "13.0.88",
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\x7fELF code " + INFO_MARKER + json.dumps(info).encode() + b"\0 more code")
@@ -57,7 +57,7 @@ ODD: list[dict[str, Any]] = [
 
 def described(**changes: Any) -> bytes:
     """A library's description, and nothing else."""
-    info = dict.fromkeys(INFO_KEYS, "") | {"operators": [], "sms": [90], **changes}
+    info = dict.fromkeys(sorted(INFO_KEYS), "") | {"operators": [], "sms": [90], **changes}
     return INFO_MARKER + json.dumps(info).encode() + b"\0"
 
 

@@ -101,7 +101,7 @@ def host_library(directory: Path) -> Path:
     """The plugins for the CPU, described as a library for Hopper."""
     info = (
         b'R1TRT_PLUGINS_INFO:{"key": "host", "sources": "", "operators": ["R1DynamicRoPE", "R1HLAAttention",'
-        b' "R1DynamicMoE"], "sms": [90], "headers": "own", "cutlass": "", "nvcc": "none"}\0'
+        b' "R1DynamicMoE"], "sms": [90], "headers": "own", "nvcc": "none"}\0'
     )
     path = directory / LIBRARY_FILE
     content = host_plugin_library().read_bytes().replace(b"R1TRT_PLUGINS_INFO:", b"R1TRT_PLUGINS_NONE:")

@@ -23,11 +23,11 @@ from r1trt.plugin_checks.harness.layers import (
     moe_layer,
 )
 
-# As a library would differ that was built with CUTLASS: more of its workspace is in use.
+# As a later version of the library may differ: more of its workspace is in use.
 LARGER_ROWS = Change(
     file="dynamic_moe/dynamic_moe.cu",
-    old="w.out = memory.take<char>(layer.rows * p.hidden * 2);",
-    new="w.out = memory.take<char>(layer.rows * p.hidden * 4);",
+    old="w.out = memory.take<char>(rows * p.hidden * 2);",
+    new="w.out = memory.take<char>(rows * p.hidden * 4);",
     sources=("dynamic_moe/dynamic_moe.cu",),
 )
 

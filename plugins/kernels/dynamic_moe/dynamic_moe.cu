@@ -2,7 +2,6 @@
 #include "dynamic_moe.h"
 
 #include "../common/platform.cuh"
-#include "cutlass_gemm.h"
 #include "hopper_gemm.h"
 #include "stages.cuh"
 
@@ -47,8 +46,8 @@ Routing takeRouting(Allocator& memory, DynamicMoeParams const& p, Layer const& l
   r.expert = memory.take<int32_t>(layer.rows);
   r.weight = memory.take<float>(layer.rows);
   r.count = memory.take<uint16_t>(most_blocks * countPitch(p.experts));
-  r.offset = memory.take<int32_t>(p.experts + 1);
-  r.tile_offset = memory.take<int32_t>(p.experts + 1);
+  r.offset = memory.take<int32_t>(layer.groups() + 1);
+  r.tile_offset = memory.take<int32_t>(layer.groups() + 1);
   r.tile_expert = memory.take<int32_t>(layer.most_tiles);
   r.row = memory.take<int32_t>(layer.rows);
   return r;
@@ -59,17 +58,16 @@ Workspace takeWorkspace(DynamicMoeParams const& p, Layer const& layer) {
   size_t const element = layer.quantized ? 1 : 2;
   bool const x_scaled = layer.quantized && p.x_scale == nullptr;
   bool const mid_scaled = layer.quantized && p.mid_scale == nullptr;
+  int64_t const rows = layer.allRows();
   Workspace w{};
   w.routing = takeRouting(memory, p, layer);
-  w.permuted = memory.takeRows(layer.rows, p.hidden, element, x_scaled);
-  if (layer.separate) {
-    w.gate_up = memory.take<char>(layer.rows * 2 * p.width * 2);
-    w.cutlass = memory.take<char>(static_cast<int64_t>(cutlassWorkspaceSize()));
-  }
-  w.mid = memory.takeRows(layer.rows, p.width, element, mid_scaled);
-  w.out = memory.take<char>(layer.rows * p.hidden * 2);
-  if (p.shared_width > 0) {
+  w.permuted = memory.takeRows(rows, p.hidden, element, x_scaled);
+  if (layer.separate) w.gate_up = memory.take<char>(rows * 2 * p.width * 2);
+  w.mid = memory.takeRows(rows, p.width, element, mid_scaled);
+  w.out = memory.take<char>(rows * p.hidden * 2);
+  if (layer.sharedAlone()) {
     if (layer.quantized) w.shared_in = memory.takeRows(layer.tokens, p.hidden, 1, x_scaled);
+    if (layer.shared_separate) w.shared_gate_up = memory.take<char>(layer.tokens * 2 * p.shared_width * 2);
     w.shared_mid = memory.takeRows(layer.tokens, p.shared_width, element, mid_scaled);
     w.shared_out = memory.take<char>(layer.tokens * p.hidden * 2);
   }
@@ -93,7 +91,8 @@ bool checkSizes(DynamicMoeParams const& p) {
     return false;  // fewer experts than candidates
   bool const blocks = p.weight_type == DataType::kFloat8E4M3 && p.scale_layout == ScaleLayout::kBlock128;
   if (blocks && (p.width % kScaleBlock != 0 || p.shared_width % kScaleBlock != 0)) return false;
-  return static_cast<int64_t>(p.batch) * p.seq * p.top_k <= INT32_MAX;
+  int32_t const rows_of_token = p.top_k + (p.shared_width > 0 ? 1 : 0);
+  return static_cast<int64_t>(p.batch) * p.seq * rows_of_token <= INT32_MAX;
 }
 
 bool checkWeight(DynamicMoeParams const& p, MoeWeight const& weight) {
@@ -146,7 +145,15 @@ void separateHalves(GroupedGemm& g, void* out) {
   g.out_scale = nullptr;
 }
 
-cudaError_t runRouted(Layer const& layer, int sm, cudaStream_t stream) {
+// The product of gate and up, or down's; SwiGLU between them is in the epilogue of the first or a kernel.
+cudaError_t runProduct(Layer const& layer, GroupedGemm g, void* gate_up, bool shared, cudaStream_t stream) {
+  bool const separate = g.gated && gate_up != nullptr;
+  if (separate) separateHalves(g, gate_up);
+  cudaError_t const error = launchGroupedGemm(g, layer.sm, stream);
+  return error == cudaSuccess && separate ? launchSwiGlu(layer, shared, stream) : error;
+}
+
+cudaError_t runGroups(Layer const& layer, cudaStream_t stream) {
   DynamicMoeParams const& p = layer.params;
   Workspace const& w = layer.workspace;
   for (bool const gated : {true, false}) {
@@ -157,24 +164,25 @@ cudaError_t runRouted(Layer const& layer, int sm, cudaStream_t stream) {
     g.tile_offset = w.routing.tile_offset;
     g.tile_expert = w.routing.tile_expert;
     g.experts = p.experts;
-    g.rows = layer.rows;
+    g.groups = layer.groups();
+    g.rows = layer.allRows();
     g.a = gated ? w.permuted : w.mid;
-    g.weight = gated ? p.gate_up : p.down;
     g.parts = p.expert_parts;
+    for (int i = 0; i < g.parts; ++i) g.weight[i] = gated ? p.gate_up.part[i] : p.down.part[i];
+    if (layer.grouped) g.weight[g.parts] = gated ? p.shared_gate_up : p.shared_down;
     g.out = gated ? w.mid.data : w.out;
     g.out_row_scale = gated ? w.mid.scale : nullptr;
     g.n = gated ? p.width : p.hidden;
     g.k = gated ? p.hidden : p.width;
-    g.cutlass = w.cutlass;
-    if (gated && layer.separate) separateHalves(g, w.gate_up);
-    cudaError_t error = launchGroupedGemm(g, sm, stream);
-    if (error == cudaSuccess && gated && layer.separate) error = launchSwiGlu(layer, stream);
-    if (error != cudaSuccess) return error;
+    if (cudaError_t const error = runProduct(layer, g, w.gate_up, false, stream); error != cudaSuccess) {
+      return error;
+    }
   }
   return cudaSuccess;
 }
 
-cudaError_t runShared(Layer const& layer, int sm, cudaStream_t stream) {
+// A shared expert of another width than the experts'.
+cudaError_t runShared(Layer const& layer, cudaStream_t stream) {
   DynamicMoeParams const& p = layer.params;
   Workspace const& w = layer.workspace;
   for (bool const gated : {true, false}) {
@@ -183,15 +191,33 @@ cudaError_t runShared(Layer const& layer, int sm, cudaStream_t stream) {
     g.most_tiles = ceilDiv<int64_t>(layer.tokens, g.tile_rows);
     g.rows = layer.tokens;
     g.a = !gated ? w.shared_mid : layer.quantized ? w.shared_in : Rows{const_cast<void*>(p.x), nullptr};
-    g.weight.part[0] = gated ? p.shared_gate_up : p.shared_down;
-    g.parts = 1;
+    g.weight[0] = gated ? p.shared_gate_up : p.shared_down;
+    g.experts = g.groups = g.parts = 1;
     g.out = gated ? w.shared_mid.data : w.shared_out;
     g.out_row_scale = gated ? w.shared_mid.scale : nullptr;
     g.n = gated ? p.shared_width : p.hidden;
     g.k = gated ? p.hidden : p.shared_width;
-    if (cudaError_t const error = launchGroupedGemm(g, sm, stream); error != cudaSuccess) return error;
+    if (cudaError_t const error = runProduct(layer, g, w.shared_gate_up, true, stream);
+        error != cudaSuccess) {
+      return error;
+    }
   }
   return cudaSuccess;
+}
+
+// Whether SwiGLU of so many rows is a kernel of its own.
+bool isSeparate(Layer const& layer, int64_t rows, int32_t groups) {
+  DynamicMoeParams const& p = layer.params;
+  if (p.swiglu != SwiGlu::kAuto) return p.swiglu == SwiGlu::kSeparate;
+  return hopperBuilt() && hopperSuits(p, layer.sm, rows, groups, layer.quantized);
+}
+
+// Of the worst routing: every expert's last tile, and the shared one's, are partial.
+int64_t mostTiles(Layer const& layer) {
+  int64_t const experts = layer.params.experts;
+  int64_t const partial = layer.rows < experts ? layer.rows : experts;
+  int64_t const shared = layer.grouped ? ceilDiv<int64_t>(layer.tokens, layer.tile_rows) : 0;
+  return layer.rows / layer.tile_rows + partial + shared;
 }
 
 }  // namespace
@@ -208,18 +234,19 @@ Layer layerFromParams(DynamicMoeParams const& params, int sm) {
   // Tiles of few rows while most experts would leave a large one nearly empty: weights are then what is read.
   bool const small = layer.rows <= static_cast<int64_t>(kSmallTile) * params.experts;
   layer.tile_rows = small ? kSmallTile : kLargeTile;
-  int64_t const partial = layer.rows < params.experts ? layer.rows : params.experts;
-  layer.most_tiles = layer.rows / layer.tile_rows + partial;
-  bool const separate = (cutlassBuilt() && cutlassSuits(params, sm, layer.rows) && layer.quantized) ||
-                        (hopperBuilt() && hopperSuits(params, sm, layer.rows, layer.quantized));
-  layer.separate = params.swiglu == SwiGlu::kAuto ? separate : params.swiglu == SwiGlu::kSeparate;
+  bool const as_wide = params.shared_width > 0 && params.shared_width == params.width;
+  layer.separate =
+      isSeparate(layer, layer.rows + (as_wide ? layer.tokens : 0), params.experts + (as_wide ? 1 : 0));
+  // Tiles of few rows would read the shared weights once for every few of many tokens.
+  layer.grouped = as_wide && (layer.separate || !small || layer.tokens <= kLargeTile);
+  layer.shared_separate = layer.sharedAlone() && isSeparate(layer, layer.tokens, 1);
+  layer.most_tiles = mostTiles(layer);
   layer.workspace = takeWorkspace(params, layer);
   return layer;
 }
 
 cudaError_t launchGroupedGemm(GroupedGemm const& gemm, int sm, cudaStream_t stream) {
   if (hopperBuilt() && hopperTakes(gemm, sm)) return launchGemmHopper(gemm, stream);
-  if (cutlassBuilt() && cutlassTakes(gemm, sm)) return launchGemmCutlass(gemm, stream);
   if (gemm.weight_type != DataType::kFloat8E4M3) return launchGemm16Bit(gemm, stream);
   return gemm.quantized ? launchGemmFp8(gemm, stream) : launchGemmWidened(gemm, stream);
 }
@@ -227,19 +254,23 @@ cudaError_t launchGroupedGemm(GroupedGemm const& gemm, int sm, cudaStream_t stre
 }  // namespace moe
 
 size_t dynamicMoeWorkspaceSize(DynamicMoeParams const& params) noexcept {
-  // The tile size changes the number of tiles, and the architecture the element type: the larger of all.
+  // Fewer rows may take other tiles, and the architecture changes the element type and what is a group: the
+  // largest of all.
   DynamicMoeParams p = params;
   p.workspace = nullptr;
   p.x_scale = p.mid_scale = nullptr;
   size_t size = 0;
   for (int const sm : {80, moe::kFirstFp8Architecture}) {
     moe::Layer layer = moe::layerFromParams(p, sm);
-    bool const may_separate = moe::cutlassBuilt() || moe::hopperBuilt();
-    layer.separate = p.swiglu == SwiGlu::kSeparate || (p.swiglu == SwiGlu::kAuto && may_separate);
-    int64_t const partial = layer.rows < p.experts ? layer.rows : p.experts;
-    layer.most_tiles = layer.rows / moe::kSmallTile + partial;
-    size_t const needed = moe::takeWorkspace(p, layer).size;
-    size = needed > size ? needed : size;
+    layer.separate = p.swiglu == SwiGlu::kSeparate || (p.swiglu == SwiGlu::kAuto && moe::hopperBuilt());
+    layer.shared_separate = layer.separate;
+    layer.tile_rows = moe::kSmallTile;
+    for (bool const grouped : {false, p.shared_width == p.width}) {
+      layer.grouped = grouped;
+      layer.most_tiles = moe::mostTiles(layer);
+      size_t const needed = moe::takeWorkspace(p, layer).size;
+      size = needed > size ? needed : size;
+    }
   }
   return size;
 }
@@ -258,8 +289,8 @@ cudaError_t launchDynamicMoe(DynamicMoeParams const& params, cudaStream_t stream
 
   cudaError_t error = moe::launchRouter(layer, stream);
   if (error == cudaSuccess) error = moe::launchPermute(layer, stream);
-  if (error == cudaSuccess) error = moe::runRouted(layer, sm, stream);
-  if (error == cudaSuccess && params.shared_width > 0) error = moe::runShared(layer, sm, stream);
+  if (error == cudaSuccess) error = moe::runGroups(layer, stream);
+  if (error == cudaSuccess && layer.sharedAlone()) error = moe::runShared(layer, stream);
   return error == cudaSuccess ? moe::launchCombine(layer, stream) : error;
 }
 

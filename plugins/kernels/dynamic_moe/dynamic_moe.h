@@ -34,7 +34,7 @@ enum class Fp8Math : int32_t {
 
 // Where the routed experts' silu(gate) * up is computed.
 enum class SwiGlu : int32_t {
-  kAuto = 0,      // kSeparate where CUTLASS computes the product, else kFused
+  kAuto = 0,      // kSeparate where Hopper's own kernels compute the product, else kFused
   kFused = 1,     // in the product's epilogue: mma.sync on every architecture
   kSeparate = 2,  // by a kernel of its own, from both halves rounded to the activation type
 };
@@ -112,7 +112,7 @@ struct DynamicMoeParams {
 size_t dynamicMoeWorkspaceSize(DynamicMoeParams const& params) noexcept;
 
 // Enqueues the layer; capturable, no synchronization, deterministic; a token's y does not depend on the
-// others, unless their number makes CUTLASS take the products.
+// others, unless their number makes other kernels take the products.
 cudaError_t launchDynamicMoe(DynamicMoeParams const& params, cudaStream_t stream) noexcept;
 
 }  // namespace r1trt::kernels

@@ -4,6 +4,10 @@
 //
 // Tile: kRows x kColumns elements of the output. A gated tile computes gate and up side by side: its weights
 // are kColumns rows of the gate and the same of the up projection.
+//
+// FLOPs: 2 rows N K, twice that for a gated one. Bytes: the weights of every group that has rows, from memory
+// once and from L2 once for each tile of its rows; rows once for each tile of columns. Few rows a group: the
+// weights' bytes are the bound, else the tensor cores.
 #pragma once
 
 #include "../common/mma.cuh"
@@ -71,13 +75,13 @@ __device__ __forceinline__ bool findWork(GroupedGemm const& g, TileWork& work) {
   int64_t end = g.rows;
   work.row0 = static_cast<int64_t>(tile) * kRows;
   if (g.offset != nullptr) {
-    if (tile >= g.tile_offset[g.experts]) return false;  // the grid is for the worst routing
-    int const expert = g.tile_expert[tile];
-    place = placeOfExpert(expert, g.experts, g.parts);
-    work.row0 = g.offset[expert] + static_cast<int64_t>(tile - g.tile_offset[expert]) * kRows;
-    end = g.offset[expert + 1];
+    if (tile >= g.tile_offset[g.groups]) return false;  // the grid is for the worst routing
+    int const group = g.tile_expert[tile];
+    place = placeOfGroup(group, g.experts, g.parts);
+    work.row0 = g.offset[group] + static_cast<int64_t>(tile - g.tile_offset[group]) * kRows;
+    end = g.offset[group + 1];
   }
-  work.weight = g.weight.part[place.part];
+  work.weight = g.weight[place.part];
   work.expert = place.index;
   work.rows = end - work.row0 < kRows ? static_cast<int>(end - work.row0) : kRows;
   return true;

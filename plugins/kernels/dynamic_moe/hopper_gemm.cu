@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopperProduct(__grid_constant__ c
   __syncthreads();
   int const columns = ceilDiv(p.n, Shape::kColumns);
   int const steps = ceilDiv(p.k * Shape::Type::kSize, kSwizzleBytes);
-  int const tiles = shared.first[p.experts] * columns;
+  int const tiles = shared.first[p.groups] * columns;
   if (threadIdx.x < kProducers) {
     giveRegisters<kProducerRegisters>();
     if (threadIdx.x == 0) produce<Shape>(p, shared, tiles, columns, steps);
@@ -71,15 +71,18 @@ cudaError_t launchTiles(GroupedGemm const& g, cudaStream_t stream) {
   p.out = g.out;
   p.offset = g.offset;
   p.rows = g.rows;
-  p.experts = g.offset != nullptr ? g.experts : 1;
-  p.parts = g.offset != nullptr ? g.parts : 1;
+  p.experts = g.experts;
+  p.groups = g.groups;
+  p.parts = g.parts;
   p.n = g.n;
   p.k = g.k;
   MatrixMap const a{g.a.data, Type::kMapType, Type::kSize, g.rows, g.k, Shape::kRows, kBoxColumns};
   cudaError_t error = encodeTensorMap(a, p.a);
-  for (int part = 0; part < p.parts && error == cudaSuccess; ++part) {
-    int64_t const matrices = p.experts / p.parts + (part < p.experts % p.parts ? 1 : 0);
-    MoeWeight const& weight = g.weight.part[part];
+  int const maps = p.parts + p.groups - p.experts;
+  for (int part = 0; part < maps && error == cudaSuccess; ++part) {
+    int64_t const of_experts = p.experts / p.parts + (part < p.experts % p.parts ? 1 : 0);
+    int64_t const matrices = part < p.parts ? of_experts : 1;
+    MoeWeight const& weight = g.weight[part];
     p.weight_scale[part] = weight.scale;
     error = encodeTensorMap(
         {weight.data, Type::kMapType, Type::kSize, matrices * g.n, g.k, Shape::kColumns, kBoxColumns},
@@ -95,8 +98,7 @@ cudaError_t launchTiles(GroupedGemm const& g, cudaStream_t stream) {
 
 template <class Type>
 cudaError_t launchProduct(GroupedGemm const& g, cudaStream_t stream) {
-  int64_t const groups = g.offset != nullptr ? g.experts : 1;
-  bool const few = g.rows <= kFewRows * groups;
+  bool const few = g.rows <= kFewRows * g.groups;
   if constexpr (Type::kScaled) {
     return few ? launchTiles<TileOf<Type, 128, 2, 5>>(g, stream)
                : launchTiles<TileOf<Type, 128, 1, 6>>(g, stream);

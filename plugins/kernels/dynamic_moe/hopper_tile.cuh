@@ -65,13 +65,13 @@ struct TileOf {
 
 struct Problem {
   CUtensorMap a;
-  CUtensorMap weight[kMaxExpertParts];
-  float const* weight_scale[kMaxExpertParts];
+  CUtensorMap weight[kMaxExpertParts + 1];
+  float const* weight_scale[kMaxExpertParts + 1];
   float const* a_scale;
   void* out;
   int32_t const* offset;
   int64_t rows;
-  int32_t experts, parts, n, k;
+  int32_t experts, groups, parts, n, k;
 };
 
 // One tile of the result.
@@ -81,33 +81,32 @@ struct Tile {
   int column;        // its first
 };
 
-// Where the tiles of each expert begin, in rows of tiles. By one warp.
+// Where the tiles of each group begin, in rows of tiles. By one warp.
 template <int kRows>
 __device__ void countTiles(Problem const& p, int* first) {
   int const lane = threadIdx.x % kWarpSize;
   int base = 0;
   if (lane == 0) first[0] = 0;
-  for (int begin = 0; begin < p.experts; begin += kWarpSize) {
-    int const expert = begin + lane;
+  for (int begin = 0; begin < p.groups; begin += kWarpSize) {
+    int const group = begin + lane;
     int sum = 0;
-    if (expert < p.experts) {
-      int const rows =
-          p.offset != nullptr ? p.offset[expert + 1] - p.offset[expert] : static_cast<int>(p.rows);
+    if (group < p.groups) {
+      int const rows = p.offset != nullptr ? p.offset[group + 1] - p.offset[group] : static_cast<int>(p.rows);
       sum = ceilDiv(rows, kRows);
     }
     for (int distance = 1; distance < kWarpSize; distance *= 2) {
       int const other = __shfl_up_sync(kAllLanes, sum, distance);
       if (lane >= distance) sum += other;
     }
-    if (expert < p.experts) first[expert + 1] = base + sum;
+    if (group < p.groups) first[group + 1] = base + sum;
     base += __shfl_sync(kAllLanes, sum, kWarpSize - 1);
   }
 }
 
-// Tiles of an expert that share weights follow one another, so that the second of them finds those in L2.
+// Tiles of a group that share weights follow one another, so that the second of them finds those in L2.
 template <class Shape>
 __device__ Tile tileAt(Problem const& p, int const* first, int columns, int index) {
-  int low = 0, high = p.experts;
+  int low = 0, high = p.groups;
   while (high - low > 1) {
     int const middle = (low + high) / 2;
     (first[middle] * columns <= index ? low : high) = middle;
@@ -116,7 +115,7 @@ __device__ Tile tileAt(Problem const& p, int const* first, int columns, int inde
   int const local = index - first[low] * columns;
   int const begin = p.offset != nullptr ? p.offset[low] : 0;
   int const end = p.offset != nullptr ? p.offset[low + 1] : static_cast<int>(p.rows);
-  ExpertPlace const place = p.offset != nullptr ? placeOfExpert(low, p.experts, p.parts) : ExpertPlace{0, 0};
+  ExpertPlace const place = p.offset != nullptr ? placeOfGroup(low, p.experts, p.parts) : ExpertPlace{0, 0};
   return {place.part, place.index, begin + local % rows_of_tiles * Shape::kRows, end,
           local / rows_of_tiles * Shape::kColumns};
 }
@@ -127,7 +126,7 @@ struct Shared {
   alignas(kTileAlignment) char a[Shape::kStages][kTileA];
   alignas(kTileAlignment) char b[Shape::kStages][kTileB];
   Barrier full[Shape::kStages], empty[Shape::kStages];
-  int first[kMaxExperts + 1];
+  int first[kMaxExperts + 2];
 };
 
 // The place in the ring, and the parity of the round.

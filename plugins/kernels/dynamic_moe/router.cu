@@ -22,8 +22,8 @@ constexpr int kCountsAtOnce = kMostRouterBlocks / kRowsWarps;
 
 // Where experts begin.
 struct Layout {
-  int32_t first[kMaxExperts];  // row of the block's first token
-  int32_t tile[kMaxExperts + 1];
+  int32_t first[kMaxExperts];     // row of the block's first token
+  int32_t tile[kMaxExperts + 2];  // with that of the group behind them
   int64_t warp_sum[kLeastWarps];
 };
 
@@ -132,6 +132,20 @@ __device__ __forceinline__ int64_t exclusiveScan(int64_t value, int64_t* warp_su
   return sum - value;
 }
 
+// Where the experts end, and the shared expert behind them: its rows are the tokens in their order.
+__device__ __forceinline__ void layOutBehind(RouterProblem const& p, Layout& layout, int row, int tile) {
+  int const experts = p.params.experts, ends = p.shared_rows > 0 ? 2 : 1;
+  for (int i = 0; i < ends; ++i) {
+    layout.tile[experts + i] = tile;
+    if (blockIdx.x == 0) {
+      p.routing.offset[experts + i] = row;
+      p.routing.tile_offset[experts + i] = tile;
+    }
+    row += p.shared_rows;
+    tile += ceilDiv(p.shared_rows, p.tile_rows);
+  }
+}
+
 // Lays out experts by their tokens: thread e has expert e's, those of all blocks and of blocks before this
 // one.
 __device__ __forceinline__ void layOutExperts(RouterProblem const& p, Layout& layout, int all, int before) {
@@ -143,21 +157,20 @@ __device__ __forceinline__ void layOutExperts(RouterProblem const& p, Layout& la
     int const first = static_cast<int>(both & 0xFFFFFFFF), first_tile = static_cast<int>(both >> 32);
     layout.first[e] = first + before;
     layout.tile[e] = first_tile;
-    if (e == experts - 1) layout.tile[experts] = first_tile + tiles;
     if (blockIdx.x == 0) {
       p.routing.offset[e] = first;
       p.routing.tile_offset[e] = first_tile;
-      if (e == experts - 1) p.routing.offset[experts] = first + all;
-      if (e == experts - 1) p.routing.tile_offset[experts] = first_tile + tiles;
     }
+    if (e == experts - 1) layOutBehind(p, layout, first + all, first_tile + tiles);
   }
   __syncthreads();
 }
 
-// Every warp of the grid names the tiles of some experts.
+// Every warp of the grid names the tiles of some groups.
 __device__ __forceinline__ void writeTiles(RouterProblem const& p, Layout const& layout) {
   int const warps = static_cast<int>(blockDim.x) / kWarpSize;
-  for (int e = static_cast<int>(blockIdx.x) * warps + warpIndex(); e < p.params.experts;
+  int const groups = p.params.experts + (p.shared_rows > 0 ? 1 : 0);
+  for (int e = static_cast<int>(blockIdx.x) * warps + warpIndex(); e < groups;
        e += static_cast<int>(gridDim.x) * warps) {
     for (int tile = layout.tile[e] + laneIndex(); tile < layout.tile[e + 1]; tile += kWarpSize) {
       p.routing.tile_expert[tile] = e;
@@ -300,7 +313,8 @@ cudaError_t launchRouter(Layer const& layer, cudaStream_t stream) {
                               logitSlices(layer.tokens, layer.params.hidden),
                               layer.tokens * layer.params.experts,
                               0,
-                              layer.tile_rows};
+                              layer.tile_rows,
+                              layer.grouped ? static_cast<int32_t>(layer.tokens) : 0};
   bool const overlap = layer.sm >= kFirstOverlapArchitecture;
   int const experts = layer.params.experts;
   if (experts <= kWarpSize) return run<1>(problem, overlap, stream);

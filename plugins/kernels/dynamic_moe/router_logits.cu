@@ -4,6 +4,9 @@
 // Tensor cores sum up a stretch of 64 columns; stretches are added in their order inside a slice of the
 // columns, and slices in their order. Both kernels keep to this, so a token's routing does not depend on how
 // many others there are.
+//
+// This kernel is for few tokens: every block has all of them and a part of the experts. Bytes: W once, 4 E D,
+// which bounds it (7 MB of 256 experts of 7168: 2 us of an H100's memory); FLOPs: 6 T E D.
 #include "../common/mma.cuh"
 #include "router_logits.cuh"
 

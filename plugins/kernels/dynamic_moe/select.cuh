@@ -23,6 +23,7 @@ struct RouterProblem {
   int64_t slice_stride;  // T * E
   int32_t group_lanes;   // that hold one group, a power of 2; 0: groups do not end where lanes do
   int32_t tile_rows;
+  int32_t shared_rows;  // of the group behind the experts; 0: none
 };
 
 // Larger for what is taken first. 0 stands for what is taken already.

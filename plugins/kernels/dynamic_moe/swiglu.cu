@@ -1,4 +1,6 @@
-// SwiGLU of the routed rows as a kernel of its own: for products whose epilogue cannot do it.
+// SwiGLU as a kernel of its own: for products whose epilogue cannot do it.
+//
+// Bytes: 2 F elements of a row read and F written; they are the bound. FLOPs: about 10 F a row.
 #include "../common/numeric.cuh"
 #include "quantize.cuh"
 #include "stages.cuh"
@@ -10,11 +12,11 @@ constexpr int kThreads = 128;
 constexpr int kChunk = kQuantizedChunk;  // elements of one thread
 
 struct SwiGluProblem {
-  void const* gate_up;    // [R, 2F]
-  Rows mid;               // [R, F]
-  float const* scale;     // static scale of mid, or null
-  int32_t const* offset;  // [E + 1]
-  int32_t experts, width;
+  void const* gate_up;  // [A, 2F]
+  Rows mid;             // [A, F]
+  float const* scale;   // static scale of mid, or null
+  int32_t const* end;   // behind the last row; null: all rows are
+  int32_t width;
 };
 
 template <class T>
@@ -29,7 +31,7 @@ __device__ __forceinline__ void activateChunk(T const* row, int width, int colum
 template <class T, bool kQuantized>
 __global__ void __launch_bounds__(kThreads) swiGluKernel(SwiGluProblem const p) {
   int64_t const row = blockIdx.x;
-  if (row >= p.offset[p.experts]) return;  // the whole block: the grid is for the worst routing
+  if (p.end != nullptr && row >= *p.end) return;  // the whole block: the grid is for the worst routing
   auto const* const source = static_cast<T const*>(p.gate_up) + row * 2 * p.width;
   int const chunks = p.width / kChunk;
   // Whole warps come in, for the largest magnitude of a block is found by shuffles.
@@ -54,19 +56,22 @@ __global__ void __launch_bounds__(kThreads) swiGluKernel(SwiGluProblem const p) 
 }
 
 template <class T>
-cudaError_t run(Layer const& layer, SwiGluProblem const& problem, cudaStream_t stream) {
+cudaError_t run(Layer const& layer, SwiGluProblem const& problem, int64_t rows, cudaStream_t stream) {
   auto* const kernel = layer.quantized ? swiGluKernel<T, true> : swiGluKernel<T, false>;
-  return launch({"moe_swiglu", dim3(static_cast<unsigned>(layer.rows)), kThreads}, stream, kernel, problem);
+  return launch({"moe_swiglu", dim3(static_cast<unsigned>(rows)), kThreads}, stream, kernel, problem);
 }
 
 }  // namespace
 
-cudaError_t launchSwiGlu(Layer const& layer, cudaStream_t stream) {
+cudaError_t launchSwiGlu(Layer const& layer, bool shared, cudaStream_t stream) {
   DynamicMoeParams const& p = layer.params;
   Workspace const& w = layer.workspace;
-  SwiGluProblem const problem{w.gate_up, w.mid, p.mid_scale, w.routing.offset, p.experts, p.width};
-  return p.data_type == DataType::kBFloat16 ? run<__nv_bfloat16>(layer, problem, stream)
-                                            : run<__half>(layer, problem, stream);
+  SwiGluProblem const groups{w.gate_up, w.mid, p.mid_scale, w.routing.offset + layer.groups(), p.width};
+  SwiGluProblem const alone{w.shared_gate_up, w.shared_mid, p.mid_scale, nullptr, p.shared_width};
+  SwiGluProblem const& problem = shared ? alone : groups;
+  int64_t const rows = shared ? layer.tokens : layer.allRows();
+  return p.data_type == DataType::kBFloat16 ? run<__nv_bfloat16>(layer, problem, rows, stream)
+                                            : run<__half>(layer, problem, rows, stream);
 }
 
 }  // namespace r1trt::kernels::moe

@@ -1,5 +1,7 @@
 // One block per token (or per part of a token's heads): the token's cosines and sines are computed once, into
-// shared memory, then all of its heads are read and written once, 16 bytes at a time.
+// shared memory, and all of its heads are read and written once, 16 bytes at a time; the first of them are
+// read meanwhile. Bytes: 2 (H + Hkv) d elements a token, twice that of the keys with a cache; they are the
+// bound.
 #include "dynamic_rope.h"
 
 #include "../common/numeric.cuh"
@@ -35,41 +37,33 @@ __device__ __forceinline__ void fillTables(DynamicRopeParams const& p, int64_t p
   }
 }
 
-// Where one head of one token is read from and written to; a target may be null.
+// Where one head of one token is read from.
 template <class T>
-struct Head {
-  T const* source;
-  T* target;
-  T* cache;
+__device__ __forceinline__ T const* sourceOf(DynamicRopeParams const& p, int64_t token, int head) {
+  if (head < p.heads) return static_cast<T const*>(p.q) + (token * p.heads + head) * p.head_dim;
+  return static_cast<T const*>(p.k) + (token * p.kv_heads + head - p.heads) * p.head_dim;
+}
+
+// Where it is written to; either may be null.
+template <class T>
+struct Targets {
+  T* pointer[2];
 };
 
 template <class T>
-__device__ __forceinline__ Head<T> headOf(DynamicRopeParams const& p, int64_t token, int head,
-                                          int64_t cache_slot) {
-  if (head < p.heads) {
-    int64_t const offset = (token * p.heads + head) * p.head_dim;
-    return {static_cast<T const*>(p.q) + offset, static_cast<T*>(p.q_out) + offset, nullptr};
-  }
+__device__ __forceinline__ Targets<T> targetsOf(DynamicRopeParams const& p, int64_t token, int head,
+                                                int64_t cache_slot) {
+  if (head < p.heads) return {static_cast<T*>(p.q_out) + (token * p.heads + head) * p.head_dim, nullptr};
   int const kv_head = head - p.heads;
-  int64_t const offset = (token * p.kv_heads + kv_head) * p.head_dim;
-  Head<T> result{static_cast<T const*>(p.k) + offset, nullptr, nullptr};
-  if (p.k_out != nullptr) result.target = static_cast<T*>(p.k_out) + offset;
+  Targets<T> result{nullptr, nullptr};
+  if (p.k_out != nullptr) {
+    result.pointer[0] = static_cast<T*>(p.k_out) + (token * p.kv_heads + kv_head) * p.head_dim;
+  }
   if (cache_slot >= 0) {
     int64_t const row = (token / p.seq * p.kv_heads + kv_head) * p.cache_capacity + cache_slot;
-    result.cache = static_cast<T*>(p.key_cache) + row * p.head_dim;
+    result.pointer[1] = static_cast<T*>(p.key_cache) + row * p.head_dim;
   }
   return result;
-}
-
-template <class T, int kVec>
-__device__ __forceinline__ void store(Head<T> const& head, int offset, Vector<T, kVec> const& value) {
-  if (head.target != nullptr) *reinterpret_cast<Vector<T, kVec>*>(head.target + offset) = value;
-  if (head.cache != nullptr) *reinterpret_cast<Vector<T, kVec>*>(head.cache + offset) = value;
-}
-
-template <class T, int kVec>
-__device__ __forceinline__ Vector<T, kVec> load(Head<T> const& head, int offset) {
-  return *reinterpret_cast<Vector<T, kVec> const*>(head.source + offset);
 }
 
 template <class T>
@@ -79,33 +73,67 @@ __device__ __forceinline__ void rotatePair(T& first, T& second, float cosine, fl
   second = fromFloat<T>(b * cosine + a * sine);
 }
 
-// kVec elements of each half, or kVec neighbours where pairs are interleaved.
+// What a thread has of one head at a time: kVec elements of each half, or kVec neighbours where pairs are
+// interleaved; of the elements that do not rotate, kVec.
 template <class T, int kVec, bool kInterleaved>
-__device__ __forceinline__ void rotate(Head<T> const& head, int item, int half, Tables const& tables) {
-  int const offset = item * kVec;
-  Vector<T, kVec> first = load<T, kVec>(head, offset);
-  if constexpr (kInterleaved) {
-#pragma unroll
-    for (int i = 0; i < kVec / 2; ++i) {
-      int const pair = offset / 2 + i;
-      rotatePair(first.value[2 * i], first.value[2 * i + 1], tables.cosine[pair], tables.sine[pair]);
-    }
-  } else {
-    Vector<T, kVec> second = load<T, kVec>(head, half + offset);
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      rotatePair(first.value[i], second.value[i], tables.cosine[offset + i], tables.sine[offset + i]);
-    }
-    store<T, kVec>(head, half + offset, second);
+struct Piece {
+  int head, item;
+  Vector<T, kVec> first, second;
+
+  __device__ static int rotated(DynamicRopeParams const& p) {
+    return p.rotary_dim / (kInterleaved ? kVec : 2 * kVec);
   }
-  store<T, kVec>(head, offset, first);
-}
+  __device__ static int perHead(DynamicRopeParams const& p) {
+    return rotated(p) + (p.head_dim - p.rotary_dim) / kVec;
+  }
+  __device__ __forceinline__ bool rotates(DynamicRopeParams const& p) const { return item < rotated(p); }
+  __device__ __forceinline__ int offset(DynamicRopeParams const& p) const {
+    return rotates(p) ? item * kVec : p.rotary_dim + (item - rotated(p)) * kVec;
+  }
+
+  __device__ __forceinline__ void load(DynamicRopeParams const& p, int64_t token, int index) {
+    head = index / perHead(p), item = index % perHead(p);
+    T const* const source = sourceOf<T>(p, token, head);
+    first = *reinterpret_cast<Vector<T, kVec> const*>(source + offset(p));
+    if (!kInterleaved && rotates(p)) {
+      second = *reinterpret_cast<Vector<T, kVec> const*>(source + p.rotary_dim / 2 + offset(p));
+    }
+  }
+
+  __device__ __forceinline__ void rotate(DynamicRopeParams const& p, Tables const& tables) {
+    if (!rotates(p)) return;
+#pragma unroll
+    for (int i = 0; i < (kInterleaved ? kVec / 2 : kVec); ++i) {
+      int const pair = kInterleaved ? item * (kVec / 2) + i : item * kVec + i;
+      T& a = kInterleaved ? first.value[2 * i] : first.value[i];
+      T& b = kInterleaved ? first.value[2 * i + 1] : second.value[i];
+      rotatePair(a, b, tables.cosine[pair], tables.sine[pair]);
+    }
+  }
+
+  __device__ __forceinline__ void store(DynamicRopeParams const& p, int64_t token, int64_t cache_slot) const {
+    for (T* const target : targetsOf<T>(p, token, head, cache_slot).pointer) {
+      if (target == nullptr) continue;
+      *reinterpret_cast<Vector<T, kVec>*>(target + offset(p)) = first;
+      if (!kInterleaved && rotates(p)) {
+        *reinterpret_cast<Vector<T, kVec>*>(target + p.rotary_dim / 2 + offset(p)) = second;
+      }
+    }
+  }
+};
 
 template <class T, int kVec, bool kInterleaved>
 __global__ void __launch_bounds__(kThreads) dynamicRopeKernel(DynamicRopeParams const p) {
+  using Piece = Piece<T, kVec, kInterleaved>;
   R1TRT_SHARED(Tables, tables);
   int64_t const token = blockIdx.x;
   int64_t const b = token / p.seq, s = token % p.seq;
+  int const pieces = (p.heads + p.kv_heads) * Piece::perHead(p);
+  int const step = static_cast<int>(gridDim.y) * kThreads;
+  int index = static_cast<int>(blockIdx.y * kThreads + threadIdx.x);
+  // The first ones are on their way while the block computes cosines and sines.
+  Piece piece;
+  if (index < pieces) piece.load(p, token, index);
   int64_t const position = p.past_len[b] + s;
   fillTables(p, position, tables);
   __syncthreads();
@@ -113,19 +141,11 @@ __global__ void __launch_bounds__(kThreads) dynamicRopeKernel(DynamicRopeParams 
   bool const cached =
       p.key_cache != nullptr && (p.seq_len == nullptr || s < p.seq_len[b]) && position < p.cache_capacity;
   int64_t const cache_slot = cached ? position : -1;
-  int const rotated = p.rotary_dim / (kInterleaved ? kVec : 2 * kVec);
-  int const per_head = rotated + (p.head_dim - p.rotary_dim) / kVec;
-  int const items = (p.heads + p.kv_heads) * per_head;
-  int const step = static_cast<int>(gridDim.y) * kThreads;
-  for (int i = static_cast<int>(blockIdx.y * kThreads + threadIdx.x); i < items; i += step) {
-    int const item = i % per_head;
-    Head<T> const head = headOf<T>(p, token, i / per_head, cache_slot);
-    if (item < rotated) {
-      rotate<T, kVec, kInterleaved>(head, item, p.rotary_dim / 2, tables);
-    } else {
-      int const offset = p.rotary_dim + (item - rotated) * kVec;
-      store<T, kVec>(head, offset, load<T, kVec>(head, offset));
-    }
+  while (index < pieces) {
+    piece.rotate(p, tables);
+    piece.store(p, token, cache_slot);
+    index += step;
+    if (index < pieces) piece.load(p, token, index);
   }
 }
 

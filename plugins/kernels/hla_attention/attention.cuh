@@ -1,7 +1,12 @@
 // Flash attention of one key/value head's rows over one branch's keys after the other, by mma.sync.
 //
-// A block compacts its rows by lam, so that whole tiles of them skip a branch; first tokens of blocks are
-// gathered into their own part of the key tiles, so that the block branch reads nothing but what it needs.
+// A block compacts its rows by lam, so that whole tiles of them skip a branch (`listRows` has an example);
+// first tokens of blocks are gathered into their own part of the key tiles, so that the block branch reads
+// nothing but what it needs.
+//
+// FLOPs: 2 (dqk + dv) a row and key that it sees. Bytes: queries and output once, and for each tile of rows
+// the keys and values that one of them sees. In prefill the tensor cores are the bound, in decoding the
+// cache's bytes.
 #pragma once
 
 #include "../common/numeric.cuh"
@@ -30,30 +35,28 @@ __device__ __forceinline__ void attend(Attention const& a, BlockWork const& work
 
   char* const queries = memory;
   char* const stages = memory + Tile::kQueryBytes;
+  auto stageOf = [&](int tile) { return stages + tile % kStages * Tile::kStageBytes; };
   __syncthreads();  // the stages are free
-  if (first < end) loadKeys<Tile>(a, work, keys, first * Tile::kKeys, stages);
+  if (first < end) loadKeys<Tile>(a, work, keys, first * Tile::kKeys, stageOf(first));
   copyCommit();
   for (int tile = first; tile < end; ++tile) {
-    char* const stage = stages + (tile - first) % kStages * Tile::kStageBytes;
+    char* const stage = stageOf(tile);
     copyWait<0>();
     __syncthreads();  // this tile has landed for all; the other stage is free
-    if (tile + 1 < end) {
-      loadKeys<Tile>(a, work, keys, (tile + 1) * Tile::kKeys,
-                     stages + (tile + 1 - first) % kStages * Tile::kStageBytes);
-    }
+    if (tile + 1 < end) loadKeys<Tile>(a, work, keys, (tile + 1) * Tile::kKeys, stageOf(tile + 1));
     copyCommit();
     if (!warp_needed) continue;
-    float score[Tile::kKeyTiles][4] = {};
-    scoreKeys<Tile>(queries, stage, place, score);
-    updateSoftmax<Tile, kBlockBranch>(a.scale_log2, visible, tile * Tile::kKeys + place.key0, place.lane,
-                                      score, state);
-    addValues<Tile>(Tile::kLatent ? stage : stage + Tile::kKeyBytes, place, score, state);
+    float s[Tile::kKeyTiles][4] = {};
+    scoreKeys<Tile>(queries, stage, place, s);
+    updateSoftmax<Tile, kBlockBranch>(a.scale_log2, visible, tile * Tile::kKeys + place.key0, place.lane, s,
+                                      state);
+    addValues<Tile>(Tile::kLatent ? stage : stage + Tile::kKeyBytes, place, s, state);
   }
   copyWait<0>();
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    state.sum[r] += __shfl_xor_sync(kAllLanes, state.sum[r], 1);
-    state.sum[r] += __shfl_xor_sync(kAllLanes, state.sum[r], 2);
+    state.l[r] += __shfl_xor_sync(kAllLanes, state.l[r], 1);
+    state.l[r] += __shfl_xor_sync(kAllLanes, state.l[r], 2);
   }
   if constexpr (Tile::kWarpsKeys > 1) mergeKeys<Tile>(stages, place, state);
 }
@@ -71,12 +74,12 @@ __device__ __forceinline__ void storeOutput(Attention const& a, BlockWork const&
     Row const& row = rows[place.row0 + place.lane / 4 + r * 8];
     if (row.token < 0) continue;
     float const weight = block_branch ? 1.0F - row.lam : row.lam;
-    float const factor = state.sum[r] > 0.0F ? weight / state.sum[r] : 0.0F;
+    float const factor = state.l[r] > 0.0F ? weight / state.l[r] : 0.0F;
     T* const y = static_cast<T*>(p.y) + ((work.b * p.seq + row.token) * p.heads + row.head) * Tile::kV;
 #pragma unroll
     for (int n = 0; n < Tile::kValueTiles; ++n) {
       auto* const target = reinterpret_cast<Vector<T, 2>*>(y + place.value0 + n * 8 + place.lane % 4 * 2);
-      float low = state.out[n][2 * r] * factor, high = state.out[n][2 * r + 1] * factor;
+      float low = state.o[n][2 * r] * factor, high = state.o[n][2 * r + 1] * factor;
       if (add) {  // this thread itself wrote it
         Vector<T, 2> const before = *target;
         low += toFloat(before.value[0]);
@@ -101,16 +104,16 @@ __device__ __forceinline__ void storePartial(Attention const& a, BlockWork const
     int64_t const head = (static_cast<int64_t>(branch) * p.batch + work.b) * p.kv_heads + work.kv_head;
     int64_t const in_head = static_cast<int64_t>(row.token) * a.group + row.head % a.group;
     int64_t const at = (head * p.seq * a.group + in_head) * a.splits + work.split;
-    float const factor = state.sum[r] > 0.0F ? 1.0F / state.sum[r] : 0.0F;
+    float const factor = state.l[r] > 0.0F ? 1.0F / state.l[r] : 0.0F;
     float* const target = a.partial + at * Tile::kV;
 #pragma unroll
     for (int n = 0; n < Tile::kValueTiles; ++n) {
       int const column = place.value0 + n * 8 + place.lane % 4 * 2;
-      target[column] = state.out[n][2 * r] * factor;
-      target[column + 1] = state.out[n][2 * r + 1] * factor;
+      target[column] = state.o[n][2 * r] * factor;
+      target[column + 1] = state.o[n][2 * r + 1] * factor;
     }
     if (place.value0 == 0 && place.lane % 4 == 0) {
-      a.partial_lse[at] = state.sum[r] > 0.0F ? state.largest[r] + log2f(state.sum[r]) : -INFINITY;
+      a.partial_lse[at] = state.l[r] > 0.0F ? state.m[r] + log2f(state.l[r]) : -INFINITY;
     }
   }
 }
@@ -139,36 +142,39 @@ __global__ void __launch_bounds__(Tile::kThreads) hlaAttentionKernel(Attention c
   R1TRT_DYNAMIC_SHARED(memory);
   BlockWork const work = findWork(a);
   clearPadding<Tile>(a, work);
-  if (threadIdx.x < kWarpSize) listRows(a, work, shared.list);
+  if (threadIdx.x == 0) shared.work = work;
+  listRows<Tile::kThreads>(a, work, shared.list);
   __syncthreads();
 
-  int const with_full = a.full_elsewhere ? 0 : shared.list.full_only + shared.list.both;
-  int const listed = shared.list.full_only + shared.list.both + shared.list.block_only;
-  for (int row0 = a.full_elsewhere ? shared.list.full_only : 0; row0 < listed; row0 += Tile::kRows) {
-    int const count = min(Tile::kRows, listed - row0);
+  // NOTES: what is read from shared memory each time would be spilled if it were kept; with latents, more of
+  // it.
+  RowList const& list = shared.list;
+  BlockWork const& where = Tile::kLatent ? shared.work : work;
+  for (int row0 = a.full_elsewhere ? list.full_only : 0; row0 < list.size(); row0 += Tile::kRows) {
+    int const count = min(Tile::kRows, list.size() - row0);
     __syncthreads();  // the tile before is done with the rows and queries
     for (int i = static_cast<int>(threadIdx.x); i < Tile::kRows; i += Tile::kThreads) {
-      shared.rows[i] = i < count ? rowOf(a, work, shared.list.candidate[row0 + i]) : Row{};
+      shared.rows[i] = i < count ? rowOf(a, shared.work, list.candidate[row0 + i]) : Row{};
     }
     __syncthreads();
-    loadQueries<Tile>(a, work, shared.rows, memory);
+    loadQueries<Tile>(a, where, shared.rows, memory);
 
-    bool const block_branch = row0 + count > shared.list.full_only, full_branch = row0 < with_full;
+    bool const block_branch = row0 + count > list.full_only;
     SoftmaxState<Tile> state;
     if (block_branch) {
-      attend<Tile, true>(a, work, shared.rows, count, memory, state);
+      attend<Tile, true>(a, where, shared.rows, count, memory, state);
       if (a.splits > 1) {
-        storePartial<Tile>(a, work, shared.rows, state, 1);
+        storePartial<Tile>(a, where, shared.rows, state, 1);
       } else {
-        storeOutput<Tile>(a, work, shared.rows, state, true, false);
+        storeOutput<Tile>(a, where, shared.rows, state, true, false);
       }
     }
-    if (full_branch) {
-      attend<Tile, false>(a, work, shared.rows, count, memory, state);
+    if (!a.full_elsewhere && row0 < list.full_only + list.both) {
+      attend<Tile, false>(a, where, shared.rows, count, memory, state);
       if (a.splits > 1) {
-        storePartial<Tile>(a, work, shared.rows, state, 0);
+        storePartial<Tile>(a, where, shared.rows, state, 0);
       } else {
-        storeOutput<Tile>(a, work, shared.rows, state, false, block_branch);
+        storeOutput<Tile>(a, where, shared.rows, state, false, block_branch);
       }
     }
     copyWait<0>();
@@ -185,16 +191,16 @@ cudaError_t runAttention(Attention const& a, cudaStream_t stream) {
 }
 
 // Tiles of 64 rows, or of 16 whose keys are shared by four warps, by element type.
-template <int kQk, int kV, int kKeys>
+template <class Head, class KeysOfStage>
 cudaError_t runPlain(Attention const& a, bool small, cudaStream_t stream) {
   if (a.params.data_type == DataType::kBFloat16) {
     using T = __nv_bfloat16;
-    return small ? runAttention<Tile<T, kQk, kV, false, 64, 1, 4, 1>>(a, stream)
-                 : runAttention<Tile<T, kQk, kV, false, kKeys, 4, 1, 1>>(a, stream);
+    return small ? runAttention<Tile<T, Head, Keys<64>, Warps<1, 4, 1>>>(a, stream)
+                 : runAttention<Tile<T, Head, KeysOfStage, Warps<4, 1, 1>>>(a, stream);
   }
   using T = __half;
-  return small ? runAttention<Tile<T, kQk, kV, false, 64, 1, 4, 1>>(a, stream)
-               : runAttention<Tile<T, kQk, kV, false, kKeys, 4, 1, 1>>(a, stream);
+  return small ? runAttention<Tile<T, Head, Keys<64>, Warps<1, 4, 1>>>(a, stream)
+               : runAttention<Tile<T, Head, KeysOfStage, Warps<4, 1, 1>>>(a, stream);
 }
 
 }  // namespace r1trt::kernels::hla

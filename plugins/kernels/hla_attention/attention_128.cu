@@ -4,7 +4,7 @@
 namespace r1trt::kernels::hla {
 
 cudaError_t launchAttention128(Attention const& attention, bool small, cudaStream_t stream) {
-  return runPlain<128, 128, 64>(attention, small, stream);
+  return runPlain<Heads<128, 128>, Keys<64>>(attention, small, stream);
 }
 
 }  // namespace r1trt::kernels::hla

@@ -4,7 +4,7 @@
 namespace r1trt::kernels::hla {
 
 cudaError_t launchAttention64(Attention const& attention, bool small, cudaStream_t stream) {
-  return runPlain<64, 64, 64>(attention, small, stream);
+  return runPlain<Heads<64, 64>, Keys<64>>(attention, small, stream);
 }
 
 }  // namespace r1trt::kernels::hla

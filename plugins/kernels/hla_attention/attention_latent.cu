@@ -7,8 +7,9 @@ namespace {
 
 template <class T>
 cudaError_t run(Attention const& a, bool small, cudaStream_t stream) {
-  return small ? runAttention<Tile<T, 576, 512, true, 32, 1, 1, 4>>(a, stream)
-               : runAttention<Tile<T, 576, 512, true, 32, 4, 1, 2>>(a, stream);
+  using Head = Latents<576, 512>;
+  return small ? runAttention<Tile<T, Head, Keys<32>, Warps<1, 1, 4>>>(a, stream)
+               : runAttention<Tile<T, Head, Keys<32>, Warps<4, 1, 2>>>(a, stream);
 }
 
 }  // namespace

@@ -16,11 +16,25 @@ struct Row {
   float lam = 0.0F;
 };
 
+constexpr int kRowClasses = 3;  // lam is 1, between, 0
+constexpr int kCandidateWords = kMaxCandidates / kWarpSize;
+
 // The rows of a block: first those with lam 1, then those between, then those with lam 0.
 struct RowList {
   int candidate[kMaxCandidates];
+  alignas(16) unsigned votes[kRowClasses * kCandidateWords];  // by class, a bit a candidate
   int full_only, both, block_only;
+
+  __device__ __forceinline__ int size() const { return full_only + both + block_only; }
 };
+
+// Votes in the words in front of one.
+__device__ __forceinline__ int votesBefore(RowList const& list, int word) {
+  int sum = 0;
+#pragma unroll
+  for (int i = 0; i < kRowClasses * kCandidateWords; ++i) sum += i < word ? __popc(list.votes[i]) : 0;
+  return sum;
+}
 
 // What a block works on.
 struct BlockWork {
@@ -82,31 +96,40 @@ __device__ __forceinline__ int classOf(Attention const& a, BlockWork const& work
   return row.lam >= 1.0F ? 0 : row.lam > 0.0F ? 1 : 2;
 }
 
-// By the first warp; to be followed by a barrier.
+// By all threads of the block, with a barrier between their votes and what follows from them; to be followed
+// by another one.
+//
+// For example 4 candidates with lam .5, 1, 0, 1: votes of class 0 (lam 1) are 1010, of class 1 0001, of class
+// 2 0100 (bit i is candidate i); so candidates 1 and 3 are rows 0 and 1, candidate 0 is row 2, candidate 2
+// row 3.
+template <int kThreads>
 __device__ __forceinline__ void listRows(Attention const& a, BlockWork const& work, RowList& list) {
-  constexpr int kRounds = kMaxCandidates / kWarpSize;
-  int const lane = static_cast<int>(threadIdx.x);
-  int kind[kRounds], next = 0, counts[3];
+  constexpr int kRounds = ceilDiv(kMaxCandidates, kThreads);
+  int const thread = static_cast<int>(threadIdx.x), lane = thread % kWarpSize;
+  int kind[kRounds];
 #pragma unroll
   for (int i = 0; i < kRounds; ++i) {
-    int const candidate = i * kWarpSize + lane;
+    int const candidate = i * kThreads + thread;
     kind[i] = candidate < a.candidates ? classOf(a, work, candidate) : -1;
-  }
 #pragma unroll
-  for (int k = 0; k < 3; ++k) {
-    int const begin = next;
-#pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
+    for (int k = 0; k < kRowClasses; ++k) {
       unsigned const votes = __ballot_sync(kAllLanes, kind[i] == k ? 1 : 0);
-      if (kind[i] == k) list.candidate[next + __popc(votes & ((1U << lane) - 1U))] = i * kWarpSize + lane;
-      next += __popc(votes);
+      if (lane == 0) list.votes[k * kCandidateWords + candidate / kWarpSize] = votes;
     }
-    counts[k] = next - begin;
   }
-  if (lane == 0) {
-    list.full_only = counts[0];
-    list.both = counts[1];
-    list.block_only = counts[2];
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kRounds; ++i) {
+    if (kind[i] < 0) continue;
+    int const candidate = i * kThreads + thread;
+    int const word = kind[i] * kCandidateWords + candidate / kWarpSize;
+    int const row = votesBefore(list, word) + __popc(list.votes[word] & ((1U << lane) - 1U));
+    list.candidate[row] = candidate;
+  }
+  if (thread == 0) {
+    list.full_only = votesBefore(list, kCandidateWords);
+    list.both = votesBefore(list, 2 * kCandidateWords) - list.full_only;
+    list.block_only = votesBefore(list, kRowClasses * kCandidateWords) - list.full_only - list.both;
   }
 }
 

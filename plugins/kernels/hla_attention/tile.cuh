@@ -8,14 +8,38 @@ namespace r1trt::kernels::hla {
 
 constexpr int kStages = 2;
 
-// kWarpsDown x 16 rows; kWarpsKeys share a tile's keys, kWarpsValues the columns of the output.
-template <class T_, int kQk_, int kV_, bool kLatent_, int kKeys_, int kWarpsDown_, int kWarpsKeys_,
-          int kWarpsValues_>
+// Elements of a key and of a value; a latent's value is the first of its key.
+template <int kQk_, int kV_>
+struct Heads {
+  static constexpr int kQk = kQk_, kV = kV_;
+  static constexpr bool kLatent = false;
+};
+template <int kQk_, int kV_>
+struct Latents {
+  static constexpr int kQk = kQk_, kV = kV_;
+  static constexpr bool kLatent = true;
+};
+
+// Of a stage.
+template <int kCount_>
+struct Keys {
+  static constexpr int kCount = kCount_;
+};
+
+// kDown x 16 rows, one below the other; kOnKeys warps share a tile's keys, kOnValues the columns of the
+// output.
+template <int kDown_, int kOnKeys_, int kOnValues_>
+struct Warps {
+  static constexpr int kDown = kDown_, kOnKeys = kOnKeys_, kOnValues = kOnValues_;
+};
+
+template <class T_, class Head, class KeysOfStage, class WarpsOfBlock>
 struct Tile {
   using T = T_;
-  static constexpr int kQk = kQk_, kV = kV_, kKeys = kKeys_;
-  static constexpr bool kLatent = kLatent_;
-  static constexpr int kWarpsDown = kWarpsDown_, kWarpsKeys = kWarpsKeys_, kWarpsValues = kWarpsValues_;
+  static constexpr int kQk = Head::kQk, kV = Head::kV, kKeys = KeysOfStage::kCount;
+  static constexpr bool kLatent = Head::kLatent;
+  static constexpr int kWarpsDown = WarpsOfBlock::kDown, kWarpsKeys = WarpsOfBlock::kOnKeys,
+                       kWarpsValues = WarpsOfBlock::kOnValues;
   static constexpr int kRows = kWarpsDown * 16;
   static constexpr int kThreads = kWarpsDown * kWarpsKeys * kWarpsValues * kWarpSize;
   static constexpr int kKeyTiles = kKeys / kWarpsKeys / 8;   // of 8 keys, a warp's
@@ -31,6 +55,7 @@ struct Tile {
 
 template <int kRows>
 struct BlockShared {
+  BlockWork work;  // as every thread has it, for what comes behind a branch: its registers would be spilled
   RowList list;
   Row rows[kRows];
 };

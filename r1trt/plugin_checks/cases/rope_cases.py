@@ -82,6 +82,9 @@ CASES = [
     RopeCase(seq=9, head_dim=20, rotary_dim=6),
     RopeCase(seq=9, head_dim=20, rotary_dim=10, interleaved=True, data_type=FLOAT16),
     RopeCase(seq=600, heads=1, kv_heads=1, in_place=True),
+    # More of a token than its threads take at once.
+    RopeCase(seq=520, heads=40, kv_heads=2, head_dim=128, rotary_dim=128, in_place=True),
+    RopeCase(seq=520, heads=20, kv_heads=4, head_dim=96, rotary_dim=32, interleaved=True, data_type=FLOAT32),
     RopeCase(batch=3, seq=17, past=(0, 3, 20), cache="beside", original=8, alpha=0.2, lengths=(17, 0, 5)),
     RopeCase(
         batch=3, seq=17, past=(0, 3, 15), cache="instead", head_dim=128, rotary_dim=64,

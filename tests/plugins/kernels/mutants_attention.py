@@ -92,20 +92,20 @@ KEYS = [
 SOFTMAX = [
     Mutant(
         name="an output that is not rescaled",
-        change=changed("softmax.cuh", "state.out[n][2 * r] *= decay;", ""),
+        change=changed("softmax.cuh", "state.o[n][2 * r] *= decay;", ""),
         cases=(FIRST, "seq=300,lam=none"),
     ),
     Mutant(
         name="a sum that is not rescaled",
-        change=changed("softmax.cuh", "state.sum[r] *= decay;", ""),
+        change=changed("softmax.cuh", "state.l[r] *= decay;", ""),
         cases=(FIRST, "seq=300,lam=none"),
     ),
     Mutant(
         name="the largest score of half the lanes",
         change=changed(
             "softmax.cuh",
-            "__shfl_xor_sync(kAllLanes, largest, 2)",
-            "__shfl_xor_sync(kAllLanes, largest, 1)",
+            "__shfl_xor_sync(kAllLanes, m, 2)",
+            "__shfl_xor_sync(kAllLanes, m, 1)",
         ),
         cases=(FIRST, "default"),
     ),
@@ -113,8 +113,8 @@ SOFTMAX = [
         name="a row without a key yet",
         change=changed(
             "softmax.cuh",
-            "largest == -INFINITY ? 0.0F : largest;  // no key yet",
-            "largest;  // no key yet",
+            "m == -INFINITY ? 0.0F : m;  // no key yet",
+            "m;  // no key yet",
         ),
         cases=(FIRST,),
     ),
@@ -261,11 +261,23 @@ BARRIERS = [
         DECODE,
     ),
     race(
+        "no barrier after the votes",
+        changed("rows.cuh", "  }\n  __syncthreads();\n#pragma unroll", "  }\n#pragma unroll", HEADS_64),
+        FIRST,
+    ),
+    Mutant(
+        name="rows with both branches are not counted",
+        change=changed(
+            "rows.cuh", "votesBefore(list, 2 * kCandidateWords) - list", "list.full_only - list", HEADS_64
+        ),
+        cases=(FIRST,),
+    ),
+    race(
         "no barrier after the rows are listed",
         changed(
             "attention.cuh",
-            "listRows(a, work, shared.list);\n  __syncthreads();",
-            "listRows(a, work, shared.list);",
+            "listRows<Tile::kThreads>(a, work, shared.list);\n  __syncthreads();",
+            "listRows<Tile::kThreads>(a, work, shared.list);",
         ),
         FIRST,
     ),

@@ -27,6 +27,9 @@ LANES_OF_A_GROUP = (
 )
 PASSES = "seq=8200,hidden=144,experts=24,width=16,top_k=1,method=1,n_group=4,topk_group=2"
 MANY_LOGITS = "seq=66,hidden=400,experts=65,width=16,top_k=8"
+GROUPED = "seq=1,experts=16,shared_width=48"
+GROUPED_PARTS = "seq=40,experts=16,parts=5,shared_width=48,top_k=6"
+GROUPED_TILES = "seq=300,experts=4,shared_width=48,data_type=1"
 TWO_TILES = "seq=300,hidden=80,experts=3,width=272,top_k=3"
 
 
@@ -205,8 +208,8 @@ ROWS = [
         name="tiles for full ones only",
         change=changed(
             "dynamic_moe.cu",
-            "layer.most_tiles = layer.rows / layer.tile_rows + partial;",
-            "layer.most_tiles = layer.rows / layer.tile_rows;",
+            "return layer.rows / layer.tile_rows + partial + shared;",
+            "return layer.rows / layer.tile_rows + shared;",
         ),
         cases=(MANY, TWO_TILES),
     ),
@@ -214,8 +217,8 @@ ROWS = [
         "a piece of the workspace that is too small",
         changed(
             "dynamic_moe.cu",
-            "w.out = memory.take<char>(layer.rows * p.hidden * 2);",
-            "w.out = memory.take<char>(layer.rows * p.hidden);",
+            "w.out = memory.take<char>(rows * p.hidden * 2);",
+            "w.out = memory.take<char>(rows * p.hidden * 2 - 1024);",
         ),
         MANY,
     ),
@@ -232,6 +235,38 @@ ROWS = [
             "p.routing.weight[token * p.top_k] : 0.0F",
         ),
         cases=(MANY, ADAPTIVE),
+    ),
+    Mutant(
+        name="tiles for the experts' rows alone",
+        change=changed("dynamic_moe.cu", "+ partial + shared;", "+ partial;"),
+        cases=(GROUPED_TILES,),
+    ),
+    Mutant(
+        name="the shared expert's rows at the first",
+        change=changed(
+            "permute.cu", "*p.shared_row + static_cast<int32_t>(token)", "static_cast<int32_t>(token)"
+        ),
+        cases=(GROUPED, GROUPED_TILES),
+    ),
+    Mutant(
+        name="the shared expert's output at the token's row",
+        change=changed("permute.cu", "(p.shared_row != nullptr ? *p.shared_row : 0)", "0"),
+        cases=(GROUPED, GROUPED_TILES),
+    ),
+    Mutant(
+        name="the shared expert with the last expert's weights",
+        change=changed(
+            "stages.cuh",
+            "group < experts ? placeOfExpert(group, experts, parts) : ExpertPlace{parts, 0}",
+            "placeOfExpert(group < experts ? group : experts - 1, experts, parts)",
+            "gemm_16bit.cu",
+        ),
+        cases=(GROUPED, GROUPED_PARTS),
+    ),
+    Mutant(
+        name="no tiles for the shared expert",
+        change=changed("router.cu", "p.params.experts + (p.shared_rows > 0 ? 1 : 0)", "p.params.experts"),
+        cases=(GROUPED, GROUPED_TILES),
     ),
     Mutant(
         name="a shared expert for padding",
@@ -381,7 +416,7 @@ SWIGLU = [
     ),
     Mutant(
         name="the last expert's rows left out",
-        change=changed("swiglu.cu", "row >= p.offset[p.experts]", "row >= p.offset[p.experts - 1]"),
+        change=changed("swiglu.cu", "layer.groups(), p.width", "layer.groups() - 1, p.width"),
         cases=("seq=127,shared_width=16,swiglu=2",),
     ),
 ]
@@ -405,7 +440,7 @@ PARTS = [
     ),
     Mutant(
         name="every expert from part 0",
-        change=changed("grouped_gemm.cuh", "g.weight.part[place.part]", "g.weight.part[0]", GEMM_FP8),
+        change=changed("grouped_gemm.cuh", "g.weight[place.part]", "g.weight[0]", GEMM_FP8),
         cases=(PARTED,),
     ),
 ]

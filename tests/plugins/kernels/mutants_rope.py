@@ -24,12 +24,12 @@ MUTANTS = [
     ),
     Mutant(
         name="one sine for a whole vector",
-        change=changed("tables.sine[offset + i]", "tables.sine[offset]"),
+        change=changed("tables.sine[pair]", "tables.sine[pair - i]"),
         cases=("past=(77,)", "seq=9,head_dim=192,data_type=1,attention_factor=1.1"),
     ),
     Mutant(
         name="interleaved pairs by the half-split's index",
-        change=changed("int const pair = offset / 2 + i;", "int const pair = offset + i;"),
+        change=changed("item * (kVec / 2) + i", "item * kVec + i"),
         cases=(INTERLEAVED, "seq=5,heads=3,kv_heads=1,head_dim=576,interleaved=True"),
         report=NOT_WRITTEN,
     ),
@@ -66,7 +66,7 @@ MUTANTS = [
     ),
     overflow(
         "the rest of a head at the wrong place",
-        changed("p.rotary_dim + (item - rotated) * kVec", "p.rotary_dim + item * kVec"),
+        changed("p.rotary_dim + (item - rotated(p)) * kVec", "p.rotary_dim + item * kVec"),
         "seq=9,head_dim=192,interleaved=True,data_type=0",
     ),
     Mutant(
@@ -86,6 +86,13 @@ MUTANTS = [
             "token / p.seq * p.kv_heads * p.cache_capacity",
         ),
         cases=(BESIDE, FULL),
+    ),
+    Mutant(
+        name="the first piece for all of a thread's",
+        change=changed(
+            "index += step;\n    if (index < pieces) piece.load(p, token, index);", "index += step;"
+        ),
+        cases=("seq=520,heads=40,head_dim=128,rotary_dim=128,in_place=True",),
     ),
     race(
         "no barrier before the tables are read",
