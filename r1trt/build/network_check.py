@@ -106,7 +106,8 @@ def require_obeyed(report: NetworkReport) -> None:
     raise BuildError(
         f"The network disobeys the precision plan in {len(bad)} of {len(report.layers)} layers.",
         found=listing(lines, limit=None),
-        fix="this is a fault of the toolchain or of the builder's version; build with --bf16 meanwhile",
+        fix="this is a fault of the toolchain or of the builder's version; build with --bf16 "
+        "meanwhile, or with other --plugins where it is an implementation",
     )
 
 

@@ -14,7 +14,8 @@ from r1trt.artifacts.trusted_code import record_trusted_code, require_trusted_co
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.config import BuildConfig
 from r1trt.errors import BuildError, ConfigError, UnavailableError
-from r1trt.ops.registry import operator_of
+from r1trt.graph.load import model_from_onnx_file
+from r1trt.ops.registry import OPERATORS, operator_of
 from r1trt.plugin_tools.library import (
     PluginLibrary,
     find_library,
@@ -63,7 +64,7 @@ class BuildPlugins:
 
 
 def plugins_for_build(
-    config: BuildConfig, backend: str, sms: Sequence[int], *, needed: bool = True, required: bool
+    config: BuildConfig, backend: str, sms: Sequence[int], *, needed: bool, required: bool
 ) -> BuildPlugins:
     """Chooses the library: the one that the configuration names, else one that was built before.
 
@@ -129,7 +130,8 @@ def plugins_of_unfinished(config: BuildConfig, build: BuildArtifact) -> BuildPlu
     manifest, recorded, beside = build.manifest, build.manifest.plugins, build.plugin_library
     takes_plugins = BUILDER_APIS[manifest.backend].has_plugins
     if config.plugin_library is not None or recorded is None or not takes_plugins:
-        return plugins_for_build(config, manifest.backend, manifest.sms, required=True)
+        needed = recorded is not None or bool(plugin_operators(build.typed_graph))
+        return plugins_for_build(config, manifest.backend, manifest.sms, needed=needed, required=True)
     library = library_from_path(beside)
     if library.sha256 != recorded.sha256:
         raise BuildError(
@@ -142,6 +144,13 @@ def plugins_of_unfinished(config: BuildConfig, build: BuildArtifact) -> BuildPlu
     require_code_for(library, manifest.sms, where=beside)
     require_trusted_code(beside, trusted=config.trust_plugins)
     return BuildPlugins(library=library, embed=config.embed_plugins or recorded.embedded)
+
+
+def plugin_operators(graph: Path) -> list[str]:
+    """Operators that a typed graph leaves to plugins: those without a body in it."""
+    model = model_from_onnx_file(graph)
+    bodies = {function.name for function in model.functions.values()}
+    return sorted({node.op_type for node in model.graph.all_nodes()} & set(OPERATORS) - bodies)
 
 
 def require_plugin_sizes(model: ir.Model, in_plugins: Collection[str]) -> None:
@@ -167,5 +176,6 @@ def require_plugin_sizes(model: ir.Model, in_plugins: Collection[str]) -> None:
         raise BuildError(
             "TensorRT's plugins have no kernels for sizes of this model.",
             found=listing(lines, limit=None),
-            fix="build for an architecture whose builder takes no plugins: `r1trt doctor` lists them",
+            fix="leave --plugins all out where it was given, or build for an architecture whose builder "
+            "takes no plugins: `r1trt doctor` lists them",
         )

@@ -159,13 +159,13 @@ class HlaAttention(Operator[AttentionSpec]):
         return ReadBack(asked, found)
 
     def plugin_reason(self, node: ir.Node) -> str | None:
-        """The block branch, and keys that hold their values, or are longer than them."""
+        """The block branch, and keys that hold their values, or are of another size."""
         spec = self.spec_from_node(node)
         if spec.has_lam:
             return "its lambda gate mixes two branches"
         if spec.latent:
             return "its keys are latents"
-        return None if spec.head_dim == spec.v_head_dim else "its keys are longer than its values"
+        return None if spec.head_dim == spec.v_head_dim else "its keys and values differ in size"
 
     def plugin_problems(self, node: ir.Node) -> Iterator[str]:
         """Heads, or latents, of other sizes than its kernels'."""

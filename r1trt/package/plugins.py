@@ -7,9 +7,8 @@ from pathlib import Path
 
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.artifacts.trusted_code import require_trusted_build
+from r1trt.build.plugins import plugin_operators
 from r1trt.errors import BuildError
-from r1trt.graph.load import model_from_onnx_file
-from r1trt.ops.registry import OPERATORS
 from r1trt.plugin_tools.library import find_library, library_from_path, require_code_for
 
 
@@ -34,7 +33,7 @@ def plugin_library_for(
         for build in builds:
             require_trusted_build(build, trusted=trust_plugins)
     first = builds[0]
-    needed = _plugin_operators(first.typed_graph) if first.manifest.backend == "tensorrt" else []
+    needed = plugin_operators(first.typed_graph) if first.manifest.backend == "tensorrt" else []
     if not needed or first.manifest.embeds_plugins:
         return None
     sms = [entry.sm for build in builds for entry in build.manifest.engines if entry.sm is not None]
@@ -54,9 +53,3 @@ def plugin_library_for(
             "The plugin library lacks operators of the engine.", where=library.path, found=", ".join(missing)
         )
     return library.path
-
-
-def _plugin_operators(graph: Path) -> list[str]:
-    model = model_from_onnx_file(graph)
-    bodies = {function.name for function in model.functions.values()}
-    return sorted({node.op_type for node in model.graph.all_nodes()} & set(OPERATORS) - bodies)

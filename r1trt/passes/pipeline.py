@@ -123,6 +123,27 @@ def simulation_passes() -> Passes:
     return [RestoreAbsentInputsPass(), *_onnxruntime_passes()]
 
 
+def scoring_passes() -> Passes:
+    """An exported graph into one that scores whole prompts, whose operators are calls without bodies."""
+    return [RemoveCachePass(), DropBodiesPass()]
+
+
+def segment_passes(plan: PrecisionPlan) -> Passes:
+    """What turns a piece of a scoring graph into a plan's arithmetic for ONNX Runtime, roundings included.
+
+    Args:
+        plan: Has the piece's layers, with all their scales, and may have others.
+    """
+    return [
+        RealizeLayersPass(plan),
+        CancelCastsPass(),
+        ShareConversionsPass(),
+        RemoveUnusedNodesPass(),
+        CheckTypedPass(),
+        *_onnxruntime_passes(),
+    ]
+
+
 def calibration_passes(
     probes: Sequence[Probe], statistic: Statistic, scales: Mapping[str, Sequence[float]] | None = None
 ) -> Passes:

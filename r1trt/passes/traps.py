@@ -1,6 +1,7 @@
 """Forms of a graph that the builders crash on, drop in silence or compute wrongly, one rule each.
 
-Each was measured with TensorRT-RTX 1.7; `tensorrt` is spared where a full TensorRT is known to do better.
+Each was measured with TensorRT-RTX 1.7, or is a limit that NVIDIA documents; `tensorrt` is spared where
+a full TensorRT is known to do better.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def check_plan(plan: PrecisionPlan, arch: str, backend: Backend | None = None) -
         _raise(
             "The precision plan cannot be built with TensorRT: its plugins compute in other types.",
             list(_plugin_problems(plan)),
-            "build with --bf16 or --fp8, or give these layers bf16 in the plan",
+            "build with --bf16 or --fp8, give these layers bf16 in the plan, or leave --plugins all out",
         )
     elif backend is not None:
         _raise(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -39,12 +38,20 @@ def with_implementations(plan: PrecisionPlan, model: ir.Model, use: PluginUse) -
         name: _decided(layer, nodes[name], use) if name in nodes else layer
         for name, layer in plan.layers.items()
     }
-    problems = [problem for name in nodes for problem in _problems(name, nodes[name], layers.get(name), use)]
-    if problems:
+    native = [name for name in nodes if name in layers and layers[name].implementation == "native"]
+    if missing := [
+        f"'{name}' is native, but {reason}" for name in native if (reason := _reason(nodes[name]))
+    ]:
         raise PlanError(
             "The precision plan asks TensorRT for layers that it does not have.",
-            found=listing(problems),
+            found=listing(missing),
             fix="set their implementation to plugin, or leave it out",
+        )
+    if use == "all" and native:
+        raise PlanError(
+            "The precision plan and --plugins all contradict each other.",
+            found=listing([f"'{name}' is native" for name in native]),
+            fix="leave --plugins out, or set these layers' implementation to plugin",
         )
     return replace(plan, layers=layers)
 
@@ -54,16 +61,6 @@ def _decided(layer: LayerPrecision, node: ir.Node, use: PluginUse) -> LayerPreci
         return layer
     implementation: Implementation = "plugin" if use == "all" or _reason(node) else "native"
     return replace(layer, implementation=implementation)
-
-
-def _problems(name: str, node: ir.Node, layer: LayerPrecision | None, use: PluginUse) -> Iterator[str]:
-    if layer is None or layer.implementation != "native":
-        return
-    reason = _reason(node)
-    if reason:
-        yield f"'{name}' is native, but {reason}, which its plugin computes"
-    elif use == "all":
-        yield f"'{name}' is native, and --plugins all asks for its plugin"
 
 
 def _reason(node: ir.Node) -> str | None:

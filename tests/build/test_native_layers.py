@@ -17,6 +17,7 @@ from r1trt.build.child import BuildRequest, build_in_child
 from r1trt.build.config import BuildConfig
 from r1trt.build.network_check import NetworkReport, check_network, require_obeyed
 from r1trt.build.pipeline import build_engine
+from r1trt.build.plugins import BuildPlugins, plugins_of_unfinished
 from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.ops.registry import OPERATORS
 from r1trt.precision.implementations import plugin_layers
@@ -126,6 +127,12 @@ def test_plugins_for_a_network_without_any_are_refused(
     config = BuildConfig(model=llama_export, arch="hopper", output=tmp_path / "engine", **options)
     with pytest.raises(ConfigError, match="No layer of this model becomes a plugin"):
         build_engine(config)
+
+
+def test_a_build_without_plugins_is_finished_without_a_library(hopper: BuildArtifact) -> None:
+    assert plugins_of_unfinished(BuildConfig(), hopper) == BuildPlugins()
+    with pytest.raises(ConfigError, match="No layer of this model becomes a plugin"):
+        plugins_of_unfinished(BuildConfig(embed_plugins=True), hopper)
 
 
 @pytest.mark.parametrize(("arch", "backend"), [("ada", "tensorrt-rtx"), ("cpu", "onnxruntime")])

@@ -127,7 +127,7 @@ def test_a_named_library_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_build_takes_the_library_that_is_there(cache: Path, tmp_path: Path) -> None:
     path = write_library(cache / "x" / LIBRARY_FILE)
-    plugins = plugins_for_build(BuildConfig(), "tensorrt", [90], required=True)
+    plugins = plugins_for_build(BuildConfig(), "tensorrt", [90], needed=True, required=True)
     assert plugins.library is not None and plugins.library.path == path
     manifest = plugins.put_beside_engine(tmp_path, UNFINISHED)
     assert (tmp_path / LIBRARY_FILE).read_bytes() == path.read_bytes()
@@ -138,35 +138,35 @@ def test_a_build_takes_the_library_that_is_there(cache: Path, tmp_path: Path) ->
 
 def test_an_embedded_library_is_not_to_be_loaded(cache: Path, tmp_path: Path) -> None:
     write_library(cache / "x" / LIBRARY_FILE)
-    plugins = plugins_for_build(BuildConfig(embed_plugins=True), "tensorrt", [90], required=True)
+    plugins = plugins_for_build(BuildConfig(embed_plugins=True), "tensorrt", [90], needed=True, required=True)
     manifest = plugins.put_beside_engine(tmp_path, UNFINISHED)
     assert (manifest.plugin_libraries, manifest.embeds_plugins) == ((), True)
 
 
 def test_a_build_here_and_now_needs_a_library() -> None:
-    assert plugins_for_build(BuildConfig(), "tensorrt", [90], required=False) == BuildPlugins()
+    assert plugins_for_build(BuildConfig(), "tensorrt", [90], needed=True, required=False) == BuildPlugins()
     with pytest.raises(UnavailableError, match="none was built") as caught:
-        plugins_for_build(BuildConfig(), "tensorrt", [90], required=True)
+        plugins_for_build(BuildConfig(), "tensorrt", [90], needed=True, required=True)
     assert "r1trt plugins build" in caught.value.details["fix"]
 
 
 def test_a_named_library_must_have_the_code(tmp_path: Path) -> None:
     path = write_library(tmp_path / LIBRARY_FILE, (89,))
     with pytest.raises(BuildError, match="no code for the GPU"):
-        plugins_for_build(BuildConfig(plugin_library=path), "tensorrt", [90], required=False)
+        plugins_for_build(BuildConfig(plugin_library=path), "tensorrt", [90], needed=True, required=False)
 
 
 @pytest.mark.parametrize("backend", ["tensorrt-rtx", "onnxruntime"])
 def test_only_tensorrt_takes_plugins(tmp_path: Path, backend: str) -> None:
-    assert plugins_for_build(BuildConfig(), backend, [89], required=True) == BuildPlugins()
+    assert plugins_for_build(BuildConfig(), backend, [89], needed=True, required=True) == BuildPlugins()
     for config in (BuildConfig(embed_plugins=True), BuildConfig(plugin_library=tmp_path / LIBRARY_FILE)):
         with pytest.raises(ConfigError, match="are for the builder tensorrt"):
-            plugins_for_build(config, backend, [89], required=True)
+            plugins_for_build(config, backend, [89], needed=True, required=True)
 
 
 def test_an_unfinished_build_keeps_its_library(cache: Path, tmp_path: Path) -> None:
     write_library(cache / "x" / LIBRARY_FILE)
-    first = plugins_for_build(BuildConfig(embed_plugins=True), "tensorrt", [90], required=False)
+    first = plugins_for_build(BuildConfig(embed_plugins=True), "tensorrt", [90], needed=True, required=False)
     build = BuildArtifact(path=tmp_path, manifest=first.put_beside_engine(tmp_path, UNFINISHED))
     later = plugins_of_unfinished(BuildConfig(), build)
     assert later.embed and later.library is not None and later.library.path == tmp_path / LIBRARY_FILE

@@ -181,7 +181,7 @@ cudaError_t runGroups(Layer const& layer, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-// A shared expert of another width than the experts'.
+// A shared expert that is no group.
 cudaError_t runShared(Layer const& layer, cudaStream_t stream) {
   DynamicMoeParams const& p = layer.params;
   Workspace const& w = layer.workspace;

@@ -32,7 +32,7 @@ enum class Fp8Math : int32_t {
   kWeightOnly = 2,  // weights widened to the activation type, activations as they are
 };
 
-// Where the routed experts' silu(gate) * up is computed.
+// Where silu(gate) * up is computed.
 enum class SwiGlu : int32_t {
   kAuto = 0,      // kSeparate where Hopper's own kernels compute the product, else kFused
   kFused = 1,     // in the product's epilogue: mma.sync on every architecture

@@ -78,10 +78,8 @@ cudaError_t launchTiles(GroupedGemm const& g, cudaStream_t stream) {
   p.k = g.k;
   MatrixMap const a{g.a.data, Type::kMapType, Type::kSize, g.rows, g.k, Shape::kRows, kBoxColumns};
   cudaError_t error = encodeTensorMap(a, p.a);
-  int const maps = p.parts + p.groups - p.experts;
-  for (int part = 0; part < maps && error == cudaSuccess; ++part) {
-    int64_t const of_experts = p.experts / p.parts + (part < p.experts % p.parts ? 1 : 0);
-    int64_t const matrices = part < p.parts ? of_experts : 1;
+  for (int part = 0; part < mapsOf(g) && error == cudaSuccess; ++part) {
+    int64_t const matrices = matricesOf(g, part);
     MoeWeight const& weight = g.weight[part];
     p.weight_scale[part] = weight.scale;
     error = encodeTensorMap(

@@ -30,6 +30,14 @@ inline bool hopperTakes(GroupedGemm const& g, int sm) {
   return plain && (fp8 || g.weight_type == g.data_type);
 }
 
+// Parts of the weights, that of the group behind the experts included, and matrices of one.
+inline int mapsOf(GroupedGemm const& g) {
+  return g.parts + g.groups - g.experts;
+}
+inline int64_t matricesOf(GroupedGemm const& g, int part) {
+  return part < g.parts ? g.experts / g.parts + (part < g.experts % g.parts ? 1 : 0) : 1;
+}
+
 // Whether this library was compiled with them.
 bool hopperBuilt();
 

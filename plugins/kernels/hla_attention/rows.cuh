@@ -104,7 +104,8 @@ __device__ __forceinline__ int classOf(Attention const& a, BlockWork const& work
 // row 3.
 template <int kThreads>
 __device__ __forceinline__ void listRows(Attention const& a, BlockWork const& work, RowList& list) {
-  constexpr int kRounds = ceilDiv(kMaxCandidates, kThreads);
+  static_assert(kMaxCandidates % kThreads == 0, "every vote has its word");
+  constexpr int kRounds = kMaxCandidates / kThreads;
   int const thread = static_cast<int>(threadIdx.x), lane = thread % kWarpSize;
   int kind[kRounds];
 #pragma unroll

@@ -1,5 +1,7 @@
 """Bodies of what TensorRT-RTX builds without a plugin: no Loop, If, NonZero or scatter reduction.
 
+TensorRT gets them, too, where it needs no plugin.
+
 They are generic in the activation type: the same bodies, typed FLOAT, run in ONNX Runtime.
 """
 

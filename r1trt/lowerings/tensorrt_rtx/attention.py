@@ -26,7 +26,7 @@ FUSED_LEAST_HEADS = 4
 def _check(spec: AttentionSpec) -> None:
     if spec.v_head_dim != spec.head_dim and (spec.has_lam or not spec.latent):
         raise ExportError(
-            "TensorRT-RTX's Attention needs equal head sizes of keys and values.",
+            "TensorRT's own Attention needs equal head sizes of keys and values.",
             found=f"head_dim {spec.head_dim}, v_head_dim {spec.v_head_dim}",
             fix="build for a backend that has the operator's plugin",
         )

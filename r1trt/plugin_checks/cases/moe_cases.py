@@ -153,6 +153,7 @@ CASES = [
     MoeCase(seq=33, hidden=272, width=144, shared_width=144, static=True, **_FP8),
     MoeCase(seq=80, hidden=272, width=144, layout=PER_CHANNEL, parts=3, shared_width=144, **_FP8),
     MoeCase(seq=12, hidden=272, width=256, layout=BLOCK_128, shared_width=256, data_type=FLOAT16, **_FP8),
+    MoeCase(seq=60, hidden=272, width=128, layout=BLOCK_128, parts=3, shared_width=128, **_FP8),
     MoeCase(seq=20, hidden=144, width=128, layout=BLOCK_128, math=WEIGHT_ONLY, shared_width=128, **_FP8),
     MoeCase(seq=80, hidden=272, width=256, layout=BLOCK_128, shared_width=256, swiglu=SEPARATE, **_FP8),
     MoeCase(seq=130, experts=16, swiglu=SEPARATE, shared_width=48),
