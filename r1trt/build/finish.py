@@ -76,20 +76,24 @@ def finish_build(source: BuildArtifact, config: BuildConfig, progress: Progress 
     return output
 
 
-def builder_unavailable(build: Path, backend: str, reason: str) -> UnavailableError:
+def builder_unavailable(
+    build: Path, backend: str, reason: str, plugins_for: str | None = None
+) -> UnavailableError:
     """The error for a builder that is not here.
 
     Args:
         build: The build that lacks its engine for it.
         backend: The builder.
         reason: Why it cannot build here.
+        plugins_for: The `--arch` whose plugin library the build needs and lacks; None where it lacks none.
     """
+    compile_first = "" if plugins_for is None else f"r1trt plugins build --arch {plugins_for}, then "
     return UnavailableError(
         "Everything but the engine is built.",
         where=build,
         found=reason,
         expected=f"a machine where {backend} can build",
-        fix=f"copy the directory there, pip install 'r1trt[{_EXTRAS[backend]}]', and run: "
+        fix=f"copy the directory there, pip install 'r1trt[{_EXTRAS[backend]}]', and run: {compile_first}"
         f"r1trt build {shlex.quote(str(build))}",
     )
 

@@ -97,7 +97,10 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
         if not build.manifest.is_finished and missing is None:
             build_engines(build, timing_cache=config.timing_cache, progress=progress)
     if missing is not None:
-        raise builder_unavailable(output, target.backend, missing)
+        lacks_library = bool(in_plugins) and plugins.library is None
+        raise builder_unavailable(
+            output, target.backend, missing, target.arch.name if lacks_library else None
+        )
     return output
 
 

@@ -90,6 +90,19 @@ def test_a_plugin_in_place_of_a_native_layer_is_noticed(hopper: BuildArtifact) -
     assert (report.summary()["native"], report.summary()["plugin"]) == (3, 1)
 
 
+def test_an_unfinished_build_says_that_it_needs_the_plugins(
+    llama_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R1TRT_CACHE", str(tmp_path / "empty"))
+    for plugins, compiles in (("needed", False), ("all", True)):
+        config = BuildConfig(model=llama_export, arch="hopper", plugins=plugins, output=tmp_path / plugins)  # type: ignore[arg-type]  # both are
+        with pytest.raises(UnavailableError) as caught:
+            build_engine(config)
+        assert (
+            "r1trt plugins build --arch hopper, then r1trt build" in caught.value.details["fix"]
+        ) is compiles
+
+
 def test_all_plugins_on_demand(llama_export: Path, tmp_path: Path) -> None:
     build = unfinished(llama_export, tmp_path / "engine", precision="bf16", plugins="all")
     kinds = [kind for kind, _ in types_of(build.typed_graph)]
