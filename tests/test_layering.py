@@ -46,6 +46,7 @@ ORDER = (
     "estimate",
     "build",
     "evaluate",
+    "search",
     "validate",
     "serving",
     "frontends",

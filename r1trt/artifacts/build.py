@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.export import ReadWeightFile
 from r1trt.artifacts.fields import Check, Count, FileName, PathText, Size, Sm
 from r1trt.artifacts.manifest import Kind
+from r1trt.errors import BuildError
 from r1trt.text import listing
 
 PLUGIN_LIBRARY_FILE = "libr1trt_plugins.so"
@@ -247,6 +249,15 @@ class BuildArtifact(BuildDirectory):
             elif (size := path.stat().st_size) != entry.bytes:
                 found[entry.file] = f"{size} bytes: damaged"
         return found
+
+    def require_finished(self) -> None:
+        """Raises BuildError where the build has no engine yet."""
+        if not self.manifest.is_finished:
+            raise BuildError(
+                "This build is not finished: it has no engine.",
+                where=self.path,
+                fix=f"r1trt build {shlex.quote(str(self.path))}",
+            )
 
     def require_whole(self) -> None:
         """Raises ArtifactError, which lists them, where files are missing or of another size."""

@@ -77,7 +77,11 @@ def finish_build(source: BuildArtifact, config: BuildConfig, progress: Progress 
 
 
 def builder_unavailable(
-    build: Path, backend: str, reason: str, plugins_for: str | None = None
+    build: Path,
+    backend: str,
+    reason: str,
+    plugins_for: str | None = None,
+    holds_library: bool = False,
 ) -> UnavailableError:
     """The error for a builder that is not here.
 
@@ -86,15 +90,17 @@ def builder_unavailable(
         backend: The builder.
         reason: Why it cannot build here.
         plugins_for: The `--arch` whose plugin library the build needs and lacks; None where it lacks none.
+        holds_library: Whether it holds the library, which another machine is not to run unasked.
     """
     compile_first = "" if plugins_for is None else f"r1trt plugins build --arch {plugins_for}, then "
+    trust = " --trust-plugins" if holds_library else ""
     return UnavailableError(
         "Everything but the engine is built.",
         where=build,
         found=reason,
         expected=f"a machine where {backend} can build",
         fix=f"copy the directory there, pip install 'r1trt[{_EXTRAS[backend]}]', and run: {compile_first}"
-        f"r1trt build {shlex.quote(str(build))}",
+        f"r1trt build {shlex.quote(str(build))}{trust}",
     )
 
 

@@ -98,9 +98,8 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
             build_engines(build, timing_cache=config.timing_cache, progress=progress)
     if missing is not None:
         lacks_library = bool(in_plugins) and plugins.library is None
-        raise builder_unavailable(
-            output, target.backend, missing, target.arch.name if lacks_library else None
-        )
+        compile_for = target.arch.name if lacks_library else None
+        raise builder_unavailable(output, target.backend, missing, compile_for, plugins.library is not None)
     return output
 
 

@@ -24,6 +24,7 @@ from r1trt.cli.generate import generate
 from r1trt.cli.inspect import inspect
 from r1trt.cli.output import print_error
 from r1trt.cli.plugins import plugins
+from r1trt.cli.precision import precision
 from r1trt.cli.serve import serve
 from r1trt.cli.triton import triton
 from r1trt.cli.validate import validate
@@ -54,7 +55,20 @@ def cli() -> None:
     """Hugging Face checkpoints to validated TensorRT engines, through ONNX."""
 
 
-for _command in (estimate, export, build, validate, generate, chat, triton, serve, plugins, inspect, doctor):
+for _command in (
+    estimate,
+    export,
+    build,
+    validate,
+    generate,
+    chat,
+    triton,
+    serve,
+    precision,
+    plugins,
+    inspect,
+    doctor,
+):
     cli.add_command(_command)
 
 

@@ -32,10 +32,11 @@ def inspect(path: Path, as_json: bool) -> None:
     from r1trt.inspect.path import summary_of_path
 
     summary = summary_of_path(path)
-    print_result(asdict(summary), list(_lines(summary)), as_json=as_json)
+    print_result(asdict(summary), list(summary_lines(summary)), as_json=as_json)
 
 
-def _lines(summary: Summary) -> Iterator[str]:
+def summary_lines(summary: Summary) -> Iterator[str]:
+    """A summary as lines of text."""
     yield f"{summary.kind}: {summary.path}"
     yield from fact_lines({name: _readable(name, value) for name, value in summary.facts.items()})
     for table in summary.tables:

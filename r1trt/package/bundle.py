@@ -14,7 +14,7 @@ from r1trt.artifacts.build import BuildArtifact, BuildManifest
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import BuildError, ConfigError
 from r1trt.graph.load import model_from_onnx_file
-from r1trt.package.bundle_checks import require_finished, require_one_model, require_tokenizer
+from r1trt.package.bundle_checks import require_one_model, require_tokenizer
 from r1trt.package.plugins import plugin_library_for
 
 
@@ -69,7 +69,7 @@ def bundle_from_builds(
     builds = [BuildArtifact.read(directory) for directory in directories]
     first = builds[0]
     for build in builds:
-        require_finished(build)
+        build.require_finished()
         require_tokenizer(build)
     require_one_model(builds)
     engines = tuple(entry for build in builds for entry in build.manifest.engines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from r1trt.arch import LIBRARIES
@@ -13,16 +12,6 @@ from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
 # What has to be equal for engines to be one model's on different GPUs.
 _SHARED = ("backend", "cache", "capacity", "max_batch_size", "max_input_len", "last_token_logits")
-
-
-def require_finished(build: BuildArtifact) -> None:
-    """Refuses a build without an engine."""
-    if not build.manifest.is_finished:
-        raise BuildError(
-            "This build is not finished: it has no engine.",
-            where=build.path,
-            fix=f"r1trt build {shlex.quote(str(build.path))}",
-        )
 
 
 def require_tokenizer(build: BuildArtifact) -> None:

@@ -104,7 +104,9 @@ def check_plan(plan: PrecisionPlan, arch: str, backend: Backend | None = None) -
     _raise(
         f"The precision plan cannot be built for --arch {arch}.",
         list(_arch_problems(plan, arch)),
-        "plan with --bf16, or build for ada, hopper or blackwell",
+        f"build with --arch {plan.arch}, or make a plan for {arch}"
+        if plan.arch != arch
+        else "plan with --bf16, or build for ada, hopper or blackwell",
     )
     if backend == "tensorrt-rtx":
         _raise(

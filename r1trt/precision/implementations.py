@@ -56,6 +56,15 @@ def with_implementations(plan: PrecisionPlan, model: ir.Model, use: PluginUse) -
     return replace(plan, layers=layers)
 
 
+def without_native(plan: PrecisionPlan) -> PrecisionPlan:
+    """A plan for a builder without plugins: to it nothing is native rather than a plugin."""
+    layers = {
+        name: replace(layer, implementation=None) if layer.implementation == "native" else layer
+        for name, layer in plan.layers.items()
+    }
+    return replace(plan, layers=layers)
+
+
 def _decided(layer: LayerPrecision, node: ir.Node, use: PluginUse) -> LayerPrecision:
     if layer.implementation is not None:
         return layer

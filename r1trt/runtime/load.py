@@ -39,6 +39,7 @@ def session_from_engine(engine: Path, *, threads: int | None = None, trust_plugi
             found=f"kind {artifact.manifest.KIND!r}",
             expected="the directory of a build or of an export",
         )
+    artifact.require_finished()
     if artifact.manifest.backend == "onnxruntime":
         artifact.require_whole()
     else:

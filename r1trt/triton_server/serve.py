@@ -13,7 +13,6 @@ from r1trt.artifacts.repository import ServedEngine, ServedModelDirectory
 from r1trt.cache import CACHE_VARIABLE, cache_directory
 from r1trt.errors import BuildError, ConfigError, UnavailableError
 from r1trt.lifetime.temporary import temporary_directory
-from r1trt.package.bundle_checks import require_finished
 from r1trt.package.generation import write_generation_model
 from r1trt.package.limits import GenerationLimits
 from r1trt.package.model_check import require_model_name
@@ -164,7 +163,7 @@ def _servable_artifact(config: ServeConfig) -> BuildArtifact | RepositoryArtifac
         _require_no_limits(config)
         _require_servable(artifact.manifest.engine, config.engine)
     else:
-        require_finished(artifact)
+        artifact.require_finished()
         _require_servable(artifact.manifest, config.engine)
     return artifact
 

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from r1trt.evaluate.logits import KL_BIN_EDGES, kl_histogram
+from r1trt.evaluate.svg import COLORS, new_figure, svg_of_figure
 
 if TYPE_CHECKING:
     from r1trt.evaluate.verdict import Comparison
     from r1trt.validate.report import ValidationReport
-
-_COLORS = ("#2f6fb5", "#d9822b", "#3a8f5c", "#8a5fb0", "#b5433f")
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "r1trt",
-    "font.family": "sans-serif",
-    "font.size": 9,
-}
 
 
 def plots_from_report(report: ValidationReport) -> Mapping[str, Markup]:
@@ -47,22 +39,12 @@ def _line_style(comparison: Comparison, first: Comparison) -> str:
     return "-" if comparison.reference == first.reference else "--"
 
 
-def _figure(height: float = 2.9) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    return figure, axes
-
-
 def _kl_plot(comparisons: tuple[Comparison, ...]) -> Markup:
-    figure, axes = _figure()
+    figure, axes = new_figure()
     # The first and last bins are open; they are drawn as wide as the others.
     width = KL_BIN_EDGES[1] / KL_BIN_EDGES[0]
     edges = [KL_BIN_EDGES[0] / width, *KL_BIN_EDGES, KL_BIN_EDGES[-1] * width]
-    for comparison, color in zip(comparisons, _COLORS * len(comparisons), strict=False):
+    for comparison, color in zip(comparisons, COLORS * len(comparisons), strict=False):
         kl_T = comparison.figures.logits.kl_T
         shares = [count / max(len(kl_T), 1) for count in kl_histogram(kl_T)]
         style = _line_style(comparison, comparisons[0])
@@ -72,12 +54,12 @@ def _kl_plot(comparisons: tuple[Comparison, ...]) -> Markup:
     axes.set_xlabel("KL divergence, nats (the leftmost step holds everything below 1e-9)")
     axes.set_ylabel("share of tokens")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg_of_figure(figure)
 
 
 def _layer_plot(comparisons: list[Comparison]) -> Markup:
-    figure, axes = _figure()
-    for comparison, color in zip(comparisons, _COLORS * len(comparisons), strict=False):
+    figure, axes = new_figure()
+    for comparison, color in zip(comparisons, COLORS * len(comparisons), strict=False):
         errors = sorted(
             (int(match.group()), error.relative_rms)
             for name, error in comparison.figures.layers.items()
@@ -96,31 +78,18 @@ def _layer_plot(comparisons: list[Comparison]) -> Markup:
     axes.set_xlabel("layer")
     axes.set_ylabel("relative error (RMS)")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg_of_figure(figure)
 
 
 def _agreement_plot(comparisons: tuple[Comparison, ...]) -> Markup:
-    figure, axes = _figure(height=0.9 + 0.35 * len(comparisons))
+    figure, axes = new_figure(height=0.9 + 0.35 * len(comparisons))
     labels = [_label(comparison) for comparison in comparisons]
     shares = [100 * comparison.figures.logits.agreement for comparison in comparisons]
-    bars = axes.barh(
-        labels, shares, color=[_COLORS[i % len(_COLORS)] for i in range(len(labels))], height=0.6
-    )
+    bars = axes.barh(labels, shares, color=[COLORS[i % len(COLORS)] for i in range(len(labels))], height=0.6)
     axes.bar_label(bars, fmt=" %.2f %%")
     axes.invert_yaxis()
     axes.set_xlim(0, 115)
     axes.set_xticks([0, 25, 50, 75, 100])
     axes.grid(visible=False)
     axes.set_xlabel("% of tokens")
-    return _svg(figure)
-
-
-def _svg(figure: Any) -> Markup:
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    # Without the XML declaration and document type, which cannot stand inside a page.
-    return Markup(text[text.index("<svg") :])
+    return svg_of_figure(figure)

@@ -33,6 +33,7 @@ OPTIONS = {
         " --token-budget --max-queue --json"
     ),
     "serve": "engine --http-port --grpc-port --metrics-port --model-name --rows --threads --json",
+    "precision": "",
     "plugins": "",
     "inspect": "path --json",
     "doctor": "--json",

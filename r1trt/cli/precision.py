@@ -1,0 +1,153 @@
+"""`r1trt precision`: search a plan by layer, and look at plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from r1trt.arch import ARCHITECTURES
+from r1trt.cli.options import UnicodePath, json_option, output_option
+from r1trt.cli.output import print_result, progress_reporter
+from r1trt.cli.precision_views import bisect, diff, explain, show
+from r1trt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from r1trt.search.result import Point, SearchResult
+
+OBJECTIVES = ("time", "bytes")
+EPILOG = """
+\b
+Examples:
+  r1trt precision search engines/SmolLM2 --arch ada --max-perplexity-increase 1%
+  r1trt build engines/SmolLM2 --arch ada --plan engines/SmolLM2/ada-searched/plan.yaml
+"""
+
+
+class Share(click.ParamType[float]):
+    """A relative number: 0.01, or 1%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, 0.01 for "1%"."""
+        text = str(value).strip()
+        try:
+            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{value!r} is not a share, such as 1% or 0.01", param, ctx)
+
+
+@click.group()
+def precision() -> None:
+    """Search the precision of each layer, and look at precision plans."""
+
+
+for _command in (show, diff, explain, bisect):
+    precision.add_command(_command)
+
+
+@precision.command(epilog=EPILOG, short_help="Find the cheapest plan under an accuracy budget.")
+@click.argument("model", type=UnicodePath(exists=True, file_okay=False, path_type=Path))
+@click.option("--arch", required=True, type=click.Choice(tuple(ARCHITECTURES)), help="What the plan is for.")
+@click.option("--max-kl", type=float, metavar="NATS", help="Budget: mean KL divergence of the next token.")
+@click.option(
+    "--max-perplexity-increase", type=Share(), metavar="P%", help="Budget: relative increase of perplexity."
+)
+@click.option(
+    "--minimize",
+    type=click.Choice(OBJECTIVES),
+    default="time",
+    show_default=True,
+    help="What is to be small.",
+)
+@click.option("--device", metavar="NAME", help="Device whose times are modelled; default: one of --arch.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at a time."
+)
+@click.option(
+    "--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Of a timed request."
+)
+@click.option(
+    "--new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of a timed request."
+)
+@click.option(
+    "--calibration",
+    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Text to measure scales and to search on; default: text that comes with r1trt.",
+)
+@click.option(
+    "--heldout",
+    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Text that only the last measurement reads; default: text that comes with r1trt.",
+)
+@click.option(
+    "--screen-tokens", type=click.IntRange(min=256), default=512, show_default=True, help="For each choice."
+)
+@click.option(
+    "--search-tokens", type=click.IntRange(min=256), default=4096, show_default=True, help="For whole plans."
+)
+@click.option(
+    "--final-tokens", type=click.IntRange(min=256), default=16384, show_default=True, help="At the end."
+)
+@click.option(
+    "--from-front", type=click.IntRange(min=1), metavar="N",
+    help="Take this point of the front, 1 being the most accurate, in place of the best under the budget.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
+@output_option("ARCH-searched in MODEL")
+@json_option
+def search(
+    max_kl: float | None,
+    max_perplexity_increase: float | None,
+    batch: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find the cheapest precision plan of MODEL, an export, that keeps an accuracy budget.
+
+    Every choice of every group of layers is measured on text, an integer program combines them, and the
+    best combinations are run as a whole. Writes plan.yaml for r1trt build --plan, search.json and
+    report.html. A search that was cut off goes on where it was.
+    """
+    from r1trt.search.config import Budget, SearchConfig
+    from r1trt.search.run import search_precision
+    from r1trt.search.times import Workload
+
+    config = SearchConfig(
+        budget=Budget(kl=max_kl, perplexity_increase=max_perplexity_increase),
+        workload=Workload(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens),
+        **options,
+    )
+    with progress_reporter() as progress:
+        result, directory = search_precision(config, progress)
+    print_result({"path": str(directory), **result.to_json()}, _lines(result, directory), as_json=as_json)
+
+
+def _lines(result: SearchResult, directory: Path) -> list[str]:
+    compared = [point for point in result.points if point.final is not None]
+    return [
+        f"budget: {result.budget}; minimized: {result.facts['minimize']} on {result.facts['device']}",
+        "plan                  FP8 weights      MB  modelled ms  KL       perplexity (95 %)",
+        *(_line(point) for point in (result.chosen, *compared)),
+        f"the front has {len(result.front)} points: --from-front takes another",
+        f"plan: {directory / 'plan.yaml'}",
+        f"report: {directory / 'report.html'}",
+        "next: r1trt build MODEL --arch ARCH --plan PLAN",
+    ]
+
+
+def _line(point: Point) -> str:
+    measured = point.final
+    if measured is None:
+        raise ConfigError("A point was not measured.", found=point.name)
+    ppl = measured.perplexity_increase
+    return (
+        f"{point.name:<21} {point.fp8_share:>10.1%} {point.bytes / 1e6:>8.1f} {1e3 * point.seconds:>12.2f}"
+        f"  {measured.kl.mean:<7.4f}  {ppl.mean:+.2%} ({ppl.low:+.2%} to {ppl.high:+.2%})"
+    )

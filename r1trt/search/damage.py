@@ -1,0 +1,105 @@
+"""What a choice does to the next token: the KL divergence from the unquantized model, one group at a time.
+
+Only the group's own piece is computed in the choice's types; the pieces behind it hand the difference on.
+
+Legend: S tokens of one window, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.progress import Progress, ignore
+from r1trt.search.candidates import Choice, Group, plan_of_choices
+from r1trt.search.chain import Array, ModelChain, SegmentSession
+from r1trt.search.divergence import Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """What one choice of one group costs.
+
+    Attributes:
+        kl: Mean KL divergence of the next token, in nats.
+        error: Its standard error over the tokens.
+    """
+
+    kl: float
+    error: float
+
+
+NONE = Damage(kl=0.0, error=0.0)
+Damages = dict[str, dict[str, Damage]]
+"""By group, by kind of choice."""
+
+
+def measured_damages(
+    chain: ModelChain,
+    exact: PrecisionPlan,
+    groups: Sequence[Group],
+    windows: Sequence[Array],
+    known: Mapping[str, Mapping[str, Damage]] | None = None,
+    progress: Progress = ignore,
+) -> Iterator[tuple[str, str, Damage]]:
+    """Measure every choice but each group's widest, which is taken to do none.
+
+    Args:
+        chain: The model.
+        exact: Its plan in FP32.
+        groups: What is chosen from.
+        windows: Token ids [S].
+        known: What was measured before, and is left out.
+        progress: Called with ("measuring layers", choices done, choices).
+
+    Yields:
+        Group, kind, and what it costs, as they come.
+    """
+    sessions = [chain.session(index, exact) for index in range(len(chain.segments))]
+    states = _states(sessions, windows)
+    references = [Reference(sessions[-1](state)[0]) for state in states[-1]]
+    open_choices = [
+        (index, group, choice)
+        for index, segment in enumerate(chain.segments)
+        for group in groups
+        if set(group.layers) <= segment.layer_names()
+        for choice in group.choices[1:]
+        if choice.kind not in (known or {}).get(group.name, {})
+    ]
+    for done, (index, group, choice) in enumerate(open_choices):
+        progress("measuring layers", done, len(open_choices))
+        damage = _damage(chain, exact, sessions, states[index], references, index, choice)
+        yield group.name, choice.kind, damage
+    progress("measuring layers", len(open_choices), len(open_choices))
+
+
+def _states(sessions: Sequence[SegmentSession], windows: Sequence[Array]) -> list[list[Array]]:
+    """What each piece gets, for each window."""
+    states = [[ids_S[None] for ids_S in windows]]
+    for session in sessions[:-1]:
+        states.append([session(state) for state in states[-1]])
+    return states
+
+
+def _damage(
+    chain: ModelChain,
+    exact: PrecisionPlan,
+    sessions: Sequence[SegmentSession],
+    states: Sequence[Array],
+    references: Sequence[Reference],
+    index: int,
+    choice: Choice,
+) -> Damage:
+    changed = chain.session(index, plan_of_choices(exact, [choice]))
+    pieces: list[npt.NDArray[np.float64]] = []
+    for state, reference in zip(states, references, strict=True):
+        result = changed(state)
+        for session in sessions[index + 1 :]:
+            result = session(result)
+        pieces.append(reference.kl(result[0]))
+    kl_T = np.concatenate(pieces)
+    return Damage(kl=float(kl_T.mean()), error=float(kl_T.std() / np.sqrt(len(kl_T))))

@@ -1,0 +1,141 @@
+"""Why a layer has its types: what each choice would cost, and the numbers of its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r1trt.errors import ConfigError
+from r1trt.export.io import ExportedModel
+from r1trt.graph.quantize import WeightSource, WeightTensor, scale_from_amax
+from r1trt.graph.weights import FP8, weight_source_from_value
+from r1trt.ops.layer_precision import LayerPrecision
+from r1trt.ops.registry import layer_operator_of
+from r1trt.precision.checks import layer_nodes
+from r1trt.precision.plan_file import load_plan
+from r1trt.search.run import PLAN_FILE, RESULT_FILE
+from r1trt.strict_json import json_object_from_file
+
+FP8_MAX = 448.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightNumbers:
+    """One weight as the checkpoint has it.
+
+    Attributes:
+        name: Its name.
+        largest: Largest magnitude.
+        outliers: The largest magnitude over the root mean square.
+        error_tensor: Relative error (root mean square) in FP8 with one scale.
+        error_row: With one scale a row.
+    """
+
+    name: str
+    largest: float
+    outliers: float
+    error_tensor: float
+    error_row: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """A layer in a searched plan.
+
+    Attributes:
+        layer: Its name.
+        planned: Its types, and why.
+        group: The layers that it chose with.
+        choices: By kind: KL divergence alone, its standard error, seconds and bytes of the group.
+        input_range: Largest magnitude that its FP8 input holds; None where it is not quantized.
+        weights: Its weights' numbers; empty without the export.
+    """
+
+    layer: str
+    planned: LayerPrecision
+    group: str | None
+    choices: Mapping[str, Mapping[str, float]]
+    input_range: float | None
+    weights: tuple[WeightNumbers, ...]
+
+
+def explanation_of_layer(directory: Path, layer: str, export: ExportedModel | None = None) -> Explanation:
+    """Explain one layer of a search's plan.
+
+    Args:
+        directory: What `r1trt precision search` wrote.
+        layer: A key of the plan.
+        export: The model, for the numbers of the weights.
+
+    Raises:
+        R1TrtError: The directory is no search's, or the plan has no such layer.
+    """
+    plan = load_plan(directory / PLAN_FILE)
+    found = json_object_from_file(directory / RESULT_FILE, error=ConfigError)
+    if layer not in plan.layers:
+        ending = [name for name in plan.layers if name.endswith(layer)]
+        raise ConfigError(
+            "The plan has no such layer.",
+            where=directory / PLAN_FILE,
+            found=layer,
+            expected=", ".join(ending[:3])
+            or "a name as in the plan, such as model.layers.0.self_attn.q_proj",
+        )
+    planned = plan.layers[layer]
+    group = next((name for name in found.get("costs", {}) if layer in _members(name)), None)
+    return Explanation(
+        layer=layer,
+        planned=planned,
+        group=group,
+        choices={} if group is None else _choices(found, group),
+        input_range=None if planned.input_scale is None else FP8_MAX * planned.input_scale,
+        weights=() if export is None else _weights(export, layer),
+    )
+
+
+def _members(group: str) -> list[str]:
+    first, *others = group.split("+")
+    return [first, *(f"{first.rpartition('.')[0]}.{other}" for other in others)]
+
+
+def _choices(found: Mapping[str, Any], group: str) -> dict[str, dict[str, float]]:
+    damages = found.get("damages", {}).get(group, {})
+    return {
+        kind: {**damages.get(kind, {"kl": 0.0, "error": 0.0}), **cost}
+        for kind, cost in found["costs"][group].items()
+    }
+
+
+def _weights(export: ExportedModel, layer: str) -> tuple[WeightNumbers, ...]:
+    node = layer_nodes(export.model).get(layer)
+    operator = None if node is None else layer_operator_of(node)
+    if node is None or operator is None:
+        raise ConfigError("The model has no such layer.", where=export.path, found=layer)
+    parts = [part for some in operator.scaled_weights(node, by_row=True).values() for part in some]
+    return tuple(_numbers(weight_source_from_value(part.value, part.block_scales)) for part in parts)
+
+
+def _numbers(source: WeightSource) -> WeightNumbers:
+    squares, largest, rows = 0.0, 0.0, []
+    for chunk in source.chunks():
+        values = np.abs(chunk.astype(np.float32))
+        rows.append(values.max(axis=1))
+        squares += float(np.square(values, dtype=np.float64).sum())
+        largest = max(largest, float(values.max(initial=0.0)))
+    by_index = np.concatenate(rows).reshape(source.shape[0], -1).max(axis=1)
+    errors = []
+    for scale in (float(scale_from_amax(largest)), scale_from_amax(by_index).tolist()):
+        changed, whole = WeightTensor(source, FP8, name=source.name, scale=scale).squares()
+        errors.append(math.sqrt(changed / whole) if whole else 0.0)
+    return WeightNumbers(
+        name=source.name,
+        largest=largest,
+        outliers=largest / math.sqrt(squares / math.prod(source.shape)) if squares else 0.0,
+        error_tensor=errors[0],
+        error_row=errors[1],
+    )

@@ -1,0 +1,111 @@
+"""What a whole plan really costs on text, with the roundings of its types, against the model in FP32.
+
+Legend: S tokens of one window, N tokens in all, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from r1trt.evaluate.logits import log_softmax
+from r1trt.evaluate.windows import Window
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.progress import Progress, ignore
+from r1trt.search.chain import Array, ModelChain
+
+BLOCK = 64
+"""Neighbouring tokens that count as one observation of an interval: their differences hang together."""
+_SIGMAS = 1.96
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean and its 95 % confidence interval, from paired tokens."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A plan against FP32 on the same tokens.
+
+    Attributes:
+        tokens: How many.
+        kl: KL divergence of the next token, in nats.
+        perplexity_increase: Relative, 0.01 = 1 %.
+        agreement: Share of tokens after which both find the same next one the most likely.
+        perplexity: The plan's.
+        perplexity_exact: FP32's.
+    """
+
+    tokens: int
+    kl: Interval
+    perplexity_increase: Interval
+    agreement: float
+    perplexity: float
+    perplexity_exact: float
+
+
+class Measurement:
+    """Text, and what the model in FP32 makes of it: computed once, for any number of plans.
+
+    Args:
+        chain: The model.
+        exact: Its plan in FP32.
+        windows: The text.
+    """
+
+    def __init__(self, chain: ModelChain, exact: PrecisionPlan, windows: Sequence[Window]) -> None:
+        self._chain, self._windows = chain, windows
+        self._ids = [window.input_ids for window in windows]
+        self._exact_head = chain.session(chain.head, exact)
+        self._exact_states = chain.hidden_states(exact, self._ids)
+
+    def measure(self, plan: PrecisionPlan, progress: Progress = ignore) -> Measured:
+        """Run a plan with all its scales, and compare."""
+        states = self._chain.hidden_states(plan, self._ids, progress)
+        head = self._chain.session(self._chain.head, plan)
+        pieces = [
+            _compared(self._exact_head(exact)[0], head(state)[0], window.targets)
+            for exact, state, window in zip(self._exact_states, states, self._windows, strict=True)
+        ]
+        kl_N, agree_N, exact_N, tested_N = (np.concatenate(part) for part in zip(*pieces, strict=True))
+        known_N = ~np.isnan(exact_N)
+        difference = _interval(tested_N[known_N] - exact_N[known_N])
+        return Measured(
+            tokens=len(kl_N),
+            kl=_interval(kl_N),
+            perplexity_increase=Interval(
+                mean=math.expm1(difference.mean),
+                low=math.expm1(difference.low),
+                high=math.expm1(difference.high),
+            ),
+            agreement=float(agree_N.mean()),
+            perplexity=math.exp(tested_N[known_N].mean()),
+            perplexity_exact=math.exp(exact_N[known_N].mean()),
+        )
+
+
+def _compared(exact_SV: Array, tested_SV: Array, target_S: Array) -> tuple[Array, Array, Array, Array]:
+    """KL, agreement and both negative log-likelihoods of each token; NaN where the next one is unknown."""
+    log_p_SV, log_q_SV = log_softmax(exact_SV), log_softmax(tested_SV)
+    kl_S = np.maximum((np.exp(log_p_SV) * (log_p_SV - log_q_SV)).sum(axis=1), 0.0)
+    rows_S, known_S = np.arange(len(target_S)), target_S >= 0
+    likelihoods = [np.where(known_S, -log_SV[rows_S, target_S], np.nan) for log_SV in (log_p_SV, log_q_SV)]
+    return kl_S, exact_SV.argmax(axis=1) == tested_SV.argmax(axis=1), likelihoods[0], likelihoods[1]
+
+
+def _interval(values_N: npt.NDArray[np.float64]) -> Interval:
+    """Of the mean, from means of blocks; a text of few blocks has a wide one."""
+    mean = float(values_N.mean())
+    blocks = max(len(values_N) // BLOCK, 1)
+    means = np.array([block.mean() for block in np.array_split(values_N, blocks)])
+    half = _SIGMAS * float(means.std(ddof=1)) / math.sqrt(blocks) if blocks > 1 else math.inf
+    return Interval(mean=mean, low=mean - half, high=mean + half)

@@ -1,0 +1,149 @@
+"""The cheapest choices whose damages stay within a budget: a multiple-choice knapsack, solved exactly.
+
+Damages add up as if groups did not meet each other, which small ones nearly do; what a plan really costs is
+measured afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from r1trt.errors import PlanError
+
+FRONT_POINTS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one group can choose from.
+
+    Attributes:
+        damages: Of each choice.
+        costs: Of each choice.
+    """
+
+    damages: tuple[float, ...]
+    costs: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """One choice for each group.
+
+    Attributes:
+        chosen: Index of each group's choice.
+        damage: Sum of their damages.
+        cost: Sum of their costs.
+    """
+
+    chosen: tuple[int, ...]
+    damage: float
+    cost: float
+
+
+def solution_of(groups: Sequence[Options], chosen: Sequence[int]) -> Solution:
+    """Some choices and what they sum up to."""
+    pairs = list(zip(groups, chosen, strict=True))
+    return Solution(
+        chosen=tuple(chosen),
+        damage=sum(group.damages[index] for group, index in pairs),
+        cost=sum(group.costs[index] for group, index in pairs),
+    )
+
+
+def cheapest_within(groups: Sequence[Options], budget: float) -> Solution:
+    """The choices of the smallest cost whose damages sum up to at most `budget`; of equal ones any.
+
+    An integer linear program, one variable a choice (HiGHS, by SciPy).
+
+    Raises:
+        PlanError: Even the choices of the least damage exceed the budget; says what they come to.
+    """
+    # NOTES: SciPy takes half a second to import.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_matrix
+
+    least = sum(min(group.damages) for group in groups)
+    if least > budget:
+        raise PlanError(
+            "The budget cannot be met.",
+            found=f"{budget:.3g} nats",
+            expected=f"at least {least:.3g}, the damage of the widest types",
+            fix="allow more",
+        )
+    costs = np.concatenate([group.costs for group in groups])
+    damages = np.concatenate([group.damages for group in groups])
+    owner = np.repeat(np.arange(len(groups)), [len(group.costs) for group in groups])
+    one_each = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
+    # NOTES: HiGHS's tolerances are absolute: both sides are brought near 1.
+    scale_cost, scale_damage = costs.max() or 1.0, max(budget, 1e-6 * damages.max()) or 1.0
+    result = milp(
+        costs / scale_cost,
+        integrality=np.ones(len(owner), np.int64),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(damages[None] / scale_damage, -np.inf, budget / scale_damage),
+        ],
+    )
+    if result.x is None:
+        raise PlanError("The search found no solution.", found=result.message)
+    firsts = np.flatnonzero(np.diff(owner, prepend=-1))
+    picked = np.flatnonzero(result.x > 0.5)
+    return solution_of(groups, (picked - firsts).tolist())
+
+
+def front(groups: Sequence[Options], points: int = FRONT_POINTS) -> list[Solution]:
+    """Solutions from the least damage to the least cost, each better than the others in one of both."""
+    least = sum(min(group.damages) for group in groups)
+    cheapest = sum(_damage_of_cheapest(group) for group in groups)
+    steps = np.linspace(0.0, 1.0, points)[1:] ** 2
+    budgets = [least, *(least + step * (cheapest - least) for step in steps)]
+    solutions = [cheapest_within(groups, budget) for budget in budgets]
+    found = {solution.chosen: solution for solution in solutions}
+    ordered = sorted(found.values(), key=lambda item: (item.damage, item.cost))
+    return [item for at, item in enumerate(ordered) if all(item.cost < other.cost for other in ordered[:at])]
+
+
+def _damage_of_cheapest(group: Options) -> float:
+    return min((cost, damage) for damage, cost in zip(group.damages, group.costs, strict=True))[1]
+
+
+def greedy_within(groups: Sequence[Options], budget: float) -> Solution:
+    """What a greedy search ends at: always the step that saves the most for its damage, while it fits.
+
+    The usual way of mixed-precision tools; kept to be compared with.
+    """
+    chosen = [int(np.argmin(group.damages)) for group in groups]
+    while True:
+        now = solution_of(groups, chosen)
+        steps = []
+        for at, group in enumerate(groups):
+            for index, (damage, cost) in enumerate(zip(group.damages, group.costs, strict=True)):
+                more, saved = damage - group.damages[chosen[at]], group.costs[chosen[at]] - cost
+                if saved > 0 and now.damage + more <= budget:
+                    steps.append((saved / max(more, 1e-12), at, index))
+        if not steps:
+            return now
+        _, at, index = max(steps)
+        chosen[at] = index
+
+
+def random_within(groups: Sequence[Options], budget: float, tries: int = 2000, seed: int = 0) -> Solution:
+    """The best of many random choices that fit: groups in random order take a random choice while it fits."""
+    generator = np.random.default_rng(seed)
+    best = solution_of(groups, [int(np.argmin(group.damages)) for group in groups])
+    for _ in range(tries):
+        chosen = [int(np.argmin(group.damages)) for group in groups]
+        damage = sum(group.damages[index] for group, index in zip(groups, chosen, strict=True))
+        for at in generator.permutation(len(groups)):
+            index = int(generator.integers(len(groups[at].costs)))
+            more = groups[at].damages[index] - groups[at].damages[chosen[at]]
+            if damage + more <= budget:
+                chosen[at], damage = index, damage + more
+        found = solution_of(groups, chosen)
+        best = found if found.cost < best.cost else best
+    return best

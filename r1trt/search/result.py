@@ -1,0 +1,79 @@
+"""What a search found, and what it compared it with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.search.damage import Damage
+from r1trt.search.measure import Measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A plan, with what it is predicted and measured to cost.
+
+    Attributes:
+        name: What it is.
+        kinds: Kind of each group's choice.
+        seconds: Modelled time of the workload's searched layers.
+        bytes: Bytes of the searched weights.
+        fp8_share: Share of those weights' elements that are FP8.
+        predicted: Sum of its groups' damages, in nats.
+        searched: Measured on the search's text; None where it was not.
+        final: Measured on the held-out text; None where it was not.
+    """
+
+    name: str
+    kinds: Mapping[str, str]
+    seconds: float
+    bytes: float
+    fp8_share: float
+    predicted: float
+    searched: Measured | None = None
+    final: Measured | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """The whole search.
+
+    Attributes:
+        plan: The plan that was chosen.
+        chosen: Its figures.
+        points: What it was compared with: all BF16, the rules', all FP8, a greedy and a random search.
+        front: From the most accurate to the cheapest; predictions.
+        damages: By group and kind.
+        costs: Modelled seconds of the workload and bytes of weights, by group and kind.
+        budget: The limit, as text.
+        facts: What was searched, on which text, for which device.
+    """
+
+    plan: PrecisionPlan
+    chosen: Point
+    points: tuple[Point, ...]
+    front: tuple[Point, ...]
+    damages: Mapping[str, Mapping[str, Damage]]
+    costs: Mapping[str, Mapping[str, Mapping[str, float]]]
+    budget: str
+    facts: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `search.json`; the plan has a file of its own."""
+        return {
+            "budget": self.budget,
+            "facts": dict(self.facts),
+            "chosen": asdict(self.chosen),
+            "points": [asdict(point) for point in self.points],
+            "front": [asdict(point) for point in self.front],
+            "damages": {
+                group: {kind: asdict(damage) for kind, damage in kinds.items()}
+                for group, kinds in self.damages.items()
+            },
+            "costs": {
+                group: {kind: dict(cost) for kind, cost in kinds.items()}
+                for group, kinds in self.costs.items()
+            },
+        }

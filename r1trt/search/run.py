@@ -1,0 +1,181 @@
+"""A search from an export to a directory with the plan, its figures and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from r1trt.artifacts.disk import replace_file
+from r1trt.artifacts.manifest import json_text
+from r1trt.calibrate.calibrate import CalibrationConfig
+from r1trt.calibrate.text import TokenChunks, token_chunks
+from r1trt.data import CALIBRATION, HELDOUT
+from r1trt.errors import ConfigError
+from r1trt.evaluate.windows import Window, windows_from_ids
+from r1trt.export.io import ExportedModel, load_export
+from r1trt.precision.plan_file import save_plan
+from r1trt.precision.rules import plan_from_rules
+from r1trt.progress import Progress, ignore
+from r1trt.runtime.prompts import documents_from_file, encoded_documents
+from r1trt.search.candidates import BF16, FP8_TENSOR, candidate_plans, groups_of_candidates
+from r1trt.search.chain import ModelChain
+from r1trt.search.config import SearchConfig
+from r1trt.search.damage import Damages, measured_damages
+from r1trt.search.damage_cache import DamageCache
+from r1trt.search.measure import Measurement
+from r1trt.search.optimize import Solution, front, greedy_within, random_within, solution_of
+from r1trt.search.page import page_of_result
+from r1trt.search.result import Point, SearchResult
+from r1trt.search.search import Found, best_under_budget
+from r1trt.search.space import SearchSpace
+from r1trt.search.times import CostModel, device_for_arch
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
+
+PLAN_FILE, RESULT_FILE, PAGE_FILE = "plan.yaml", "search.json", "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """The text of a search, in token ids.
+
+    Attributes:
+        screen: What every choice is measured on.
+        search: What whole plans are measured on; may share text with calibration.
+        final: What nothing else has read.
+    """
+
+    screen: TokenChunks
+    search: list[Window]
+    final: list[Window]
+
+
+def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple[SearchResult, Path]:
+    """Search a plan, and write it with its figures.
+
+    Returns:
+        What was found, and the directory that holds it.
+
+    Raises:
+        R1TrtError: The model, a text or the budget cannot be used.
+    """
+    device = device_for_arch(config.arch, config.device)
+    export = load_export(config.model)
+    texts = texts_of_search(config, export)
+    calibration = CalibrationConfig(tokenizer=export.artifact.path, text=config.calibration)
+    plans = candidate_plans(export, config.arch, calibration, progress)
+    groups = groups_of_candidates(export.model, plans)
+    chain = ModelChain(export.model, export.weight_base, config.threads)
+    exact = plan_from_rules(export.model, config.arch, "fp32", backend="tensorrt-rtx")
+    hashes = [file.header_sha256 for file in export.artifact.manifest.weights.files]
+    cache = DamageCache(plans[BF16], groups, texts.screen, hashes)
+    damages = cache.read()
+    for group, kind, damage in measured_damages(chain, exact, groups, texts.screen, damages, progress):
+        cache.add(group, kind, damage)
+        damages.setdefault(group, {})[kind] = damage
+    costs = CostModel(export.model, config.minimize, device, config.workload)
+    space = SearchSpace(base=replace(plans[FP8_TENSOR], layers=plans[BF16].layers), groups=groups,
+                        damages=damages, costs=costs)  # fmt: skip
+    curve = front(space.options())
+    found, runs = _found(config, space, Measurement(chain, exact, texts.search), curve, progress)
+    others = _compared(space, found, export, config)
+    final = Measurement(chain, exact, texts.final)
+    chosen = replace(found.point, name="searched", final=final.measure(found.plan, progress))
+    points = [
+        replace(point, final=final.measure(space.plan(solution), progress)) for point, solution in others
+    ]
+    result = SearchResult(
+        plan=found.plan,
+        chosen=chosen,
+        points=(*points, *(run.point for run in runs)),
+        front=tuple(space.point(f"front {at + 1}", item) for at, item in enumerate(curve)),
+        damages=damages,
+        costs=space.all_costs(),
+        budget=str(config.budget),
+        facts=_facts(config, export, texts, device.title, damages),
+    )
+    return result, write_result(result, config.output or config.model / f"{config.arch}-searched")
+
+
+def _found(
+    config: SearchConfig,
+    space: SearchSpace,
+    measurement: Measurement,
+    curve: Sequence[Solution],
+    progress: Progress,
+) -> tuple[Found, list[Found]]:
+    if config.from_front is None:
+        return best_under_budget(space, measurement, config.budget, progress)
+    if not 1 <= config.from_front <= len(curve):
+        raise ConfigError(
+            "The front has no such point.", found=config.from_front, expected=f"1 to {len(curve)}"
+        )
+    solution = curve[config.from_front - 1]
+    plan = space.plan(solution)
+    point = replace(
+        space.point(f"front {config.from_front}", solution), searched=measurement.measure(plan, progress)
+    )
+    return Found(solution=solution, plan=plan, point=point), []
+
+
+def _compared(
+    space: SearchSpace, found: Found, export: ExportedModel, config: SearchConfig
+) -> list[tuple[Point, Solution]]:
+    """All BF16, the rules' plan, all FP8; and what simpler searches find for the same sum of damages."""
+    options, budget = space.options(), found.solution.damage
+    rules = plan_from_rules(export.model, config.arch, "fp8", backend="tensorrt-rtx")
+    solutions = {
+        "all BF16": solution_of(options, [0] * len(options)),
+        "rules": space.of_plan(rules),
+        "all FP8": space.all_of(FP8_TENSOR),
+        "greedy, same damage": greedy_within(options, budget),
+        "random, same damage": random_within(options, budget),
+    }
+    return [(space.point(name, solution), solution) for name, solution in solutions.items()]
+
+
+def texts_of_search(config: SearchConfig, export: ExportedModel) -> Texts:
+    """Read the texts. Raises ConfigError where one cannot be used."""
+    tokenizer = tokenizer_from_dir(export.artifact.path)
+    vocab_size = export.config.vocab_size
+
+    def encoded(path: Path) -> list[list[int]]:
+        return encoded_documents(documents_from_file(path), tokenizer, vocab_size=vocab_size)
+
+    text = encoded(config.calibration or CALIBRATION)
+    return Texts(
+        screen=token_chunks(text, length=config.window, tokens=config.screen_tokens),
+        search=windows_from_ids(text, size=config.window, max_tokens=config.search_tokens),
+        final=windows_from_ids(
+            encoded(config.heldout or HELDOUT), size=config.window, max_tokens=config.final_tokens
+        ),
+    )
+
+
+def _facts(
+    config: SearchConfig, export: ExportedModel, texts: Texts, device: str, damages: Damages
+) -> dict[str, str | int | float]:
+    return {
+        "model": export.artifact.manifest.model_name,
+        "arch": config.arch,
+        "minimize": config.minimize,
+        "device": device,
+        "batch": config.workload.batch,
+        "prompt_tokens": config.workload.prompt_tokens,
+        "new_tokens": config.workload.new_tokens,
+        "screen_tokens": sum(map(len, texts.screen)),
+        "search_tokens": sum(len(window.input_ids) for window in texts.search),
+        "final_tokens": sum(len(window.input_ids) for window in texts.final),
+        "calibration": "package" if config.calibration is None else config.calibration.name,
+        "heldout": "package" if config.heldout is None else config.heldout.name,
+        "choices": sum(map(len, damages.values())),
+    }
+
+
+def write_result(result: SearchResult, directory: Path) -> Path:
+    """Write plan, figures and page; the plan comes last, so that it never lacks them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    replace_file(directory / RESULT_FILE, json_text(result.to_json()))
+    replace_file(directory / PAGE_FILE, page_of_result(result))
+    save_plan(result.plan, directory / PLAN_FILE)
+    return directory

@@ -1,0 +1,113 @@
+"""Choices as the search sees them: groups with damages and costs, and points made of choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.search.candidates import Choice, Group, plan_of_choices
+from r1trt.search.damage import NONE, Damages
+from r1trt.search.optimize import Options, Solution, solution_of
+from r1trt.search.result import Point
+from r1trt.search.times import CostModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What is chosen from.
+
+    Attributes:
+        base: The plan in the widest types, which holds every other layer.
+        groups: In the graph's order.
+        damages: What each choice costs in accuracy.
+        costs: What each choice costs in time and bytes.
+    """
+
+    base: PrecisionPlan
+    groups: Sequence[Group]
+    damages: Damages
+    costs: CostModel
+
+    def options(self) -> list[Options]:
+        """Numbers for the optimization."""
+        return [
+            Options(
+                damages=tuple(self._damage(group, choice) for choice in group.choices),
+                costs=tuple(self.costs.cost(choice) for choice in group.choices),
+            )
+            for group in self.groups
+        ]
+
+    def _damage(self, group: Group, choice: Choice) -> float:
+        return self.damages.get(group.name, {}).get(choice.kind, NONE).kl
+
+    def choices(self, solution: Solution) -> list[Choice]:
+        """The choices of a solution."""
+        return [group.choices[index] for group, index in zip(self.groups, solution.chosen, strict=True)]
+
+    def plan(self, solution: Solution) -> PrecisionPlan:
+        """A solution's plan; each layer says why it is what it is."""
+        plan = plan_of_choices(self.base, self.choices(solution))
+        layers = dict(plan.layers)
+        for group, choice in zip(self.groups, self.choices(solution), strict=True):
+            reason = self._reason(group, choice)
+            layers |= {name: replace(layers[name], reason=reason) for name in choice.layers}
+        return replace(plan, layers=layers)
+
+    def _reason(self, group: Group, choice: Choice) -> str:
+        costs = {item.kind: self._damage(group, item) for item in group.choices}
+        listed = ", ".join(f"{kind} {kl:.2g}" for kind, kl in costs.items())
+        return f"searched: {choice.kind}; KL divergence of this group alone, in nats: {listed}"
+
+    def all_costs(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Seconds and bytes of every choice, by group and kind."""
+        return {
+            group.name: {
+                choice.kind: {"seconds": self.costs.seconds(choice), "bytes": self.costs.bytes(choice)}
+                for choice in group.choices
+            }
+            for group in self.groups
+        }
+
+    def all_of(self, kind: str) -> Solution:
+        """Every group of one kind, or the last one that it has."""
+        chosen = []
+        for group in self.groups:
+            kinds = [choice.kind for choice in group.choices]
+            chosen.append(kinds.index(kind) if kind in kinds else len(kinds) - 1)
+        return solution_of(self.options(), chosen)
+
+    def of_plan(self, plan: PrecisionPlan) -> Solution:
+        """The choices that have the same types as a plan's layers."""
+        chosen = []
+        for group in self.groups:
+            first = group.layers[0]
+            types = (plan.layers[first].input, plan.layers[first].weight)
+            fitting = [
+                (choice.layers[first].input, choice.layers[first].weight) == types for choice in group.choices
+            ]
+            chosen.append(fitting.index(True))
+        return solution_of(self.options(), chosen)
+
+    def point(self, name: str, solution: Solution) -> Point:
+        """A solution with its predictions."""
+        choices = self.choices(solution)
+        elements: dict[bool, float] = {True: 0.0, False: 0.0}
+        for choice in choices:
+            for layer in choice.layers:
+                elements[choice.layers[layer].quantizes_weight] += self.costs.elements(layer)
+        return Point(
+            name=name,
+            kinds={group.name: choice.kind for group, choice in zip(self.groups, choices, strict=True)},
+            seconds=sum(self.costs.seconds(choice) for choice in choices),
+            bytes=sum(self.costs.bytes(choice) for choice in choices),
+            fp8_share=elements[True] / max(sum(elements.values()), 1.0),
+            predicted=solution.damage,
+        )
+
+
+def kinds_counted(point: Point) -> Mapping[str, int]:
+    """Number of groups of each kind."""
+    kinds = list(point.kinds.values())
+    return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}

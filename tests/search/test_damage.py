@@ -1,0 +1,69 @@
+"""Damages are KL divergences of whole models with one group changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from search_case import Case
+
+from r1trt.evaluate.logits import LogitsComparison
+from r1trt.search.candidates import plan_of_choices
+from r1trt.search.damage import Damage, measured_damages
+from r1trt.search.divergence import Reference
+
+WINDOWS = [np.random.default_rng(seed).integers(2, 300, 32) for seed in (1, 2)]
+
+
+def test_kl_is_that_of_the_evaluation() -> None:
+    generator = np.random.default_rng(0)
+    exact, tested = generator.normal(size=(2, 50, 300)).astype(np.float32) * 4
+    comparison = LogitsComparison()
+    comparison.update(exact, tested, np.full(50, -1))
+    np.testing.assert_allclose(Reference(exact).kl(tested), comparison.kl_T, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(Reference(exact).kl(exact), 0.0, atol=1e-5)
+
+
+def test_groups_partition_what_can_be_narrower(case: Case) -> None:
+    layers = [name for group in case.groups for name in group.layers]
+    narrow = {name for name, layer in case.plans["fp8"].layers.items() if layer.quantizes_input}
+    assert len(layers) == len(set(layers)) and set(layers) == narrow
+    assert "lm_head" in layers
+    first = case.groups[0]
+    assert first.name == "model.layers.0.self_attn.q_proj+k_proj+v_proj"
+    assert [choice.kind for choice in first.choices] == ["bf16", "fp8 weights", "fp8", "fp8 by row"]
+    experts = [group for group in case.groups if group.name.endswith("mlp.moe")]
+    # Experts have one scale each in both.
+    assert all(len(group.choices) == 2 for group in experts)
+
+
+@pytest.mark.parametrize("at", [0, 1, -2, -1])
+def test_a_damage_is_that_of_a_model_with_one_group_changed(case: Case, at: int) -> None:
+    group = case.groups[at]
+    found = {
+        (name, kind): damage
+        for name, kind, damage in measured_damages(case.chain, case.exact, [group], WINDOWS)
+    }
+    assert set(found) == {(group.name, choice.kind) for choice in group.choices[1:]}
+    for choice in group.choices[1:]:
+        changed = plan_of_choices(case.exact, [choice])
+        pieces = [
+            Reference(logits(case, case.exact, window)).kl(logits(case, changed, window))
+            for window in WINDOWS
+        ]
+        kl = np.concatenate(pieces)
+        damage = found[group.name, choice.kind]
+        assert damage.kl == pytest.approx(kl.mean(), rel=1e-3, abs=1e-7) and damage.kl > 0
+        assert damage.error == pytest.approx(kl.std() / np.sqrt(len(kl)), rel=1e-2, abs=1e-7)
+
+
+def logits(case: Case, plan: object, window: np.ndarray) -> np.ndarray:
+    (state,) = case.chain.hidden_states(plan, [window])  # type: ignore[arg-type]  # a plan
+    return case.chain.session(case.chain.head, plan)(state)[0]  # type: ignore[arg-type]  # a plan
+
+
+def test_what_is_known_is_not_measured_again(case: Case) -> None:
+    known = {
+        group.name: {choice.kind: Damage(kl=1.0, error=0.0) for choice in group.choices}
+        for group in case.groups
+    }
+    assert not list(measured_damages(case.chain, case.exact, case.groups, WINDOWS, known))

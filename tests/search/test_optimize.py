@@ -1,0 +1,76 @@
+"""The knapsack against all combinations, and beside greedy and random searches."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from r1trt.errors import PlanError
+from r1trt.search.optimize import (
+    Options,
+    cheapest_within,
+    front,
+    greedy_within,
+    random_within,
+    solution_of,
+)
+
+
+def random_groups(seed: int, count: int = 6) -> list[Options]:
+    generator = np.random.default_rng(seed)
+    return [
+        Options(
+            damages=(0.0, *(float(10 ** generator.uniform(-5, -2)) for _ in range(2))),
+            costs=tuple(sorted((float(generator.uniform(1, 9)) for _ in range(3)), reverse=True)),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.9, 1.0])
+def test_no_combination_is_cheaper(seed: int, share: float) -> None:
+    groups = random_groups(seed)
+    budget = share * sum(max(group.damages) for group in groups)
+    every = [solution_of(groups, chosen) for chosen in itertools.product(range(3), repeat=len(groups))]
+    best = min(item.cost for item in every if item.damage <= budget)
+    found = cheapest_within(groups, budget)
+    assert found.cost == pytest.approx(best) and found.damage <= budget * (1 + 1e-9)
+    greedy, chance = greedy_within(groups, budget), random_within(groups, budget, tries=50)
+    for other in (greedy, chance):
+        assert other.damage <= budget * (1 + 1e-9) and other.cost >= found.cost * (1 - 1e-9)
+
+
+def test_greedy_and_random_lose_where_steps_hide_one_another() -> None:
+    groups = [
+        Options(damages=(0.0, 0.6), costs=(10.0, 3.0)),
+        Options(damages=(0.0, 0.5), costs=(10.0, 4.5)),
+        Options(damages=(0.0, 0.5), costs=(10.0, 4.5)),
+    ]
+    assert cheapest_within(groups, 1.0).cost == 19.0
+    assert greedy_within(groups, 1.0).cost == 23.0
+
+
+def test_many_groups_are_solved_exactly() -> None:
+    groups = random_groups(1, count=120)
+    budget = 0.3 * sum(max(group.damages) for group in groups)
+    found = cheapest_within(groups, budget)
+    assert found.damage <= budget
+    assert random_within(groups, budget, tries=500).cost > found.cost
+    assert greedy_within(groups, budget).cost >= found.cost
+
+
+def test_the_front_has_no_dominated_point() -> None:
+    points = front(random_groups(2, count=20))
+    assert len(points) > 8
+    assert all(one.damage < two.damage and one.cost > two.cost for one, two in itertools.pairwise(points))
+    assert points[0].damage == 0.0
+
+
+def test_a_budget_below_the_widest_types_is_refused() -> None:
+    groups = [Options(damages=(0.2, 0.3), costs=(2.0, 1.0))]
+    with pytest.raises(PlanError, match="cannot be met") as caught:
+        cheapest_within(groups, 0.1)
+    assert caught.value.details["expected"] == "at least 0.2, the damage of the widest types"

@@ -1,0 +1,248 @@
+"""Whole searches of a tiny model: budgets, the front, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r1trt.artifacts import BuildArtifact
+from r1trt.build.config import BuildConfig
+from r1trt.build.pipeline import build_engine
+from r1trt.cli import main
+from r1trt.errors import ConfigError, PlanError
+from r1trt.precision.plan_file import load_plan
+from r1trt.search.config import Budget, SearchConfig
+from r1trt.search.result import SearchResult
+from r1trt.search.run import search_precision
+from r1trt.search.search import keeps
+from r1trt.search.times import Workload
+
+TOKENS: dict[str, Any] = {"screen_tokens": 256, "search_tokens": 512, "final_tokens": 512, "window": 32}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("R1TRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def searched(export: Path, output: Path, budget: Budget, **options: Any) -> SearchResult:
+    config = SearchConfig(model=export, arch="ada", budget=budget, output=output, **{**TOKENS, **options})
+    result, directory = search_precision(config)
+    assert directory == output
+    return result
+
+
+@pytest.fixture(scope="module")
+def result(llama_export: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResult, Path]:
+    output = tmp_path_factory.mktemp("search") / "found"
+    every = searched(llama_export, output.parent / "all", Budget(kl=1e9))
+    (widest,) = [point for point in every.points if point.name == "all BF16"]
+    (narrow,) = [point for point in every.points if point.name == "all FP8"]
+    assert widest.final is not None and narrow.final is not None
+    between = widest.final.kl.high + 0.5 * (narrow.final.kl.mean - widest.final.kl.mean)
+    return searched(llama_export, output, Budget(kl=between)), output
+
+
+def test_without_a_limit_everything_is_the_cheapest(llama_export: Path, tmp_path: Path) -> None:
+    found = searched(llama_export, tmp_path / "all", Budget(kl=1e9))
+    assert found.chosen.fp8_share == 1.0
+    assert found.chosen.seconds == min(point.seconds for point in found.front)
+
+
+def test_the_plan_keeps_the_budget_and_is_cheaper_than_bf16(result: tuple[SearchResult, Path]) -> None:
+    found, directory = result
+    budget = Budget(kl=float(found.budget.split()[-2]))
+    (widest,) = [point for point in found.points if point.name == "all BF16"]
+    assert found.chosen.searched is not None and keeps(found.chosen.searched, Budget(kl=budget.nats * 1.01))
+    assert 0.0 < found.chosen.fp8_share < 1.0 and found.chosen.seconds < widest.seconds
+    plan = load_plan(directory / "plan.yaml")
+    assert not plan.missing_scales
+    reasons = {layer.reason.partition(";")[0] for layer in plan.layers.values() if "searched" in layer.reason}
+    assert reasons <= {f"searched: {kind}" for kind in ("bf16", "fp8 weights", "fp8", "fp8 by row")}
+    greedy, chance = (
+        next(point for point in found.points if point.name.startswith(name)) for name in ("greedy", "random")
+    )
+    assert found.chosen.seconds <= min(greedy.seconds, chance.seconds) * (1 + 1e-9)
+
+
+def test_the_plan_is_built_and_obeyed(
+    llama_export: Path, result: tuple[SearchResult, Path], tmp_path: Path
+) -> None:
+    config = BuildConfig(
+        model=llama_export, arch="ada", plan=result[1] / "plan.yaml", output=tmp_path / "engine"
+    )
+    build = BuildArtifact.read(build_engine(config))
+    assert build.manifest.network_check["disobeyed"] == 0
+    executed = json.loads(build.layers.read_text())["executed"]["sm89"]["products"]
+    kinds = {name: layer.input for name, layer in result[0].plan.layers.items() if layer.weight is not None}
+    for product in executed:
+        for layer in product["layers"]:
+            assert product["inputs"][0] == kinds[layer], product
+
+
+def test_page_and_figures_hold_the_same(result: tuple[SearchResult, Path]) -> None:
+    found, directory = result
+    figures = json.loads((directory / "search.json").read_text())
+    assert figures["chosen"]["final"]["tokens"] == found.facts["final_tokens"]
+    assert len(figures["front"]) == len(found.front) > 3
+    page = (directory / "report.html").read_text()
+    assert page.count("<svg") == 2 and f"{100 * found.chosen.fp8_share:.1f} %" in page
+    assert "all FP8" in page and "greedy" in page
+
+
+def test_a_point_of_the_front_can_be_taken(llama_export: Path, tmp_path: Path) -> None:
+    found = searched(llama_export, tmp_path / "front", Budget(kl=1.0), from_front=2)
+    assert found.chosen.kinds == found.front[1].kinds
+    with pytest.raises(ConfigError, match="no such point"):
+        searched(llama_export, tmp_path / "other", Budget(kl=1.0), from_front=999)
+
+
+def test_what_was_measured_is_not_measured_again(
+    llama_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R1TRT_CACHE", str(tmp_path / "cache"))
+    phases: list[tuple[str, int, int]] = []
+    config = SearchConfig(
+        model=llama_export, arch="ada", budget=Budget(kl=1e9), output=tmp_path / "a", **TOKENS
+    )
+
+    class CutOffError(Exception):
+        pass
+
+    def interrupt(phase: str, done: int, total: int) -> None:
+        if phase == "measuring layers" and done == 5:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        search_precision(config, interrupt)
+    search_precision(config, lambda *event: phases.append(event))
+    measured = [(done, total) for phase, done, total in phases if phase == "measuring layers"]
+    again = [(done, total) for done, total in measured]
+    assert again[0][1] == again[-1][1] and again[0][1] > 5
+    search_precision(config, lambda *event: phases.append(event))
+    assert [event for event in phases if event[0] == "measuring layers"][-1] == ("measuring layers", 0, 0)
+
+
+def test_bytes_are_another_objective(llama_export: Path, tmp_path: Path) -> None:
+    found = searched(llama_export, tmp_path / "bytes", Budget(kl=1e9), minimize="bytes")
+    (widest,) = [point for point in found.points if point.name == "all BF16"]
+    assert found.chosen.bytes == widest.bytes / 2
+
+
+def test_a_budget_that_cannot_be_met_says_what_can(llama_export: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="not even the widest types keep it") as caught:
+        searched(llama_export, tmp_path / "none", Budget(kl=1e-9))
+    assert "all in BF16: " in caught.value.details["expected"]
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"arch": "ampere"}, "nothing to choose from for --arch ampere"),
+        ({"device": "h100"}, "No such device of --arch ada"),
+        ({"device": "abacus"}, "No such device"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(
+    llama_export: Path, tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    values = {"arch": "ada", "budget": Budget(kl=1.0), **TOKENS, **options}
+    with pytest.raises((ConfigError, PlanError), match=says):
+        search_precision(SearchConfig(model=llama_export, output=tmp_path / "none", **values))
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("values", [{}, {"kl": 0.1, "perplexity_increase": 0.1}])
+def test_there_is_one_budget(values: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="one budget"):
+        Budget(**values)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_budgets_are_above_zero(value: float) -> None:
+    with pytest.raises(ConfigError, match="above 0"):
+        Budget(perplexity_increase=value)
+
+
+def test_a_workload_has_calls() -> None:
+    (prompt, once), (step, often) = Workload(batch=2, prompt_tokens=100, new_tokens=8).calls
+    assert (prompt.tokens, prompt.past, once) == (100, 0, 1)
+    assert (step.tokens, step.past, step.batch, often) == (1, 104, 2, 8)
+    with pytest.raises(ConfigError):
+        Workload(new_tokens=0)
+
+
+ARGUMENTS = ["--screen-tokens", "256", "--search-tokens", "256", "--final-tokens", "256"]
+
+
+def test_the_command(llama_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = str(tmp_path / "found")
+    budget = ["--max-perplexity-increase", "900%"]
+    assert (
+        main(["precision", "search", str(llama_export), "--arch", "ada", *budget, *ARGUMENTS, "-o", output])
+        == 0
+    )
+    text = capsys.readouterr().out
+    assert "searched" in text and "100.0%" in text and f"plan: {output}/plan.yaml" in text
+    assert main(["precision", "search", str(llama_export), "--arch", "ada", *ARGUMENTS]) == 1
+    assert "one budget" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def plan(result: tuple[SearchResult, Path]) -> str:
+    return str(result[1] / "plan.yaml")
+
+
+def test_a_plan_is_shown_with_a_picture(
+    llama_export: Path, plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "plan.svg"
+    assert main(["precision", "show", plan, "--model", str(llama_export), "-o", str(picture), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert set(shown["seconds"]) == set(load_plan(Path(plan)).layers)
+    drawn = picture.read_text()
+    assert drawn.count("<rect") >= len(shown["seconds"]) and "#3a8f5c" in drawn and "lm_head" in drawn
+
+
+def test_plans_are_compared(
+    llama_export: Path, plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched(llama_export, tmp_path / "all", Budget(kl=1e9))
+    assert main(["precision", "diff", plan, plan]) == 0
+    assert "the same types and scales" in capsys.readouterr().out
+    assert main(["precision", "diff", plan, str(tmp_path / "all" / "plan.yaml")]) == 0
+    text = capsys.readouterr().out
+    assert "input bf16 -> fp8_e4m3" in text and "layers differ" in text
+
+
+def test_a_layer_is_explained(
+    llama_export: Path, result: tuple[SearchResult, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = "model.layers.0.self_attn.k_proj"
+    command = ["precision", "explain", str(result[1]), layer]
+    assert main([*command, "--model", str(llama_export), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["group"] == "model.layers.0.self_attn.q_proj+k_proj+v_proj"
+    assert set(found["choices"]) == {"bf16", "fp8 weights", "fp8", "fp8 by row"}
+    (weight,) = found["weights"]
+    assert weight["outliers"] > 1 and 0 < weight["error_row"] <= weight["error_tensor"] < 0.1
+    assert main(["precision", "explain", str(result[1]), "k_proj"]) == 1
+    assert layer in capsys.readouterr().err
+
+
+def test_a_prompt_is_bisected(llama_export: Path, plan: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["precision", "bisect", str(llama_export), plan, "--prompt", "The cat sat on the mat."]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = [piece["name"] for piece in found["pieces"]]
+    assert names == ["embedding", "model.layers.0", "model.layers.1", "head"]
+    assert found["pieces"][-1]["kl_so_far"] == pytest.approx(found["kl"])
+    kls = [layer["kl"] for layer in found["layers"]]
+    assert kls == sorted(kls, reverse=True) and kls[0] > 0
+    assert main(command) == 0 and "next token:" in capsys.readouterr().out
