@@ -21,6 +21,7 @@ class LayerEntry:
         asked: Types that the plan asks for, by part.
         found: Types in the network, by the same parts.
         verdict: How they compare.
+        executed: Types of its products in the engines; empty where they do not tell.
     """
 
     name: str
@@ -28,6 +29,7 @@ class LayerEntry:
     asked: Mapping[str, str]
     found: Mapping[str, str]
     verdict: str
+    executed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ class BuildConfig:
         trust_plugins: The library in the directory of an unfinished build may run, even if this machine did
             not make it.
         embed_plugins: Whether the engine carries the plugin library.
+        allow_fake_fp8: Whether products may run in wider types than the FP8 that the plan asks for.
         timing_cache: File with the timings of earlier builds, for the backend "tensorrt"; None takes one in
             the user's cache directory.
         dump_passes: Directory for the graph behind each pass, without weights; None writes none.
@@ -65,6 +66,7 @@ class BuildConfig:
     plugin_library: Path | None = None
     trust_plugins: bool = False
     embed_plugins: bool = False
+    allow_fake_fp8: bool = False
     timing_cache: Path | None = None
     dump_passes: Path | None = None
 

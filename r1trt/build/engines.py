@@ -13,7 +13,7 @@ from r1trt.artifacts.manifest import json_text
 from r1trt.artifacts.trusted_code import record_trusted_code
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.child import BuildRequest, build_in_child
-from r1trt.build.executed import products_of_engine
+from r1trt.build.executed import products_of_engine, require_no_fake_fp8, with_executed
 from r1trt.build.network_check import NetworkReport, check_network, require_obeyed
 from r1trt.build.timing_cache import timing_cache_file
 from r1trt.build.write import file_entry, now
@@ -39,13 +39,18 @@ def network_report_of_build(build: BuildArtifact, progress: Progress = ignore) -
 
 
 def build_engines(
-    build: BuildArtifact, *, timing_cache: Path | None = None, progress: Progress = ignore
+    build: BuildArtifact,
+    *,
+    timing_cache: Path | None = None,
+    allow_fake_fp8: bool = False,
+    progress: Progress = ignore,
 ) -> BuildArtifact:
     """Build the engines that a directory lacks, after a look whether the network is what the plan asks for.
 
     Args:
         build: A build with everything else; its engines, layer report and manifest are written.
         timing_cache: File with the timings of earlier builds, for "tensorrt"; None takes the user's.
+        allow_fake_fp8: Whether products may run in wider types than the FP8 that the plan asks for.
         progress: Called with (phase, done, total).
 
     Returns:
@@ -64,7 +69,9 @@ def build_engines(
     engines = {sm: build.engine(sm) for sm in build.manifest.sms}
     request = _request(build, plan, engines, timing_cache)
     version = build_in_child(request, on_network=compare, progress=progress)
-    report = replace(reports[-1], executed=_executed(build, engines, plan, version))
+    report = with_executed(reports[-1], _executed(build, engines, plan, version))
+    if not allow_fake_fp8:
+        require_no_fake_fp8(report, plan)
     replace_file(build.layers, json_text(report.to_json()))
     entries = (EngineEntry(**vars(file_entry(path)), sm=sm) for sm, path in engines.items())
     manifest = replace(

@@ -8,14 +8,20 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from r1trt.build.network_check import NetworkReport
 from r1trt.build.read_back import node_of_metadata
 from r1trt.errors import BuildError
 from r1trt.files import open_file
 from r1trt.graph.network_view import plan_key
+from r1trt.ops.layer_precision import FP8
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.text import listing
 
+_NAMES = {"float": "fp32"}  # of the plan's text, where they are not the precision plan's
 # Beyond it the search through the weights' bytes takes longer than the build.
 MAX_BYTES = 1 << 29
 
@@ -75,3 +81,56 @@ def _product(name: str, rest: str, types: Mapping[str, str], keys: Mapping[str, 
         "inputs": side("input"),
         "output": side("output"),
     }
+
+
+def with_executed(report: NetworkReport, found: Mapping[str, Any]) -> NetworkReport:
+    """A report with what the engines execute, by layer, where their text says it.
+
+    Args:
+        report: Plan against network.
+        found: What `products_of_engine` read of each engine, among other things.
+    """
+    by_layer: dict[str, dict[str, None]] = {}
+    for engine in found.values():
+        for product in engine.get("products", ()) if isinstance(engine, Mapping) else ():
+            for layer in product["layers"]:
+                by_layer.setdefault(layer, {})[_product_text(product)] = None
+    layers = [
+        replace(layer, executed=tuple(sorted(by_layer[layer.name]))) if layer.name in by_layer else layer
+        for layer in report.layers
+    ]
+    return replace(report, layers=tuple(layers), executed=found)
+
+
+def _product_text(product: Mapping[str, Any]) -> str:
+    """Operands and result, as in "fp8_e4m3 x fp8_e4m3 -> bf16"."""
+    operands, result = (
+        [_NAMES.get(name, name) for name in names] for names in (product["inputs"][:2], product["output"])
+    )
+    return f"{' x '.join(operands)} -> {' and '.join(result)}"
+
+
+def require_no_fake_fp8(report: NetworkReport, plan: PrecisionPlan) -> None:
+    """Refuse engines in which products that are planned in FP8 run in something wider.
+
+    A network can hold quantized operands, and its engine multiply wide ones all the same: all of FP8's error,
+    none of its speed. Layers whose products the engine's text does not show are left alone.
+
+    Raises:
+        BuildError: Lists the layers with what they execute.
+    """
+    real = f"{FP8} x {FP8} -> "
+    fake = [
+        f"{layer.name}: {', '.join(layer.executed)}"
+        for layer in report.layers
+        if layer.executed
+        and plan.layers[layer.name].quantizes_input
+        and not any(text.startswith(real) for text in layer.executed)
+    ]
+    if fake:
+        raise BuildError(
+            f"The engine multiplies {len(fake)} layers in wider types than FP8, which the plan asks for.",
+            found=listing(fake),
+            expected=f"{real}...",
+            fix="give these layers bf16 in the plan, or build with --allow-fake-fp8",
+        )

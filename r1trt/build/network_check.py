@@ -32,6 +32,8 @@ class LayerCheck:
         asked: Types that the plan asks for, by part, and whether a plugin is to compute it.
         found: What the network has, by the same parts.
         verdict: Whether they agree; "unverified" where they agree and a fused kernel decides the rest.
+        executed: Operand and result types of the layer's products in the built engines; empty where their
+            text does not show any.
     """
 
     name: str
@@ -39,6 +41,7 @@ class LayerCheck:
     asked: Types
     found: Types
     verdict: Verdict
+    executed: tuple[str, ...] = ()
 
     @property
     def chooses(self) -> bool:
@@ -71,6 +74,7 @@ class NetworkReport:
         return (
             {"network_layers": self.network_layers}
             | {verdict: self.count(verdict) for verdict in verdicts}
+            | {"executed": sum(bool(layer.executed) for layer in self.layers)}
             | {implementation: made[implementation] for implementation in IMPLEMENTATIONS if made}
         )
 

@@ -95,7 +95,12 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
             progress=progress,
         )
         if not build.manifest.is_finished and missing is None:
-            build_engines(build, timing_cache=config.timing_cache, progress=progress)
+            build_engines(
+                build,
+                timing_cache=config.timing_cache,
+                allow_fake_fp8=config.allow_fake_fp8,
+                progress=progress,
+            )
     if missing is not None:
         lacks_library = bool(in_plugins) and plugins.library is None
         compile_for = target.arch.name if lacks_library else None

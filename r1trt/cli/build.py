@@ -88,6 +88,9 @@ Examples:
 )
 @trust_plugins_option
 @click.option(
+    "--allow-fake-fp8", is_flag=True, help="Take an engine that multiplies wider types where FP8 is planned."
+)
+@click.option(
     "--timing-cache",
     type=UnicodePath(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -142,6 +145,10 @@ def _lines(built: BuildArtifact, seconds: float) -> list[str]:
         if check
         else []
     )
+    if check.get("executed"):
+        network.append(
+            f"  engine: products of {check['executed']} layers read, none wider than planned in FP8"
+        )
     if "plugin" in check:
         network.append(
             f"  of attention, RoPE and experts: {check['native']} layers of TensorRT's own, "

@@ -114,10 +114,11 @@ def _network_table(path: Path) -> Table:
                 for types in (layer.asked, layer.found)
             ),
             layer.verdict,
+            ", ".join(layer.executed) or "-",
         )
         for layer in LayerReport.read(path).layers
     )
-    header = ("layer", "asked", "found in the network", "verdict", "count")
+    header = ("layer", "asked", "found in the network", "verdict", "executed", "count")
     return Table(
         title="Precision plan and network", header=header, rows=[(*row, n) for row, n in rows.items()]
     )

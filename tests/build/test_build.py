@@ -18,11 +18,15 @@ from r1trt.artifacts import BuildArtifact
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.manifest import read_manifest, write_manifest
 from r1trt.build.config import BuildConfig
+from r1trt.build.executed import require_no_fake_fp8, with_executed
+from r1trt.build.network_check import LayerCheck, NetworkReport
 from r1trt.build.pipeline import build_engine
 from r1trt.errors import BuildError, CheckpointError, ConfigError, PlanError, R1TrtError, UnavailableError
 from r1trt.export.io import load_export
+from r1trt.ops.layer_precision import LayerPrecision
+from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import load_plan, save_plan
-from r1trt.precision.rules import plan_from_rules
+from r1trt.precision.rules import THRESHOLDS, plan_from_rules
 from r1trt.runtime.graph_session import session_from_simulation
 from r1trt.runtime.load import session_from_engine
 
@@ -79,6 +83,45 @@ def test_executed_products_are_fp8_where_the_plan_says_so(r1_asa_export: Path, t
         assert product["output"] == ["bf16"], product
     experts = [item for item in executed if "model.layers.1.mlp.moe" in item["layers"]]
     assert {tuple(item["inputs"][:2]) for item in experts} == {("fp8_e4m3",) * 2, ("float",) * 2}
+
+
+def test_the_report_has_planned_declared_and_executed_types(r1_asa_export: Path, tmp_path: Path) -> None:
+    output = build(r1_asa_export, tmp_path / "engine", "ada", "fp8")
+    layers = {layer["name"]: layer for layer in json.loads((output / "layers.json").read_text())["layers"]}
+    product = layers["model.layers.0.self_attn.q_proj"]
+    assert product["asked"] == product["found"] and product["asked"]["input"] == "fp8_e4m3"
+    assert product["executed"] == ["fp8_e4m3 x fp8_e4m3 -> bf16"]
+    assert layers["lm_head"]["executed"] == ["bf16 x bf16 -> bf16"]
+    assert layers["model.norm"]["executed"] == []
+    assert "fp8_e4m3 x fp8_e4m3 -> bf16" in layers["model.layers.1.mlp.moe"]["executed"]
+    check = read_manifest(output)["network_check"]
+    assert check["executed"] == sum(bool(layer["executed"]) for layer in layers.values()) > 9
+
+
+def test_fp8_that_runs_wider_is_refused_unless_allowed() -> None:
+    layer = LayerPrecision(op="R1Linear", input="fp8_e4m3", weight="fp8_e4m3", output="bf16", reason="a test",
+                           input_scale=1.0, weight_scale=1.0)  # fmt: skip
+    layers = {"a": layer, "b": layer, "c": replace(layer, input="bf16", input_scale=None)}
+    plan = PrecisionPlan(
+        model_hash="", arch="ada", precision="fp8", thresholds=THRESHOLDS["fp8"], layers=layers
+    )
+    checks = [
+        LayerCheck(name=name, op="R1Linear", asked={}, found={}, verdict="obeyed") for name in plan.layers
+    ]
+    wide = {"layers": ["a", "c"], "inputs": ["bf16", "bf16"], "output": ["float"]}
+    report = with_executed(
+        NetworkReport(layers=tuple(checks), network_layers=3), {"sm89": {"products": [wide]}}
+    )
+    assert [layer.executed for layer in report.layers] == [
+        ("bf16 x bf16 -> fp32",),
+        (),
+        ("bf16 x bf16 -> fp32",),
+    ]
+    with pytest.raises(BuildError, match="multiplies 1 layers in wider types") as caught:
+        require_no_fake_fp8(report, plan)
+    assert "a: bf16 x bf16 -> fp32" in caught.value.details["found"]
+    real = {"layers": ["a"], "inputs": ["fp8_e4m3", "fp8_e4m3"], "output": ["bf16"]}
+    require_no_fake_fp8(with_executed(report, {"sm89": {"products": [real]}}), plan)
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("bf16", 0.06)])

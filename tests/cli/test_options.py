@@ -17,7 +17,7 @@ OPTIONS = {
     "build": (
         "model --arch --fp8 --bf16 --fp32 --plan --requantize --calibration --backend --max-batch-size"
         " --max-input-len --max-seq-len --no-cache --plugins --plugin-library --embed-plugins --trust-plugins"
-        " --timing-cache --dump-passes --output -o --json"
+        " --allow-fake-fp8 --timing-cache --dump-passes --output -o --json"
     ),
     "validate": "engine --reference --prompts --max-tokens --trust-plugins --json",
     "generate": (

@@ -52,7 +52,7 @@ def test_files_are_compared_with_the_manifest(build: Path) -> None:
 def test_equal_layers_of_the_network_are_one_row(build: Path) -> None:
     write_layers(build, [{**LAYER, "name": f"model.layers.{index}.mlp.down_proj"} for index in range(2)])
     rows = summary_of_path(build).tables[-1].rows
-    assert rows == [("model.layers.*.mlp.down_proj", "input bf16", "input bf16", "obeyed", 2)]
+    assert rows == [("model.layers.*.mlp.down_proj", "input bf16", "input bf16", "obeyed", "-", 2)]
 
 
 @pytest.mark.parametrize("layers", [None, [1], [{**LAYER, "name": 5}], [{"name": "x"}], {}], ids=str)
