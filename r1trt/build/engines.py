@@ -72,6 +72,10 @@ def build_engines(
     report = with_executed(reports[-1], _executed(build, engines, plan, version))
     if not allow_fake_fp8:
         require_no_fake_fp8(report, plan)
+    return _completed(build, engines, report)
+
+
+def _completed(build: BuildArtifact, engines: Mapping[int, Path], report: NetworkReport) -> BuildArtifact:
     replace_file(build.layers, json_text(report.to_json()))
     entries = (EngineEntry(**vars(file_entry(path)), sm=sm) for sm, path in engines.items())
     manifest = replace(

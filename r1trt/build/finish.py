@@ -72,13 +72,18 @@ def finish_build(source: BuildArtifact, config: BuildConfig, progress: Progress 
             if path.is_file() and path.name != MANIFEST_FILE:
                 link_or_copy_file(path, directory / path.name)
         build = BuildArtifact(path=directory, manifest=plugins.put_beside_engine(directory, manifest))
-        build_engines(
-            build,
-            timing_cache=config.timing_cache,
-            allow_fake_fp8=config.allow_fake_fp8,
-            progress=progress,
-        )
+        build_engines_by_config(build, config, progress)
     return output
+
+
+def build_engines_by_config(build: BuildArtifact, config: BuildConfig, progress: Progress) -> None:
+    """The engines that a directory lacks, by the options that concern them. Raises BuildError."""
+    build_engines(
+        build,
+        timing_cache=config.timing_cache,
+        allow_fake_fp8=config.allow_fake_fp8,
+        progress=progress,
+    )
 
 
 def builder_unavailable(

@@ -14,8 +14,7 @@ from r1trt.artifacts.build import BuildDirectory, BuildManifest
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.build.builder_api import backend_available
 from r1trt.build.config import BuildConfig, newest_export
-from r1trt.build.engines import build_engines
-from r1trt.build.finish import builder_unavailable, finish_build
+from r1trt.build.finish import build_engines_by_config, builder_unavailable, finish_build
 from r1trt.build.graphs import graphs_from_plan
 from r1trt.build.known_weights import read_known_weights
 from r1trt.build.plan import plan_for_target, with_scales
@@ -95,12 +94,7 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
             progress=progress,
         )
         if not build.manifest.is_finished and missing is None:
-            build_engines(
-                build,
-                timing_cache=config.timing_cache,
-                allow_fake_fp8=config.allow_fake_fp8,
-                progress=progress,
-            )
+            build_engines_by_config(build, config, progress)
     if missing is not None:
         lacks_library = bool(in_plugins) and plugins.library is None
         compile_for = target.arch.name if lacks_library else None
