@@ -118,7 +118,11 @@ def _quantization_types(graph: ir.Graph) -> Iterator[Trap]:
 def _blocked_weights(graph: ir.Graph) -> Iterator[Trap]:
     for node in _nodes(graph, "DequantizeLinear"):
         if _int_attribute(node, "block_size") and _meets_quantized_activation(node.outputs[0]):
-            yield _trap(node, "has blocked weight scales and meets FP8 activations: RTX 1.7 miscomputes that")
+            yield _trap(
+                node,
+                "has blocked weight scales and meets quantized activations: RTX 1.7 miscomputes that; "
+                "use one scale, or one a row",
+            )
 
 
 def _meets_quantized_activation(value: ir.Value) -> bool:
@@ -195,6 +199,13 @@ def _cache_updates(graph: ir.Graph) -> Iterator[Trap]:
 # ---------------------------------------------------------------- TensorRT-RTX
 
 
+def _quantized_attention(graph: ir.Graph) -> Iterator[Trap]:
+    for node in _nodes(graph, "Attention"):
+        if any(_is_quantized_activation(_input(node, index)) for index in range(3)):
+            reason = "has Q/DQ in front of it: rounded to FP8 and computed in BF16; leave them out"
+            yield _trap(node, reason)
+
+
 def _data_dependent(graph: ir.Graph) -> Iterator[Trap]:
     for node in _nodes(graph, *_DATA_DEPENDENT):
         yield _trap(node, "depends on data in its shape or count, for which TensorRT-RTX has no plugin")
@@ -236,4 +247,4 @@ def _fp8_below_minimum(graph: ir.Graph, sms: Sequence[int]) -> Iterator[Trap]:
 _RULES: Sequence[Rule] = (_quantization_types, _blocked_weights, _fp8_readers)
 # What NVIDIA documents of these layers, or its RTX builder shows, is kept for the full TensorRT too.
 _NATIVE_RULES: Sequence[Rule] = (_shared_attention_inputs, _attention_forms, _cache_updates)
-_RTX_RULES: Sequence[Rule] = (_data_dependent,)
+_RTX_RULES: Sequence[Rule] = (_data_dependent, _quantized_attention)

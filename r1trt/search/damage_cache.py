@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class DamageCache:
         self, base: PrecisionPlan, groups: Sequence[Group], windows: Sequence[Array], weights: Sequence[str]
     ) -> None:
         digest = hashlib.sha256()
+        # Damages are the same for every architecture and builder that has the types.
+        base = replace(base, arch="", builder={})
         for kind in dict.fromkeys(choice.kind for group in groups for choice in group.choices):
             chosen = [c for group in groups for c in group.choices if c.kind == kind]
             digest.update(f"{kind}\0{yaml_from_plan(plan_of_choices(base, chosen))}".encode())

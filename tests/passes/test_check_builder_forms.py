@@ -108,6 +108,21 @@ CASES = [
         "reads the FP8 tensor",
     ),
     TrapCase(
+        "fp8_attention",
+        "g (bfloat16[B,4,S,16] q, bfloat16[B,4,S,16] k, bfloat16[B,4,S,16] v, float s) => (y) "
+        "{ c = QuantizeLinear <output_dtype = 17> (q, s) d = DequantizeLinear <output_dtype = 16> (c, s) "
+        "y = Attention (d, k, v) }",
+        "rounded to FP8 and computed in BF16",
+    ),
+    TrapCase(
+        "fp8_attention_elsewhere",
+        "g (bfloat16[B,4,S,16] q, bfloat16[B,4,S,16] k, bfloat16[B,4,S,16] v, float s) => (y) "
+        "{ c = QuantizeLinear <output_dtype = 17> (q, s) d = DequantizeLinear <output_dtype = 16> (c, s) "
+        "y = Attention (d, k, v) }",
+        None,
+        backend="tensorrt",
+    ),
+    TrapCase(
         "blocked_weights",
         "g (float[S,8] x, float s, float8e4m3fn[8,6] w, float[4,6] ws) => (y) "
         "{ q = QuantizeLinear <output_dtype = 17> (x, s) d = DequantizeLinear <output_dtype = 1> (q, s) "
