@@ -97,6 +97,9 @@ for _command in (show, diff, explain, bisect):
     "--from-front", type=click.IntRange(min=1), metavar="N",
     help="Take this point of the front, 1 being the most accurate, in place of the best under the budget.",
 )  # fmt: skip
+@click.option(
+    "--scores", is_flag=True, help="Also compute cheap scores, to see what they are worth; needs torch."
+)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
 @output_option("ARCH-searched in MODEL")
 @json_option
@@ -135,10 +138,20 @@ def _lines(result: SearchResult, directory: Path) -> list[str]:
         f"budget: {result.budget}; minimized: {result.facts['minimize']} on {result.facts['device']}",
         "plan                  FP8 weights      MB  modelled ms  KL       perplexity (95 %)",
         *(_line(point) for point in (result.chosen, *compared)),
+        *_score_lines(result),
         f"the front has {len(result.front)} points: --from-front takes another",
         f"plan: {directory / 'plan.yaml'}",
         f"report: {directory / 'report.html'}",
         "next: r1trt build MODEL --arch ARCH --plan PLAN",
+    ]
+
+
+def _score_lines(result: SearchResult) -> list[str]:
+    if result.scores is None:
+        return []
+    return [
+        f"rank correlation with measured damage: Fisher {result.scores.fisher_correlation:.3f}, "
+        f"error of the layer's result {result.scores.error_correlation:.3f}"
     ]
 
 

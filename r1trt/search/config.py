@@ -62,6 +62,7 @@ class SearchConfig:
         final_tokens: Tokens of the last measurement.
         window: Tokens of one window.
         from_front: Take this point of the front (1 is the most accurate) in place of the budget's best.
+        scores: Whether to compute cheap scores beside the damages, by PyTorch.
         threads: CPU threads; None leaves it to ONNX Runtime.
         output: Directory of the result; None means `<model>/<arch>-searched`.
     """
@@ -79,6 +80,7 @@ class SearchConfig:
     final_tokens: int = 16384
     window: int = 256
     from_front: int | None = None
+    scores: bool = False
     threads: int | None = None
     output: Path | None = None
 

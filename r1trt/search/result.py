@@ -8,6 +8,7 @@ from typing import Any
 
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.search.damage import Damage
+from r1trt.search.fisher import CheapScores
 from r1trt.search.measure import Measured
 
 
@@ -47,6 +48,7 @@ class SearchResult:
         front: From the most accurate to the cheapest; predictions.
         damages: By group and kind.
         costs: Modelled seconds of the workload and bytes of weights, by group and kind.
+        scores: Cheap scores of the choices; None where they were not asked for.
         budget: The limit, as text.
         facts: What was searched, on which text, for which device.
     """
@@ -57,6 +59,7 @@ class SearchResult:
     front: tuple[Point, ...]
     damages: Mapping[str, Mapping[str, Damage]]
     costs: Mapping[str, Mapping[str, Mapping[str, float]]]
+    scores: CheapScores | None
     budget: str
     facts: Mapping[str, Any]
 
@@ -72,6 +75,7 @@ class SearchResult:
                 group: {kind: asdict(damage) for kind, damage in kinds.items()}
                 for group, kinds in self.damages.items()
             },
+            "scores": None if self.scores is None else asdict(self.scores),
             "costs": {
                 group: {kind: dict(cost) for kind, cost in kinds.items()}
                 for group, kinds in self.costs.items()

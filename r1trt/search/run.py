@@ -12,17 +12,19 @@ from r1trt.calibrate.calibrate import CalibrationConfig
 from r1trt.calibrate.text import TokenChunks, token_chunks
 from r1trt.data import CALIBRATION, HELDOUT
 from r1trt.errors import ConfigError
+from r1trt.evaluate.checkpoint import module_from_checkpoint
 from r1trt.evaluate.windows import Window, windows_from_ids
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.precision.plan_file import save_plan
 from r1trt.precision.rules import plan_from_rules
 from r1trt.progress import Progress, ignore
 from r1trt.runtime.prompts import documents_from_file, encoded_documents
-from r1trt.search.candidates import BF16, FP8_TENSOR, candidate_plans, groups_of_candidates
+from r1trt.search.candidates import BF16, FP8_TENSOR, Group, candidate_plans, groups_of_candidates
 from r1trt.search.chain import ModelChain
 from r1trt.search.config import SearchConfig
 from r1trt.search.damage import Damages, measured_damages
 from r1trt.search.damage_cache import DamageCache
+from r1trt.search.fisher import CheapScores, cheap_scores
 from r1trt.search.measure import Measurement
 from r1trt.search.optimize import Solution, front, greedy_within, random_within, solution_of
 from r1trt.search.page import page_of_result
@@ -91,10 +93,18 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
         front=tuple(space.point(f"front {at + 1}", item) for at, item in enumerate(curve)),
         damages=damages,
         costs=space.all_costs(),
+        scores=_scores(export, groups, texts, damages, progress) if config.scores else None,
         budget=str(config.budget),
         facts=_facts(config, export, texts, device.title, damages),
     )
     return result, write_result(result, config.output or config.model / f"{config.arch}-searched")
+
+
+def _scores(
+    export: ExportedModel, groups: Sequence[Group], texts: Texts, damages: Damages, progress: Progress
+) -> CheapScores:
+    module = module_from_checkpoint(export.weight_base, config=export.config, capacity=None)
+    return cheap_scores(module, groups, texts.screen, damages, progress=progress)
 
 
 def _found(

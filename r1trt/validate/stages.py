@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from r1trt.artifacts import BuildArtifact, ExportArtifact
 from r1trt.artifacts.trusted_code import require_trusted_build
 from r1trt.errors import R1TrtError, UnavailableError
+from r1trt.evaluate.checkpoint import model_from_checkpoint
 from r1trt.evaluate.models import Model, model_from_session
 from r1trt.export.io import WeightsGoneError, weight_base_of
 from r1trt.runtime.engine_session import session_from_cpu_engine
 from r1trt.runtime.graph_session import session_from_export, session_from_simulation
 from r1trt.runtime.onnxruntime_model import LoadOptions
 from r1trt.runtime.session import Session
-from r1trt.validate.checkpoint import model_from_checkpoint
 from r1trt.validate.layer_values import layer_values
 from r1trt.validate.pairs import StageName
 from r1trt.validate.sources import Sources

@@ -11,7 +11,7 @@ OPTIONS = {
     "search": (
         "model --arch --max-kl --max-perplexity-increase --minimize --device --batch --prompt-tokens"
         " --new-tokens --calibration --heldout --screen-tokens --search-tokens --final-tokens --from-front"
-        " --threads -o --output --json"
+        " --scores --threads -o --output --json"
     ),
     "show": "plan --model --device -o --output --json",
     "diff": "first second --json",

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 
 def model_from_checkpoint(checkpoint: Path, *, config: ModelConfig, capacity: int | None) -> Model:
+    """A checkpoint as a model to compare with; see `module_from_checkpoint`."""
+    return model_from_module(module_from_checkpoint(checkpoint, config=config, capacity=capacity))
+
+
+def module_from_checkpoint(checkpoint: Path, *, config: ModelConfig, capacity: int | None) -> nn.Module:
     """Load a checkpoint in PyTorch, in FP32 on the CPU.
 
     Args:
@@ -30,8 +35,8 @@ def model_from_checkpoint(checkpoint: Path, *, config: ModelConfig, capacity: in
     """
     try:
         if family_of(config).in_transformers:
-            return model_from_module(_transformers_module(checkpoint))
-        return model_from_module(_own_module(checkpoint, capacity))
+            return _transformers_module(checkpoint)
+        return _own_module(checkpoint, capacity)
     except ImportError as error:
         raise UnavailableError(
             "Comparing with the checkpoint needs torch and transformers.",
