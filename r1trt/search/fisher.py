@@ -66,13 +66,10 @@ def cheap_scores(
     linears = _linears(module)
     scored = [group for group in groups if all(name in linears for name in group.layers)]
     totals: dict[tuple[str, str], Array] = {}
-    tokens = 0
     for done, window in enumerate(windows):
         progress("scoring", done, len(windows))
-        seen = _seen(
-            module, {name: linears[name] for group in scored for name in group.layers}, window, seed + done
-        )
-        tokens += len(window)
+        chosen = {name: linears[name] for group in scored for name in group.layers}
+        seen = _seen(module, chosen, window, seed + done)
         # A module can have a linear whose weight it uses in another way.
         scored = [group for group in scored if all(name in seen for name in group.layers)]
         for group in scored:
@@ -80,11 +77,15 @@ def cheap_scores(
                 key = (group.name, choice.kind)
                 totals[key] = totals.get(key, np.zeros(3)) + _sums(choice, linears, seen)
     progress("scoring", len(windows), len(windows))
+    return _scores(totals, sum(map(len, windows)), damages)
+
+
+def _scores(totals: Mapping[tuple[str, str], Array], tokens: int, damages: Damages) -> CheapScores:
     fisher: dict[str, dict[str, float]] = {}
     error: dict[str, dict[str, float]] = {}
-    for (group_name, kind), (squares, changed, whole) in totals.items():
-        fisher.setdefault(group_name, {})[kind] = float(0.5 * squares / tokens)
-        error.setdefault(group_name, {})[kind] = float(changed / whole)
+    for (group, kind), (squares, changed, whole) in totals.items():
+        fisher.setdefault(group, {})[kind] = float(0.5 * squares / tokens)
+        error.setdefault(group, {})[kind] = float(changed / whole)
     return CheapScores(
         fisher=fisher,
         error=error,

@@ -15,11 +15,12 @@ from r1trt.errors import ConfigError
 from r1trt.evaluate.checkpoint import module_from_checkpoint
 from r1trt.evaluate.windows import Window, windows_from_ids
 from r1trt.export.io import ExportedModel, load_export
+from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import save_plan
 from r1trt.precision.rules import plan_from_rules
 from r1trt.progress import Progress, ignore
 from r1trt.runtime.prompts import documents_from_file, encoded_documents
-from r1trt.search.candidates import BF16, FP8_TENSOR, Group, candidate_plans, groups_of_candidates
+from r1trt.search.candidates import BF16, FP8_TENSOR, candidate_plans, groups_of_candidates
 from r1trt.search.chain import ModelChain
 from r1trt.search.config import SearchConfig
 from r1trt.search.damage import Damages, measured_damages
@@ -64,47 +65,63 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
     device = device_for_arch(config.arch, config.device)
     export = load_export(config.model)
     texts = texts_of_search(config, export)
-    calibration = CalibrationConfig(tokenizer=export.artifact.path, text=config.calibration)
-    plans = candidate_plans(export, config.arch, calibration, progress)
-    groups = groups_of_candidates(export.model, plans)
     chain = ModelChain(export.model, export.weight_base, config.threads)
     exact = plan_from_rules(export.model, config.arch, "fp32", backend="tensorrt-rtx")
-    hashes = [file.header_sha256 for file in export.artifact.manifest.weights.files]
-    cache = DamageCache(plans[BF16], groups, texts.screen, hashes)
-    damages = cache.read()
-    for group, kind, damage in measured_damages(chain, exact, groups, texts.screen, damages, progress):
-        cache.add(group, kind, damage)
-        damages.setdefault(group, {})[kind] = damage
     costs = CostModel(export.model, config.minimize, device, config.workload)
-    space = SearchSpace(base=replace(plans[FP8_TENSOR], layers=plans[BF16].layers), groups=groups,
-                        damages=damages, costs=costs)  # fmt: skip
+    space = _measured_space(config, export, chain, exact, texts, costs, progress)
     curve = front(space.options())
     found, runs = _found(config, space, Measurement(chain, exact, texts.search), curve, progress)
-    others = _compared(space, found, export, config)
     final = Measurement(chain, exact, texts.final)
     chosen = replace(found.point, name="searched", final=final.measure(found.plan, progress))
     points = [
-        replace(point, final=final.measure(space.plan(solution), progress)) for point, solution in others
+        replace(point, final=final.measure(space.plan(solution), progress))
+        for point, solution in _compared(space, found, export, config)
     ]
     result = SearchResult(
         plan=found.plan,
         chosen=chosen,
         points=(*points, *(run.point for run in runs)),
         front=tuple(space.point(f"front {at + 1}", item) for at, item in enumerate(curve)),
-        damages=damages,
+        damages=space.damages,
         costs=space.all_costs(),
-        scores=_scores(export, groups, texts, damages, progress) if config.scores else None,
+        scores=_scores(export, space, texts, progress) if config.scores else None,
         budget=str(config.budget),
-        facts=_facts(config, export, texts, device.title, damages),
+        facts=_facts(config, export, texts, device.title, space.damages),
     )
     return result, write_result(result, config.output or config.model / f"{config.arch}-searched")
 
 
-def _scores(
-    export: ExportedModel, groups: Sequence[Group], texts: Texts, damages: Damages, progress: Progress
-) -> CheapScores:
+def _measured_space(
+    config: SearchConfig,
+    export: ExportedModel,
+    chain: ModelChain,
+    exact: PrecisionPlan,
+    texts: Texts,
+    costs: CostModel,
+    progress: Progress,
+) -> SearchSpace:
+    """What is chosen from, every choice measured, here or by a search before."""
+    calibration = CalibrationConfig(tokenizer=export.artifact.path, text=config.calibration)
+    plans = candidate_plans(export, config.arch, calibration, progress)
+    groups = groups_of_candidates(export.model, plans)
+    cache = DamageCache(plans[BF16], groups, texts.screen, _weight_marks(export))
+    damages = cache.read()
+    for group, kind, damage in measured_damages(chain, exact, groups, texts.screen, damages, progress):
+        cache.add(group, kind, damage)
+        damages.setdefault(group, {})[kind] = damage
+    base = replace(plans[FP8_TENSOR], layers=plans[BF16].layers)
+    return SearchSpace(base=base, groups=groups, damages=damages, costs=costs)
+
+
+def _weight_marks(export: ExportedModel) -> list[str]:
+    """What tells this checkpoint's contents from another's of the same header, without reading them."""
+    files = export.artifact.manifest.weights.files
+    return [f"{file.header_sha256} {(export.weight_base / file.name).stat().st_mtime_ns}" for file in files]
+
+
+def _scores(export: ExportedModel, space: SearchSpace, texts: Texts, progress: Progress) -> CheapScores:
     module = module_from_checkpoint(export.weight_base, config=export.config, capacity=None)
-    return cheap_scores(module, groups, texts.screen, damages, progress=progress)
+    return cheap_scores(module, space.groups, texts.screen, space.damages, progress=progress)
 
 
 def _found(
