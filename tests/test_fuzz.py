@@ -48,7 +48,8 @@ def test_500_inputs(tmp_path: Path) -> None:
 FAULTS = {
     "traceback": "1 / 0",
     "hang": "__import__('time').sleep(60)",
-    "memory": "bytearray(3 << 29)",
+    # Held for a moment: memory is sampled while a reader works.
+    "memory": "(lambda held: __import__('time').sleep(0.3))(bytearray(3 << 29))",
     "crash": "os._exit(7)",
 }
 
