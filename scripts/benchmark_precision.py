@@ -1,0 +1,136 @@
+"""Searches precision plans for several architectures, builds them, and writes what came of it.
+
+python scripts/benchmark_precision.py EXPORT [--arch ada]... [--max-perplexity-increase 1%] [--name NAME] [-o DIR]
+
+For each architecture: `r1trt precision search` in a process of its own (seconds, peak memory), `r1trt build` with the
+plan that it found, and how the network and the engine obey it. One JSON file and one page in DIR, by default
+docs/benchmarks. Damages that an earlier search measured are not measured again: R1TRT_CACHE names an empty folder
+for a search from nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HEADER = (
+    "| plan | weights in FP8 | MB | modelled ms | KL, nats | perplexity (95 % interval) | agreement |",
+    "|---|---:|---:|---:|---:|---|---:|",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    day = datetime.now(UTC).date().isoformat()
+    results = {arch: measured(options, arch) for arch in options.arch or ["ada"]}
+    document = {"model": options.name, "day": day, "command": " ".join(sys.argv), "results": results}
+    path = options.output / f"precision-search-{options.name.lower()}-{day}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(page(document), encoding="utf-8")
+    print(path.with_suffix(".md"))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("export", type=Path)
+    parser.add_argument("--arch", action="append", help="architecture; may be given several times")
+    parser.add_argument("--max-perplexity-increase", default="1%")
+    parser.add_argument("--name", required=True, help="the model's name, for the files")
+    parser.add_argument("-o", "--output", type=Path, default=REPOSITORY / "docs" / "benchmarks")
+    return parser
+
+
+def measured(options: argparse.Namespace, arch: str) -> dict[str, Any]:
+    """One architecture: search, build, and what both say."""
+    found = options.export / f"{arch}-searched"
+    search = run(
+        "precision", "search", options.export, "--arch", arch, "--scores", "-o", found,
+        "--max-perplexity-increase", options.max_perplexity_increase,
+    )  # fmt: skip
+    engine = options.export / f"{arch}-searched-engine"
+    build = run("build", options.export, "--arch", arch, "--plan", found / "plan.yaml", "-o", engine)
+    figures = json.loads((found / "search.json").read_text(encoding="utf-8"))
+    manifest = json.loads((engine / "manifest.json").read_text(encoding="utf-8"))
+    layers = json.loads((engine / "layers.json").read_text(encoding="utf-8"))["layers"]
+    return {
+        "search": search,
+        "build": build,
+        "facts": figures["facts"],
+        "chosen": figures["chosen"],
+        "points": [point for point in figures["points"] if point["final"]],
+        "front": [{k: point[k] for k in ("predicted", "seconds", "bytes")} for point in figures["front"]],
+        "correlations": {name: figures["scores"][f"{name}_correlation"] for name in ("fisher", "error")},
+        "network": manifest["network_check"],
+        "engine_bytes": [entry["bytes"] for entry in manifest["engines"]],
+        "executed": {
+            text: sum(text in layer["executed"] for layer in layers)
+            for text in sorted({text for layer in layers for text in layer["executed"]})
+        },
+    }
+
+
+def run(*arguments: object) -> dict[str, float]:
+    """Runs a command of r1trt; returns its seconds and peak memory in bytes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "r1trt", *map(str, arguments)], check=True)
+    seconds = time.perf_counter() - started
+    peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    return {"seconds": round(seconds, 1), "peak_bytes_so_far": peak * 1024}
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [f"# Precision by layer of {document['model']}, {document['day']}", ""]
+    lines += [
+        "Computed in ONNX Runtime on a CPU, with every rounding of the plans' types; engines were built and not run.",
+        "Times are modelled by the roofline. Held-out text is what neither calibration nor search has read.",
+        "",
+    ]
+    for arch, result in document["results"].items():
+        lines += _section(arch, result)
+    return "\n".join(lines)
+
+
+def _section(arch: str, result: Mapping[str, Any]) -> list[str]:
+    facts, network = result["facts"], result["network"]
+    lines = [f"## {arch}", "", *HEADER]
+    lines += [_row(point) for point in (result["chosen"], *result["points"])]
+    executed = ", ".join(f"{count} layers {text}" for text, count in result["executed"].items())
+    lines += [
+        "",
+        f"Held out: {facts['final_tokens']} tokens. {facts['choices']} choices measured on {facts['screen_tokens']} "
+        f"tokens, whole plans on {facts['search_tokens']}; device {facts['device']}.",
+        f"Search {result['search']['seconds']} s, at most {result['search']['peak_bytes_so_far'] / 1e9:.1f} GB; "
+        f"rank correlation with measured damage: Fisher {result['correlations']['fisher']:.3f}, error of the "
+        f"layer's result {result['correlations']['error']:.3f}.",
+        f"Network: {network['obeyed']} layers as planned, {network['disobeyed']} not, {network['unverified']} up to "
+        f"a fused kernel. Executed, where the engine's text says it: {executed}.",
+        "",
+    ]
+    return lines
+
+
+def _row(point: Mapping[str, Any]) -> str:
+    final = point["final"]
+    ppl = final["perplexity_increase"]
+    return (
+        f"| {point['name']} | {100 * point['fp8_share']:.1f} % | {point['bytes'] / 1e6:.1f} | "
+        f"{1e3 * point['seconds']:.2f} | {final['kl']['mean']:.4f} | {100 * ppl['mean']:+.2f} % "
+        f"({100 * ppl['low']:+.2f} to {100 * ppl['high']:+.2f}) | {100 * final['agreement']:.2f} % |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
