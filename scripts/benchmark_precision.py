@@ -1,11 +1,11 @@
 """Searches precision plans for several architectures, builds them, and writes what came of it.
 
-python scripts/benchmark_precision.py EXPORT [--arch ada]... [--max-perplexity-increase 1%] [--name NAME] [-o DIR]
+python scripts/benchmark_precision.py EXPORT --name NAME [--arch ada]... [-o DIR]
 
-For each architecture: `r1trt precision search` in a process of its own (seconds, peak memory), `r1trt build` with the
-plan that it found, and how the network and the engine obey it. One JSON file and one page in DIR, by default
-docs/benchmarks. Damages that an earlier search measured are not measured again: R1TRT_CACHE names an empty folder
-for a search from nothing.
+For each architecture: `r1trt precision search` in a process of its own (seconds, peak memory), `r1trt build`
+with the plan that it found, and how the network and the engine obey it. One JSON file and one page in DIR, by
+default docs/benchmarks. Damages that an earlier search measured are not measured again: R1TRT_CACHE names an
+empty folder for a search from nothing.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def page(document: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [f"# Precision by layer of {document['model']}, {document['day']}", ""]
     lines += [
-        "Computed in ONNX Runtime on a CPU, with every rounding of the plans' types; engines were built and not run.",
+        "Computed in ONNX Runtime on a CPU, with every rounding of the types; engines were built, not run.",
         "Times are modelled by the roofline. Held-out text is what neither calibration nor search has read.",
         "",
     ]
@@ -104,19 +104,19 @@ def page(document: Mapping[str, Any]) -> str:
 
 
 def _section(arch: str, result: Mapping[str, Any]) -> list[str]:
-    facts, network = result["facts"], result["network"]
+    facts, network, search = result["facts"], result["network"], result["search"]
+    ranks = result["correlations"]
     lines = [f"## {arch}", "", *HEADER]
     lines += [_row(point) for point in (result["chosen"], *result["points"])]
     executed = ", ".join(f"{count} layers {text}" for text, count in result["executed"].items())
     lines += [
         "",
-        f"Held out: {facts['final_tokens']} tokens. {facts['choices']} choices measured on {facts['screen_tokens']} "
-        f"tokens, whole plans on {facts['search_tokens']}; device {facts['device']}.",
-        f"Search {result['search']['seconds']} s, at most {result['search']['peak_bytes_so_far'] / 1e9:.1f} GB; "
-        f"rank correlation with measured damage: Fisher {result['correlations']['fisher']:.3f}, error of the "
-        f"layer's result {result['correlations']['error']:.3f}.",
-        f"Network: {network['obeyed']} layers as planned, {network['disobeyed']} not, {network['unverified']} up to "
-        f"a fused kernel. Executed, where the engine's text says it: {executed}.",
+        f"Held out: {facts['final_tokens']} tokens. {facts['choices']} choices measured on "
+        f"{facts['screen_tokens']} tokens, whole plans on {facts['search_tokens']}. {facts['device']}.",
+        f"Search {search['seconds']} s, at most {search['peak_bytes_so_far'] / 1e9:.1f} GB; rank correlation "
+        f"with measured damage: Fisher {ranks['fisher']:.3f}, error of the layer's result {ranks['error']:.3f}.",
+        f"Network: {network['obeyed']} layers as planned, {network['disobeyed']} not, "
+        f"{network['unverified']} up to a fused kernel. Executed, where the engine's text says it: {executed}.",
         "",
     ]
     return lines
