@@ -114,9 +114,9 @@ def _section(arch: str, result: Mapping[str, Any]) -> list[str]:
         f"Held out: {facts['final_tokens']} tokens. {facts['choices']} choices measured on "
         f"{facts['screen_tokens']} tokens, whole plans on {facts['search_tokens']}. {facts['device']}.",
         f"Search {search['seconds']} s, at most {search['peak_bytes_so_far'] / 1e9:.1f} GB; rank correlation "
-        f"with measured damage: Fisher {ranks['fisher']:.3f}, error of the layer's result {ranks['error']:.3f}.",
+        f"with measured damage: Fisher {ranks['fisher']:.3f}, error of the result {ranks['error']:.3f}.",
         f"Network: {network['obeyed']} layers as planned, {network['disobeyed']} not, "
-        f"{network['unverified']} up to a fused kernel. Executed, where the engine's text says it: {executed}.",
+        f"{network['unverified']} up to a fused kernel. Executed, where the engine says it: {executed}.",
         "",
     ]
     return lines
