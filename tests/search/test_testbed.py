@@ -36,4 +36,4 @@ def test_a_trained_mixture_is_searched(export: Path, tmp_path: Path, monkeypatch
     # A model of random weights would have hundreds.
     assert 3.5 < found.chosen.final.perplexity_exact < 6.0
     assert found.chosen.final.kl.mean < 0.0012 < narrow.final.kl.high
-    assert 0.3 < found.chosen.fp8_share
+    assert found.chosen.fp8_share > 0.3
