@@ -19,6 +19,7 @@ from r1trt.errors import ExportError
 _LAYER_RESULT = re.compile(r"^model\.layers\.\d+\.mlp_residual$")
 _EMBEDDING = "model.embed_tokens"
 EMBEDDING, HEAD = "embedding", "head"
+_LOGITS_RANK = 3  # [B, S, V]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,17 @@ def segments_of_model(model: ir.Model) -> list[Segment]:
         model: The graph; its operators are calls without bodies. It is left as it is.
 
     Raises:
-        ExportError: The graph's layers are not named as an export names them.
+        ExportError: The graph's layers are not named as an export names them, or it gives the last token's
+            logits alone.
     """
+    logits = model.graph.outputs[0]
+    if logits.shape is None or len(logits.shape) != _LOGITS_RANK:
+        raise ExportError(
+            "This export gives the logits of the last token alone, which says little of a precision.",
+            where=model.graph.name,
+            found=f"logits {logits.shape}",
+            fix="export the checkpoint again without --last-token-logits",
+        )
     cuts = list(_cuts(model.graph))
     if len(cuts) < 2:
         raise ExportError(

@@ -56,6 +56,13 @@ def test_in_other_types_they_are_the_builds_simulation(case: Case, kind: str) ->
     np.testing.assert_allclose(chain_logits(case, kind), whole, atol=1e-5)
 
 
+def test_logits_of_the_last_token_alone_are_refused(case: Case) -> None:
+    model = run_passes(case.export.model, scoring_passes())
+    model.graph.outputs[0].shape = ir.Shape(["B", 320])
+    with pytest.raises(ExportError, match="last token alone"):
+        segments_of_model(model)
+
+
 def test_a_graph_of_other_names_is_refused(case: Case) -> None:
     model = run_passes(case.export.model, scoring_passes())
     for node in model.graph:
