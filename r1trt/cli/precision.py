@@ -138,6 +138,12 @@ def _lines(result: SearchResult, directory: Path) -> list[str]:
         f"budget: {result.budget}; minimized: {result.facts['minimize']} on {result.facts['device']}",
         "plan                  FP8 weights      MB  modelled ms  KL       perplexity (95 %)",
         *(_line(point) for point in (result.chosen, *compared)),
+        "MB and ms are those of the layers that are chosen",
+        *(
+            []
+            if result.facts["keeps_heldout"]
+            else ["BEYOND THE BUDGET on held-out text, at the interval's end"]
+        ),
         *_score_lines(result),
         f"the front has {len(result.front)} points: --from-front takes another",
         f"plan: {directory / 'plan.yaml'}",
@@ -149,10 +155,9 @@ def _lines(result: SearchResult, directory: Path) -> list[str]:
 def _score_lines(result: SearchResult) -> list[str]:
     if result.scores is None:
         return []
-    return [
-        f"rank correlation with measured damage: Fisher {result.scores.fisher_correlation:.3f}, "
-        f"error of the layer's result {result.scores.error_correlation:.3f}"
-    ]
+    ranks = (result.scores.fisher_correlation, result.scores.error_correlation)
+    fisher, error = ("none" if rank is None else f"{rank:.3f}" for rank in ranks)
+    return [f"rank correlation with measured damage: Fisher {fisher}, error of the layer's result {error}"]
 
 
 def _line(point: Point) -> str:

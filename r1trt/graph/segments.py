@@ -1,7 +1,6 @@
 """A graph cut along its residual stream: embedding, one piece a decoder layer, head.
 
-A piece is small enough to be typed, loaded and run by itself, so that a model can be looked at layer by layer
-whatever its size.
+A piece is small enough to be typed, loaded and run by itself: a model can be looked at layer by layer.
 
 Legend: S tokens of one call, D hidden size.
 """

@@ -73,10 +73,10 @@ def candidate_plans(
         PlanError: The architecture has nothing narrower than BF16 to offer.
     """
     target = architecture(arch)
-    if not target.fp8:
+    if not target.fp8 or not target.sms:
         raise PlanError(
             f"There is nothing to choose from for --arch {arch}.",
-            found=target.fp8_reason,
+            found=target.fp8_reason if target.sms else "ONNX Runtime computes FP8 and BF16 in FP32",
             expected="an architecture with products narrower than BF16",
         )
     wide = plan_from_rules(export.model, arch, "bf16")
@@ -85,7 +85,7 @@ def candidate_plans(
     )
     row = _with_input_scales(_narrow(export.model, arch, "channel"), tensor)
     row = calibrated_plan(row, export.model, export.weight_base, calibration, progress)
-    return {BF16: wide, FP8_WEIGHTS: _weights_alone(tensor), FP8_TENSOR: tensor, FP8_ROW: row}
+    return {BF16: wide, FP8_WEIGHTS: _weights_alone(tensor, wide), FP8_TENSOR: tensor, FP8_ROW: row}
 
 
 def _narrow(model: ir.Model, arch: str, scaling: str) -> PrecisionPlan:
@@ -99,12 +99,12 @@ def _narrow(model: ir.Model, arch: str, scaling: str) -> PrecisionPlan:
     return replace(plan, layers=layers)
 
 
-def _weights_alone(plan: PrecisionPlan) -> PrecisionPlan:
-    """Linears' activations stay wide; experts' products are FP8 or not."""
+def _weights_alone(plan: PrecisionPlan, wide: PrecisionPlan) -> PrecisionPlan:
+    """Linears' activations stay wide; of experts there is no such form, and they stay as in `wide`."""
     layers = {
         name: replace(layer, input=layer.output, input_scale=None)
         if layer.quantizes_input and operator_of_layer(layer).input_scales == ("input_scale",)
-        else layer
+        else wide.layers[name]
         for name, layer in plan.layers.items()
     }
     return replace(plan, layers=layers)

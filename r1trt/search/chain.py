@@ -1,4 +1,4 @@
-"""A model run piece by piece on the CPU, each piece in the types of some plan, whatever its size.
+"""A model run piece by piece on the CPU, each piece in the types of some plan.
 
 Legend: S tokens of one window, D hidden size, V vocabulary.
 """

@@ -33,6 +33,8 @@ class Damage:
     error: float
 
 
+BROKEN = 1e6
+"""KL divergence of logits that are not finite."""
 NONE = Damage(kl=0.0, error=0.0)
 Damages = dict[str, dict[str, Damage]]
 """By group, by kind of choice."""
@@ -101,5 +103,6 @@ def _damage(
         for session in sessions[index + 1 :]:
             result = session(result)
         pieces.append(reference.kl(result[0]))
-    kl_T = np.concatenate(pieces)
+    # A choice that breaks the model is one that nothing is worth.
+    kl_T = np.nan_to_num(np.concatenate(pieces), nan=BROKEN, posinf=BROKEN)
     return Damage(kl=float(kl_T.mean()), error=float(kl_T.std() / np.sqrt(len(kl_T))))

@@ -19,6 +19,8 @@ from r1trt.search.chain import Array
 from r1trt.search.damage import Damage, Damages
 
 _FOLDER = "search"
+_SCHEMA = "1"
+"""Another one where the arithmetic of a measured choice has changed."""
 
 
 class DamageCache:
@@ -34,7 +36,7 @@ class DamageCache:
     def __init__(
         self, base: PrecisionPlan, groups: Sequence[Group], windows: Sequence[Array], weights: Sequence[str]
     ) -> None:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(_SCHEMA.encode())
         # Damages are the same for every architecture and builder that has the types.
         base = replace(base, arch="", builder={})
         for kind in dict.fromkeys(choice.kind for group in groups for choice in group.choices):
@@ -57,7 +59,7 @@ class DamageCache:
             try:
                 group, kind, kl, error = json.loads(line)
                 found.setdefault(str(group), {})[str(kind)] = Damage(kl=float(kl), error=float(error))
-            except ValueError:
+            except (ValueError, TypeError):
                 continue
         return found
 

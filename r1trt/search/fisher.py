@@ -33,14 +33,15 @@ class CheapScores:
     Attributes:
         fisher: By group and kind, in nats.
         error: By group and kind, relative.
-        fisher_correlation: Spearman's rank correlation of the Fisher scores with the measured damages.
+        fisher_correlation: Spearman's rank correlation of the Fisher scores with the measured damages; None
+            where there is none.
         error_correlation: That of the error scores.
     """
 
     fisher: Mapping[str, Mapping[str, float]]
     error: Mapping[str, Mapping[str, float]]
-    fisher_correlation: float
-    error_correlation: float
+    fisher_correlation: float | None
+    error_correlation: float | None
 
 
 def cheap_scores(
@@ -171,15 +172,16 @@ def _rounded(values: Tensor, scale: Tensor) -> Tensor:
     return codes.to(values.dtype) * scale
 
 
-def _correlation(scores: Mapping[str, Mapping[str, float]], damages: Damages) -> float:
+def _correlation(scores: Mapping[str, Mapping[str, float]], damages: Damages) -> float | None:
+    """None where too few choices were scored, or all alike."""
     from scipy.stats import spearmanr
 
     both = [
         (group, kind) for group, kinds in scores.items() for kind in kinds if kind in damages.get(group, {})
     ]
     if len(both) < 3:
-        return float("nan")
+        return None
     found = spearmanr(
         [scores[group][kind] for group, kind in both], [damages[group][kind].kl for group, kind in both]
     )
-    return float(found.statistic)
+    return float(found.statistic) if np.isfinite(found.statistic) else None

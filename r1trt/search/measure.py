@@ -17,10 +17,11 @@ from r1trt.evaluate.windows import Window
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
 from r1trt.search.chain import Array, ModelChain
+from r1trt.search.damage import BROKEN
 
 BLOCK = 64
 """Neighbouring tokens that count as one observation of an interval: their differences hang together."""
-_SIGMAS = 1.96
+_MOST_NATS = 600.0  # whose exponential is a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,35 +78,41 @@ class Measurement:
             for exact, state, window in zip(self._exact_states, states, self._windows, strict=True)
         ]
         kl_N, agree_N, exact_N, tested_N = (np.concatenate(part) for part in zip(*pieces, strict=True))
-        known_N = ~np.isnan(exact_N)
+        known_N = np.concatenate([window.targets >= 0 for window in self._windows])
         difference = _interval(tested_N[known_N] - exact_N[known_N])
         return Measured(
             tokens=len(kl_N),
             kl=_interval(kl_N),
             perplexity_increase=Interval(
-                mean=math.expm1(difference.mean),
-                low=math.expm1(difference.low),
-                high=math.expm1(difference.high),
+                mean=math.expm1(min(difference.mean, _MOST_NATS)),
+                low=math.expm1(min(difference.low, _MOST_NATS)),
+                high=math.expm1(min(difference.high, _MOST_NATS)),
             ),
             agreement=float(agree_N.mean()),
-            perplexity=math.exp(tested_N[known_N].mean()),
-            perplexity_exact=math.exp(exact_N[known_N].mean()),
+            perplexity=math.exp(min(tested_N[known_N].mean(), _MOST_NATS)),
+            perplexity_exact=math.exp(min(exact_N[known_N].mean(), _MOST_NATS)),
         )
 
 
 def _compared(exact_SV: Array, tested_SV: Array, target_S: Array) -> tuple[Array, Array, Array, Array]:
-    """KL, agreement and both negative log-likelihoods of each token; NaN where the next one is unknown."""
+    """KL, agreement and both negative log-likelihoods of each token; 0 where the next one is unknown."""
     log_p_SV, log_q_SV = log_softmax(exact_SV), log_softmax(tested_SV)
     kl_S = np.maximum((np.exp(log_p_SV) * (log_p_SV - log_q_SV)).sum(axis=1), 0.0)
     rows_S, known_S = np.arange(len(target_S)), target_S >= 0
-    likelihoods = [np.where(known_S, -log_SV[rows_S, target_S], np.nan) for log_SV in (log_p_SV, log_q_SV)]
+    likelihoods = [np.where(known_S, -log_SV[rows_S, target_S], 0.0) for log_SV in (log_p_SV, log_q_SV)]
+    # What is not finite is as bad as can be, and still a number.
+    kl_S = np.nan_to_num(kl_S, nan=BROKEN, posinf=BROKEN)
+    likelihoods = [np.nan_to_num(item, nan=BROKEN, posinf=BROKEN) for item in likelihoods]
     return kl_S, exact_SV.argmax(axis=1) == tested_SV.argmax(axis=1), likelihoods[0], likelihoods[1]
 
 
 def _interval(values_N: npt.NDArray[np.float64]) -> Interval:
     """Of the mean, from means of blocks; a text of few blocks has a wide one."""
     mean = float(values_N.mean())
-    blocks = max(len(values_N) // BLOCK, 1)
+    blocks = max(len(values_N) // BLOCK, 2)
     means = np.array([block.mean() for block in np.array_split(values_N, blocks)])
-    half = _SIGMAS * float(means.std(ddof=1)) / math.sqrt(blocks) if blocks > 1 else math.inf
+    # NOTES: SciPy takes half a second to import.
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, blocks - 1)) * float(means.std(ddof=1)) / math.sqrt(blocks)
     return Interval(mean=mean, low=mean - half, high=mean + half)

@@ -74,9 +74,12 @@ def cheapest_within(groups: Sequence[Options], budget: float) -> Solution:
             expected=f"at least {least:.3g}, the damage of the widest types",
             fix="allow more",
         )
-    costs = np.concatenate([group.costs for group in groups])
-    damages = np.concatenate([group.damages for group in groups])
-    owner = np.repeat(np.arange(len(groups)), [len(group.costs) for group in groups])
+    worth = [_undominated(group) for group in groups]
+    costs = np.array(
+        [group.costs[index] for group, kept in zip(groups, worth, strict=True) for index in kept]
+    )
+    damages = np.array([g.damages[index] for g, kept in zip(groups, worth, strict=True) for index in kept])
+    owner = np.repeat(np.arange(len(groups)), [len(kept) for kept in worth])
     one_each = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
     # NOTES: HiGHS's tolerances are absolute: both sides are brought near 1.
     scale_cost, scale_damage = costs.max() or 1.0, max(budget, 1e-6 * damages.max()) or 1.0
@@ -88,12 +91,26 @@ def cheapest_within(groups: Sequence[Options], budget: float) -> Solution:
             LinearConstraint(one_each, 1, 1),
             LinearConstraint(damages[None] / scale_damage, -np.inf, budget / scale_damage),
         ],
+        options={"mip_rel_gap": 0.0},
     )
     if result.x is None:
         raise PlanError("The search found no solution.", found=result.message)
-    firsts = np.flatnonzero(np.diff(owner, prepend=-1))
-    picked = np.flatnonzero(result.x > 0.5)
-    return solution_of(groups, (picked - firsts).tolist())
+    places = [index for kept in worth for index in kept]
+    return solution_of(groups, [places[at] for at in np.flatnonzero(result.x > 0.5)])
+
+
+def _undominated(group: Options) -> list[int]:
+    """Choices that no other one is as good as in both, the first of equal ones."""
+    pairs = list(zip(group.damages, group.costs, strict=True))
+    return [
+        at
+        for at, (damage, cost) in enumerate(pairs)
+        if not any(
+            d <= damage and c <= cost and ((d, c) != (damage, cost) or other < at)
+            for other, (d, c) in enumerate(pairs)
+            if other != at
+        )
+    ]
 
 
 def front(groups: Sequence[Options], points: int = FRONT_POINTS) -> list[Solution]:

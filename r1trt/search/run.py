@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from r1trt.artifacts.disk import replace_file
@@ -11,7 +12,7 @@ from r1trt.artifacts.manifest import json_text
 from r1trt.calibrate.calibrate import CalibrationConfig
 from r1trt.calibrate.text import TokenChunks, token_chunks
 from r1trt.data import CALIBRATION, HELDOUT
-from r1trt.errors import ConfigError
+from r1trt.errors import ConfigError, UnavailableError
 from r1trt.evaluate.checkpoint import module_from_checkpoint
 from r1trt.evaluate.windows import Window, windows_from_ids
 from r1trt.export.io import ExportedModel, load_export
@@ -30,11 +31,12 @@ from r1trt.search.measure import Measurement
 from r1trt.search.optimize import Solution, front, greedy_within, random_within, solution_of
 from r1trt.search.page import page_of_result
 from r1trt.search.result import Point, SearchResult
-from r1trt.search.search import Found, best_under_budget
+from r1trt.search.search import Found, best_under_budget, keeps
 from r1trt.search.space import SearchSpace
 from r1trt.search.times import CostModel, device_for_arch
 from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
+MIN_TOKENS = 256
 PLAN_FILE, RESULT_FILE, PAGE_FILE = "plan.yaml", "search.json", "report.html"
 
 
@@ -62,6 +64,7 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
     Raises:
         R1TrtError: The model, a text or the budget cannot be used.
     """
+    require_packages(scores=config.scores)
     device = device_for_arch(config.arch, config.device)
     export = load_export(config.model)
     texts = texts_of_search(config, export)
@@ -78,7 +81,7 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
         for point, solution in _compared(space, found, export, config)
     ]
     result = SearchResult(
-        plan=found.plan,
+        plan=_held_to(found.plan, chosen),
         chosen=chosen,
         points=(*points, *(run.point for run in runs)),
         front=tuple(space.point(f"front {at + 1}", item) for at, item in enumerate(curve)),
@@ -86,9 +89,21 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
         costs=space.all_costs(),
         scores=_scores(export, space, texts, progress) if config.scores else None,
         budget=str(config.budget),
-        facts=_facts(config, export, texts, device.title, space.damages),
+        facts=_facts(config, export, texts, device.title, space.damages, chosen),
     )
     return result, write_result(result, config.output or config.model / f"{config.arch}-searched")
+
+
+def _held_to(plan: PrecisionPlan, chosen: Point) -> PrecisionPlan:
+    """The plan with the thresholds that its own figures give, a half above what was measured."""
+    final = chosen.final
+    assert final is not None, "it was measured"
+    limits = replace(
+        plan.thresholds,
+        kl_max=max(1.5 * final.kl.high, 1e-3),
+        perplexity_increase_max=max(1.5 * final.perplexity_increase.high, 0.01),
+    )
+    return replace(plan, thresholds=limits, calibration={**plan.calibration, "weight_scaling": "by layer"})
 
 
 def _measured_space(
@@ -150,10 +165,10 @@ def _compared(
 ) -> list[tuple[Point, Solution]]:
     """All BF16, the rules' plan, all FP8; and what simpler searches find for the same sum of damages."""
     options, budget = space.options(), found.solution.damage
-    rules = plan_from_rules(export.model, config.arch, "fp8", backend="tensorrt-rtx")
+    rules = space.of_plan(plan_from_rules(export.model, config.arch, "fp8"))
     solutions = {
         "all BF16": solution_of(options, [0] * len(options)),
-        "rules": space.of_plan(rules),
+        **({} if rules is None else {"rules": rules}),
         "all FP8": space.all_of(FP8_TENSOR),
         "greedy, same damage": greedy_within(options, budget),
         "random, same damage": random_within(options, budget),
@@ -169,18 +184,34 @@ def texts_of_search(config: SearchConfig, export: ExportedModel) -> Texts:
     def encoded(path: Path) -> list[list[int]]:
         return encoded_documents(documents_from_file(path), tokenizer, vocab_size=vocab_size)
 
-    text = encoded(config.calibration or CALIBRATION)
-    return Texts(
+    searched, heldout = config.calibration or CALIBRATION, config.heldout or HELDOUT
+    if searched.resolve() == heldout.resolve():
+        raise ConfigError("Held-out text is what nothing else reads.", where=heldout, fix="name another file")
+    text = encoded(searched)
+    texts = Texts(
         screen=token_chunks(text, length=config.window, tokens=config.screen_tokens),
         search=windows_from_ids(text, size=config.window, max_tokens=config.search_tokens),
-        final=windows_from_ids(
-            encoded(config.heldout or HELDOUT), size=config.window, max_tokens=config.final_tokens
-        ),
+        final=windows_from_ids(encoded(heldout), size=config.window, max_tokens=config.final_tokens),
     )
+    for path, windows in ((searched, texts.search), (heldout, texts.final)):
+        tokens = sum(len(window.input_ids) for window in windows)
+        if tokens < MIN_TOKENS:
+            raise ConfigError(
+                "The text is too short to measure a plan on.",
+                where=path,
+                found=f"{tokens} tokens",
+                expected=f"at least {MIN_TOKENS}",
+            )
+    return texts
 
 
 def _facts(
-    config: SearchConfig, export: ExportedModel, texts: Texts, device: str, damages: Damages
+    config: SearchConfig,
+    export: ExportedModel,
+    texts: Texts,
+    device: str,
+    damages: Damages,
+    chosen: Point,
 ) -> dict[str, str | int | float]:
     return {
         "model": export.artifact.manifest.model_name,
@@ -194,15 +225,29 @@ def _facts(
         "search_tokens": sum(len(window.input_ids) for window in texts.search),
         "final_tokens": sum(len(window.input_ids) for window in texts.final),
         "calibration": "package" if config.calibration is None else config.calibration.name,
+        "keeps_heldout": chosen.final is not None and keeps(chosen.final, config.budget),
         "heldout": "package" if config.heldout is None else config.heldout.name,
         "choices": sum(map(len, damages.values())),
     }
 
 
+def require_packages(*, scores: bool) -> None:
+    """Refuse to begin what could not be ended. Raises UnavailableError."""
+    wanted = {"scipy": "cpu", "matplotlib": "torch", **({"torch": "torch"} if scores else {})}
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        raise UnavailableError(
+            "A search needs packages that are not installed.",
+            found=", ".join(missing),
+            fix=f"pip install 'r1trt[{','.join(sorted({wanted[name] for name in missing}))}]'",
+        )
+
+
 def write_result(result: SearchResult, directory: Path) -> Path:
     """Write plan, figures and page; the plan comes last, so that it never lacks them."""
+    figures, page = json_text(result.to_json()), page_of_result(result)
     directory.mkdir(parents=True, exist_ok=True)
-    replace_file(directory / RESULT_FILE, json_text(result.to_json()))
-    replace_file(directory / PAGE_FILE, page_of_result(result))
+    replace_file(directory / RESULT_FILE, figures)
+    replace_file(directory / PAGE_FILE, page)
     save_plan(result.plan, directory / PLAN_FILE)
     return directory

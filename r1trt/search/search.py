@@ -73,7 +73,8 @@ def best_under_budget(
     runs = [widest]
     low, high = 0.0, math.inf
     # What the widest types do already is not in the sums.
-    allowed = max(budget.nats - damage_of(_measured(widest), budget).high, 0.01 * budget.nats)
+    done = damage_of(_measured(widest), budget).high
+    allowed = max(budget.nats - (done if budget.kl is not None else math.log1p(done)), 0.01 * budget.nats)
     while len(runs) <= ROUNDS:
         solution = cheapest_within(options, allowed)
         run = next((run for run in runs if run.solution.chosen == solution.chosen), None)

@@ -40,7 +40,8 @@ class SearchSpace:
         ]
 
     def _damage(self, group: Group, choice: Choice) -> float:
-        return self.damages.get(group.name, {}).get(choice.kind, NONE).kl
+        """Of the widest choice none; every other one was measured."""
+        return NONE.kl if choice is group.choices[0] else self.damages[group.name][choice.kind].kl
 
     def choices(self, solution: Solution) -> list[Choice]:
         """The choices of a solution."""
@@ -78,8 +79,8 @@ class SearchSpace:
             chosen.append(kinds.index(kind) if kind in kinds else len(kinds) - 1)
         return solution_of(self.options(), chosen)
 
-    def of_plan(self, plan: PrecisionPlan) -> Solution:
-        """The choices that have the same types as a plan's layers."""
+    def of_plan(self, plan: PrecisionPlan) -> Solution | None:
+        """The choices that have the same types as a plan's layers; None where some have none of these."""
         chosen = []
         for group in self.groups:
             first = group.layers[0]
@@ -87,6 +88,8 @@ class SearchSpace:
             fitting = [
                 (choice.layers[first].input, choice.layers[first].weight) == types for choice in group.choices
             ]
+            if True not in fitting:
+                return None
             chosen.append(fitting.index(True))
         return solution_of(self.options(), chosen)
 

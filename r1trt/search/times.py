@@ -114,7 +114,13 @@ class CostModel:
         return self.elements(name) * DATA_TYPES[str(layer.weight)].bytes
 
     def _seconds_of_layer(self, name: str, choice: Choice, call: CallSize) -> float:
-        return seconds_of_cost(self._cost(name, choice, call), self.device)
+        cost, layer = self._cost(name, choice, call), choice.layers[name]
+        seconds = seconds_of_cost(cost, self.device)
+        if isinstance(layer.weight_scale, tuple):
+            # The product is written in FP32, and multiplied by a scale a column behind it.
+            results = sum(cost.written_bytes.values()) // DATA_TYPES[layer.output].bytes
+            seconds += 2 * DATA_TYPES["fp32"].bytes * results / self.device.reachable_bandwidth
+        return seconds
 
     def _cost(self, name: str, choice: Choice, call: CallSize) -> Cost:
         operator = self._operator(name)

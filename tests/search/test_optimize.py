@@ -62,6 +62,17 @@ def test_many_groups_are_solved_exactly() -> None:
     assert greedy_within(groups, budget).cost >= found.cost
 
 
+def test_of_equal_costs_the_least_damage_is_taken() -> None:
+    groups = [Options(damages=(0.0, 0.3, 0.2), costs=(2.0, 1.0, 1.0)) for _ in range(30)]
+    assert cheapest_within(groups, 1e9).chosen == (2,) * 30
+    assert cheapest_within(groups, 1e9).damage == pytest.approx(6.0)
+
+
+def test_a_choice_that_breaks_the_model_is_not_taken() -> None:
+    groups = [Options(damages=(0.0, 1e6), costs=(2.0, 1.0)), Options(damages=(0.0, 0.1), costs=(2.0, 1.0))]
+    assert cheapest_within(groups, 1.0).chosen == (0, 1)
+
+
 def test_the_front_has_no_dominated_point() -> None:
     points = front(random_groups(2, count=20))
     assert len(points) > 8

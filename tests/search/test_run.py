@@ -12,6 +12,7 @@ from r1trt.artifacts import BuildArtifact
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.cli import main
+from r1trt.data import CALIBRATION
 from r1trt.errors import ConfigError, PlanError
 from r1trt.precision.plan_file import load_plan
 from r1trt.search.config import Budget, SearchConfig
@@ -20,6 +21,7 @@ from r1trt.search.run import search_precision
 from r1trt.search.search import keeps
 from r1trt.search.times import Workload
 
+SHORT = Path(__file__).parent / "short.txt"
 TOKENS: dict[str, Any] = {"screen_tokens": 256, "search_tokens": 512, "final_tokens": 512, "window": 32}
 
 
@@ -114,7 +116,10 @@ def test_what_was_measured_is_not_measured_again(
     class CutOffError(Exception):
         pass
 
+    total_of_first: list[int] = []
+
     def interrupt(phase: str, done: int, total: int) -> None:
+        total_of_first[:] = [total] if phase == "measuring layers" else total_of_first
         if phase == "measuring layers" and done == 5:
             raise CutOffError
 
@@ -122,8 +127,7 @@ def test_what_was_measured_is_not_measured_again(
         search_precision(config, interrupt)
     search_precision(config, lambda *event: phases.append(event))
     measured = [(done, total) for phase, done, total in phases if phase == "measuring layers"]
-    again = [(done, total) for done, total in measured]
-    assert again[0][1] == again[-1][1] and again[0][1] > 5
+    assert (measured[0][1], measured[-1][0]) == (total_of_first[0] - 5, total_of_first[0] - 5)
     search_precision(config, lambda *event: phases.append(event))
     assert [event for event in phases if event[0] == "measuring layers"][-1] == ("measuring layers", 0, 0)
 
@@ -145,6 +149,9 @@ def test_a_budget_that_cannot_be_met_says_what_can(llama_export: Path, tmp_path:
     ("options", "says"),
     [
         ({"arch": "ampere"}, "nothing to choose from for --arch ampere"),
+        ({"arch": "cpu"}, "nothing to choose from for --arch cpu"),
+        ({"heldout": SHORT}, "too short to measure"),
+        ({"heldout": CALIBRATION}, "nothing else reads"),
         ({"device": "h100"}, "No such device of --arch ada"),
         ({"device": "abacus"}, "No such device"),
     ],
