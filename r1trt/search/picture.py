@@ -13,7 +13,7 @@ from r1trt.precision.plan import PrecisionPlan
 
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 _COLORS: Mapping[str, str] = {"fp8_e4m3": "#3a8f5c", "bf16": "#2f6fb5", "fp32": "#d9822b", "int64": "#999999"}
-_ROW, _GAP, _LEFT, _WIDTH = 16, 3, 90, 900
+_ROW, _GAP, _LEFT, _WIDTH = 16, 3, 130, 900
 
 
 @dataclass(frozen=True, kw_only=True)
