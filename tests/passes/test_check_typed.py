@@ -43,7 +43,7 @@ def test_per_tensor_scales_pass() -> None:
 
 def test_blocked_weight_scales_with_fp8_activations() -> None:
     scales = np.full((K, K // 128), 0.1, np.float32)
-    with pytest.raises(PlanError, match="blocked weight scales and meets FP8 activations"):
+    with pytest.raises(PlanError, match="blocked weight scales and meets quantized activations"):
         CheckTypedPass().call(quantized_product(scales, axis=1, block_size=128))
 
 
