@@ -34,6 +34,13 @@ class Budget:
             raise ConfigError("A budget is a number above 0.", found=given[0])
 
     @property
+    def limit(self) -> float:
+        """The one that is given, in its own unit."""
+        limit = self.kl if self.kl is not None else self.perplexity_increase
+        assert limit is not None, "a budget has one limit"
+        return limit
+
+    @property
     def nats(self) -> float:
         """The limit in nats a token: perplexity grows by the exponential of what likelihood loses."""
         return self.kl if self.kl is not None else math.log1p(self.perplexity_increase or 0.0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from r1trt.errors import ConfigError
 from r1trt.export.io import ExportedModel
-from r1trt.graph.quantize import WeightSource, WeightTensor, scale_from_amax
+from r1trt.graph.quantize import FP8_MAX, WeightSource, WeightTensor, scale_from_amax
 from r1trt.graph.weights import FP8, weight_source_from_value
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.registry import layer_operator_of
@@ -20,8 +20,6 @@ from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan_file import load_plan
 from r1trt.search.run import PLAN_FILE, RESULT_FILE
 from r1trt.strict_json import json_object_from_file
-
-FP8_MAX = 448.0
 
 
 @dataclass(frozen=True, kw_only=True)

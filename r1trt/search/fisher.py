@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from r1trt.graph.quantize import FP8_MAX
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.progress import Progress, ignore
 from r1trt.search.candidates import Choice, Group
@@ -168,7 +169,7 @@ def _quantized(x: Tensor, weight: Tensor, layer: LayerPrecision) -> Tensor:
 def _rounded(values: Tensor, scale: Tensor) -> Tensor:
     import torch
 
-    codes = (values / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+    codes = (values / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
     return codes.to(values.dtype) * scale
 
 

@@ -31,7 +31,7 @@ from r1trt.search.measure import Measurement
 from r1trt.search.optimize import Solution, front, greedy_within, random_within, solution_of
 from r1trt.search.page import page_of_result
 from r1trt.search.result import Point, SearchResult
-from r1trt.search.search import Found, best_under_budget, keeps
+from r1trt.search.search import Found, best_under_budget, keeps, run_solution
 from r1trt.search.space import SearchSpace
 from r1trt.search.times import CostModel, device_for_arch
 from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
@@ -153,11 +153,7 @@ def _found(
             "The front has no such point.", found=config.from_front, expected=f"1 to {len(curve)}"
         )
     solution = curve[config.from_front - 1]
-    plan = space.plan(solution)
-    point = replace(
-        space.point(f"front {config.from_front}", solution), searched=measurement.measure(plan, progress)
-    )
-    return Found(solution=solution, plan=plan, point=point), []
+    return run_solution(space, measurement, solution, f"front {config.from_front}", progress), []
 
 
 def _compared(

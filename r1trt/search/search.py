@@ -38,6 +38,15 @@ class Found:
     point: Point
 
 
+def run_solution(
+    space: SearchSpace, measurement: Measurement, solution: Solution, name: str, progress: Progress = ignore
+) -> Found:
+    """Run the plan of a choice for every group as a whole, under a name for its point."""
+    plan = space.plan(solution)
+    point = replace(space.point(name, solution), searched=measurement.measure(plan, progress))
+    return Found(solution=solution, plan=plan, point=point)
+
+
 def damage_of(measured: Measured, budget: Budget) -> Interval:
     """What the budget limits, as it was measured."""
     return measured.kl if budget.kl is not None else measured.perplexity_increase
@@ -45,9 +54,7 @@ def damage_of(measured: Measured, budget: Budget) -> Interval:
 
 def keeps(measured: Measured, budget: Budget) -> bool:
     """Whether a measured plan is within a budget, at the upper end of its interval."""
-    limit = budget.kl if budget.kl is not None else budget.perplexity_increase
-    assert limit is not None, "a budget has one limit"
-    return damage_of(measured, budget).high <= limit
+    return damage_of(measured, budget).high <= budget.limit
 
 
 def best_under_budget(
@@ -68,7 +75,7 @@ def best_under_budget(
         PlanError: Not even the widest types keep the budget.
     """
     options = space.options()
-    widest = _run(space, measurement, solution_of(options, [0] * len(options)), "all wide", progress)
+    widest = run_solution(space, measurement, solution_of(options, [0] * len(options)), "all wide", progress)
     _require_possible(widest, budget)
     runs = [widest]
     low, high = 0.0, math.inf
@@ -79,10 +86,10 @@ def best_under_budget(
         solution = cheapest_within(options, allowed)
         run = next((run for run in runs if run.solution.chosen == solution.chosen), None)
         if run is None:
-            run = _run(space, measurement, solution, f"round {len(runs)}", progress)
+            run = run_solution(space, measurement, solution, f"round {len(runs)}", progress)
             runs.append(run)
         share = _share(_measured(run), budget)
-        if share <= 1.0:
+        if keeps(_measured(run), budget):
             low = allowed
             if share > _NEAR or solution.cost <= _least(options) * (1 + 1e-9):
                 break
@@ -92,7 +99,7 @@ def best_under_budget(
         if high - low <= _CLOSE * high:
             break
         allowed = _next(allowed, low, high, share)
-    kept = [run for run in runs if _share(_measured(run), budget) <= 1.0]
+    kept = [run for run in runs if keeps(_measured(run), budget)]
     return min(kept, key=lambda run: run.solution.cost), runs
 
 
@@ -100,14 +107,6 @@ def _measured(run: Found) -> Measured:
     measured = run.point.searched
     assert measured is not None, "it was run"
     return measured
-
-
-def _run(
-    space: SearchSpace, measurement: Measurement, solution: Solution, name: str, progress: Progress
-) -> Found:
-    plan = space.plan(solution)
-    point = replace(space.point(name, solution), searched=measurement.measure(plan, progress))
-    return Found(solution=solution, plan=plan, point=point)
 
 
 def _require_possible(widest: Found, budget: Budget) -> None:
@@ -126,9 +125,7 @@ def _require_possible(widest: Found, budget: Budget) -> None:
 
 def _share(measured: Measured, budget: Budget) -> float:
     """How much of the budget is used."""
-    limit = budget.kl if budget.kl is not None else budget.perplexity_increase
-    assert limit is not None, "a budget has one limit"
-    return damage_of(measured, budget).high / limit
+    return damage_of(measured, budget).high / budget.limit
 
 
 def _next(allowed: float, low: float, high: float, share: float) -> float:

@@ -49,9 +49,10 @@ class SearchSpace:
 
     def plan(self, solution: Solution) -> PrecisionPlan:
         """A solution's plan; each layer says why it is what it is."""
-        plan = plan_of_choices(self.base, self.choices(solution))
+        choices = self.choices(solution)
+        plan = plan_of_choices(self.base, choices)
         layers = dict(plan.layers)
-        for group, choice in zip(self.groups, self.choices(solution), strict=True):
+        for group, choice in zip(self.groups, choices, strict=True):
             reason = self._reason(group, choice)
             layers |= {name: replace(layers[name], reason=reason) for name in choice.layers}
         return replace(plan, layers=layers)
