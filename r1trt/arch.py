@@ -9,7 +9,7 @@ from typing import Literal
 
 from r1trt.errors import ConfigError, PlanError
 
-BuildPrecision = Literal["fp8", "bf16", "fp32"]
+BuildPrecision = Literal["fp8", "int8", "bf16", "fp32"]
 Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 
 

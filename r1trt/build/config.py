@@ -44,7 +44,7 @@ class BuildConfig:
         trust_plugins: The library in the directory of an unfinished build may run, even if this machine did
             not make it.
         embed_plugins: Whether the engine carries the plugin library.
-        allow_fake_fp8: Whether products may run in wider types than the FP8 that the plan asks for.
+        allow_fake_fp8: Whether products may run in wider types than the FP8 or INT8 that the plan asks for.
         timing_cache: File with the timings of earlier builds, for the backend "tensorrt"; None takes one in
             the user's cache directory.
         dump_passes: Directory for the graph behind each pass, without weights; None writes none.

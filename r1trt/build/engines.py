@@ -13,7 +13,8 @@ from r1trt.artifacts.manifest import json_text
 from r1trt.artifacts.trusted_code import record_trusted_code
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.child import BuildRequest, build_in_child
-from r1trt.build.executed import products_of_engine, require_no_fake_fp8, with_executed
+from r1trt.build.engine_bytes import require_narrow_engines
+from r1trt.build.executed import products_of_engine, require_no_wider_products, with_executed
 from r1trt.build.network_check import NetworkReport, check_network, require_obeyed
 from r1trt.build.timing_cache import timing_cache_file
 from r1trt.build.write import file_entry, now
@@ -50,14 +51,15 @@ def build_engines(
     Args:
         build: A build with everything else; its engines, layer report and manifest are written.
         timing_cache: File with the timings of earlier builds, for "tensorrt"; None takes the user's.
-        allow_fake_fp8: Whether products may run in wider types than the FP8 that the plan asks for.
+        allow_fake_fp8: Whether products may run in wider types than the FP8 or INT8 that the plan asks for.
         progress: Called with (phase, done, total).
 
     Returns:
         The completed build.
 
     Raises:
-        BuildError: The builder refused the graph, died, or was given something else than the plan asks for.
+        BuildError: The builder refused the graph, died, was given something else than the plan asks for, or
+            made something wider of it.
     """
     plan = load_plan(build.precision_plan)
     reports: list[NetworkReport] = []
@@ -71,7 +73,9 @@ def build_engines(
     version = build_in_child(request, on_network=compare, progress=progress)
     report = with_executed(reports[-1], _executed(build, engines, plan, version))
     if not allow_fake_fp8:
-        require_no_fake_fp8(report, plan)
+        require_no_wider_products(report, plan)
+        if any(layer.quantizes_weight for layer in plan.layers.values()):
+            require_narrow_engines(engines, build.weights)
     return _completed(build, engines, report)
 
 

@@ -17,7 +17,6 @@ from r1trt.build.read_back import node_of_metadata
 from r1trt.errors import BuildError
 from r1trt.files import open_file
 from r1trt.graph.network_view import plan_key
-from r1trt.ops.layer_precision import FP8
 from r1trt.ops.linear import LINEAR, LINEAR_BIAS
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.text import listing
@@ -112,26 +111,26 @@ def _product_text(product: Mapping[str, Any]) -> str:
     return f"{' x '.join(operands)} -> {' and '.join(result)}"
 
 
-def require_no_fake_fp8(report: NetworkReport, plan: PrecisionPlan) -> None:
-    """Refuse engines in which products that are planned in FP8 run in something wider.
+def require_no_wider_products(report: NetworkReport, plan: PrecisionPlan) -> None:
+    """Refuse engines in which products that are planned in FP8 or INT8 run in something wider.
 
-    A network can hold quantized operands, and its engine multiply wide ones all the same: all of FP8's error,
-    none of its speed. Layers whose products the engine's text does not show are left alone.
+    A network can hold quantized operands, and its engine multiply wide ones all the same: all of the error,
+    none of the speed. Layers whose products the engine's text does not show are left alone.
 
     Raises:
         BuildError: Lists the layers with what they execute.
     """
-    real = f"{FP8} x {FP8} -> "
     fake = [
-        f"{layer.name}: {', '.join(layer.executed)}"
+        f"{layer.name}, planned in {planned.input}: {', '.join(layer.executed)}"
         for layer in report.layers
-        if plan.layers[layer.name].quantizes_input and _is_fake(layer, real)
+        if (planned := plan.layers[layer.name]).quantizes_input
+        and _is_fake(layer, f"{planned.input} x {planned.input} -> ")
     ]
     if fake:
         raise BuildError(
-            f"The engine multiplies {len(fake)} layers in wider types than FP8, which the plan asks for.",
+            f"The engine multiplies {len(fake)} layers in wider types than the plan asks for.",
             found=listing(fake),
-            expected=f"{real}...",
+            expected="products of two operands of the planned type",
             fix="give these layers bf16 in the plan, or build with --allow-fake-fp8",
         )
 

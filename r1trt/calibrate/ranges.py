@@ -1,4 +1,4 @@
-"""Scales of FP8 activations: ranges measured inside the exported graph while it reads text."""
+"""Scales of quantized activations: ranges measured inside the exported graph while it reads text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from r1trt.calibrate.text import TokenChunks
 from r1trt.errors import PlanError
-from r1trt.graph.quantize import scale_from_amax
+from r1trt.graph.codes import CODE_TYPES, FP8_CODES, INT8_CODES
 from r1trt.lowerings.statistics import Statistic
 from r1trt.ops.registry import operator_of_layer
 from r1trt.passes.add_probes import Probe, probes_for
@@ -33,10 +33,14 @@ AMAX = Statistic(amax=True, size=1)
 # Fractions of amax that the error search tries. E4M3 keeps its relative precision over 2^15, so a smaller
 # scale helps only what lies below that, and clips the rest: a few candidates suffice. On a 135M Llama the
 # search lowers the KL divergence of an FP8 model by 0.0016 +- 0.0006 of 0.0365 (7154 held-out tokens).
-MSE_FRACTIONS = (1.0, 0.9, 0.8, 0.65, 0.5)
+# INT8 has one step over its whole range, and clips outliers with profit.
+MSE_FRACTIONS = {
+    FP8_CODES.name: (1.0, 0.9, 0.8, 0.65, 0.5),
+    INT8_CODES.name: (1.0, 0.8, 0.6, 0.4, 0.25),
+}
 # Errors are sums over all elements, which settle sooner than a maximum, and cost a quantization a candidate.
 _ERROR_TOKENS = 2048
-MSE = Statistic(amax=False, size=len(MSE_FRACTIONS))
+MSE = Statistic(amax=False, size=len(MSE_FRACTIONS[FP8_CODES.name]))
 
 
 def activation_scales(
@@ -66,7 +70,8 @@ def activation_scales(
     missing = {
         key: operator_of_layer(layer).missing_input_scales(layer) for key, layer in plan.layers.items()
     }
-    probes = probes_for(model, missing)
+    codes = {key: layer.input for key, layer in plan.layers.items() if layer.quantizes_input}
+    probes = probes_for(model, missing, codes)
     if not probes:
         return {}
     runner = _Runner(model=model, weight_base=weight_base, probes=probes, chunks=chunks, progress=progress)
@@ -80,13 +85,15 @@ def activation_scales(
 
 def _amax_scales(runner: _Runner) -> dict[str, float]:
     amax = runner.run("measuring ranges", AMAX)
-    return {name: float(scale_from_amax(numbers[0])) for name, numbers in amax.items()}
+    kinds = {probe.name: CODE_TYPES[probe.codes] for probe in runner.probes}
+    return {name: float(kinds[name].scale(numbers[0])) for name, numbers in amax.items()}
 
 
 def _searched(runner: _Runner) -> dict[str, float]:
     """The candidate of the smallest squared error, by probe."""
+    fractions = {probe.name: MSE_FRACTIONS[probe.codes] for probe in runner.probes}
     candidates = {
-        name: [scale * part for part in MSE_FRACTIONS] for name, scale in _amax_scales(runner).items()
+        name: [scale * part for part in fractions[name]] for name, scale in _amax_scales(runner).items()
     }
     some = replace(runner, chunks=_first_tokens(runner.chunks, _ERROR_TOKENS))
     errors = some.run("measuring errors", MSE, candidates)

@@ -1,4 +1,4 @@
-"""Scales of FP8 weights: the largest magnitudes of the checkpoint itself."""
+"""Scales of quantized weights: the largest magnitudes of the checkpoint itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from r1trt.graph.block_scaled import BlockScaledTensor
-from r1trt.graph.quantize import WeightTensor, scale_from_amax, weight_amax
-from r1trt.graph.weights import FP8, weight_source_from_value
+from r1trt.graph.codes import CODE_TYPES, CodeType
+from r1trt.graph.quantize import WeightTensor, weight_amax
+from r1trt.graph.weights import weight_source_from_value
+from r1trt.ops.layer_precision import INT8, LayerPrecision
 from r1trt.ops.operator import ScaledWeight
 from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.checks import layer_nodes
@@ -38,21 +40,27 @@ def weight_scales(plan: PrecisionPlan, model: ir.Model, progress: Progress) -> d
     found: dict[str, dict[str, Any]] = {}
     for done, name in enumerate(quantized):
         progress("measuring weights", done, len(quantized))
-        weights = operator_of_layer(plan.layers[name]).scaled_weights(nodes[name], by_row=by_row)
-        found[name] = _measured(weights)
+        layer = plan.layers[name]
+        weights = operator_of_layer(layer).scaled_weights(nodes[name], by_row=by_row or _needs_rows(layer))
+        found[name] = _measured(weights, CODE_TYPES[str(layer.weight)])
     progress("measuring weights", len(quantized), len(quantized))
     return found
 
 
-def _measured(weights: dict[str, list[ScaledWeight]]) -> dict[str, Any]:
+def _needs_rows(layer: LayerPrecision) -> bool:
+    """INT8 weights that meet wide activations have one scale a row: no builder takes others."""
+    return layer.weight == INT8 and not layer.quantizes_input
+
+
+def _measured(weights: dict[str, list[ScaledWeight]], codes: CodeType) -> dict[str, Any]:
     """The lists of scales; a list of one number that runs along no axis is a number."""
     found: dict[str, Any] = {"weight_axis": None}
     changed = whole = 0.0
     for name, parts in weights.items():
-        by_part = [_scales(part) for part in parts]
+        by_part = [_scales(part, codes) for part in parts]
         scales = tuple(scale for part in by_part for scale in part)
         for part, own in zip(parts, by_part, strict=True):
-            squares = _squares(part, own)
+            squares = _squares(part, own, codes)
             changed, whole = changed + squares[0], whole + squares[1]
         if any(part.axis is not None for part in parts):
             found |= {name: scales, "weight_axis": 0}
@@ -63,16 +71,16 @@ def _measured(weights: dict[str, list[ScaledWeight]]) -> dict[str, Any]:
     return found
 
 
-def _squares(weight: ScaledWeight, scales: tuple[float, ...]) -> tuple[float, float]:
+def _squares(weight: ScaledWeight, scales: tuple[float, ...], codes: CodeType) -> tuple[float, float]:
     """Of the checkpoint's own FP8 weights: what quantizing them again changes, and how large they are."""
     source = weight_source_from_value(weight.value, weight.block_scales)
     if not any(isinstance(part, BlockScaledTensor) for part in source.parts):
         return 0.0, 0.0
     scale = scales[0] if weight.axis is None else scales
-    return WeightTensor(source, FP8, name=source.name, scale=scale).squares()
+    return WeightTensor(source, codes.dtype, name=source.name, scale=scale).squares()
 
 
-def _scales(weight: ScaledWeight) -> tuple[float, ...]:
+def _scales(weight: ScaledWeight, codes: CodeType) -> tuple[float, ...]:
     source = weight_source_from_value(weight.value, weight.block_scales)
     amax = weight_amax(source, weight.axis)
-    return tuple(short_float(scale) for scale in scale_from_amax(amax).reshape(-1))
+    return tuple(short_float(scale) for scale in codes.scale(amax).reshape(-1))

@@ -42,6 +42,7 @@ Examples:
     "--arch", type=click.Choice(tuple(ARCHITECTURES)), help="What the engine will run on.  [required]"
 )
 @click.option("--fp8", is_flag=True, help="Matrix products in FP8, the rest as --bf16.")
+@click.option("--int8", is_flag=True, help="Weights of linears in INT8, the rest as --bf16.")
 @click.option("--bf16", is_flag=True, help="BF16; norms, router and softmax in FP32.")
 @click.option("--fp32", is_flag=True, help="FP32 throughout.")
 @click.option(
@@ -88,7 +89,9 @@ Examples:
 )
 @trust_plugins_option
 @click.option(
-    "--allow-fake-fp8", is_flag=True, help="Take an engine that multiplies wider types where FP8 is planned."
+    "--allow-fake-fp8",
+    is_flag=True,
+    help="Take an engine that multiplies wider types where FP8 or INT8 is planned.",
 )
 @click.option(
     "--timing-cache",
@@ -104,7 +107,9 @@ Examples:
 )
 @output_option("ARCH-PRECISION in MODEL")
 @json_option
-def build(fp8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **options: Any) -> None:
+def build(
+    fp8: bool, int8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **options: Any
+) -> None:
     """Build an engine from MODEL, an export.
 
     MODEL is the newest export under engines/ by default.
@@ -116,7 +121,7 @@ def build(fp8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **op
     from r1trt.build.config import BuildConfig
     from r1trt.build.pipeline import build_engine
 
-    precision = _precision({"fp8": fp8, "bf16": bf16, "fp32": fp32})
+    precision = _precision({"fp8": fp8, "int8": int8, "bf16": bf16, "fp32": fp32})
     config = BuildConfig(**options, precision=precision, cache=not no_cache)
     started = time.perf_counter()
     with progress_reporter() as progress:
@@ -146,9 +151,7 @@ def _lines(built: BuildArtifact, seconds: float) -> list[str]:
         else []
     )
     if check.get("executed"):
-        network.append(
-            f"  engine: products of {check['executed']} layers read, none wider than planned in FP8"
-        )
+        network.append(f"  engine: products of {check['executed']} layers read, none wider than planned")
     if "plugin" in check:
         network.append(
             f"  of attention, RoPE and experts: {check['native']} layers of TensorRT's own, "

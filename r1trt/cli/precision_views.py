@@ -82,10 +82,10 @@ def explain(directory: Path, layer: str, model: Path | None, as_json: bool) -> N
     lines = [f"{found.layer} ({planned.op}): {planned.input} x {planned.weight or '-'} -> {planned.output}"]
     lines.append(f"  why: {planned.reason}")
     if found.input_range is not None:
-        lines.append(f"  input: FP8 up to {found.input_range:.4g}")
+        lines.append(f"  input: {planned.input} up to {found.input_range:.4g}")
     lines += [
         f"  {item.name}: up to {item.largest:.4g}, {item.outliers:.1f} times its root mean square; "
-        f"error in FP8 {item.error_tensor:.2%} with one scale, {item.error_row:.2%} with one a row"
+        f"error in {', '.join(f'{kind} {error:.2%}' for kind, error in item.errors.items())}"
         for item in found.weights
     ]
     if found.group is not None:

@@ -19,7 +19,7 @@ from r1trt.estimate.source import SizedModel
 from r1trt.estimate.steps import Step, build_step, export_step, validation_step
 from r1trt.machine import Memory, free_disk, memory_of_machine
 
-PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "bf16", "fp8")
+PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "bf16", "int8", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +124,7 @@ def _precisions(arch: Architecture) -> Iterator[BuildPrecision]:
         yield "fp32"
         return
     yield "bf16"
-    if arch.fp8:
-        yield "fp8"
+    yield "fp8" if arch.fp8 else "int8"
 
 
 def _build_here(

@@ -58,8 +58,8 @@ class Device:
         return self.bandwidth * self.reached_bandwidth
 
 
-def _rates(fp32: float, bf16: float, fp8: float | None) -> Mapping[str, float]:
-    rates = {"fp32": fp32 * TERA, "bf16": bf16 * TERA}
+def _rates(fp32: float, bf16: float, fp8: float | None, int8: float) -> Mapping[str, float]:
+    rates = {"fp32": fp32 * TERA, "bf16": bf16 * TERA, "int8": int8 * TERA}
     return MappingProxyType(rates if fp8 is None else {**rates, "fp8_e4m3": fp8 * TERA})
 
 
@@ -70,7 +70,7 @@ _ALL = (
         arch="ampere",
         memory=80 * GB,
         bandwidth=2.039 * TERA,
-        operations=_rates(19.5, 312, None),
+        operations=_rates(19.5, 312, None, 624),
         words=("A100", "80GB"),
         source="NVIDIA A100 data sheet, SXM 80 GB",
     ),
@@ -80,7 +80,7 @@ _ALL = (
         arch="ada",
         memory=48 * GB,
         bandwidth=0.864 * TERA,
-        operations=_rates(91.6, 362, 733),
+        operations=_rates(91.6, 362, 733, 733),
         words=("L40S",),
         source="NVIDIA L40S data sheet",
     ),
@@ -90,7 +90,7 @@ _ALL = (
         arch="ada",
         memory=24 * GB,
         bandwidth=1.008 * TERA,
-        operations=_rates(82.6, 165.2, 330.3),
+        operations=_rates(82.6, 165.2, 330.3, 660.6),
         words=("RTX 4090",),
         source="NVIDIA Ada GPU architecture white paper, FP32 accumulation",
     ),
@@ -100,7 +100,7 @@ _ALL = (
         arch="hopper",
         memory=80 * GB,
         bandwidth=3.35 * TERA,
-        operations=_rates(67, 989, 1979),
+        operations=_rates(67, 989, 1979, 1979),
         words=("H100", "HBM3"),
         source="NVIDIA H100 data sheet, SXM",
     ),
@@ -110,7 +110,7 @@ _ALL = (
         arch="hopper",
         memory=141 * GB,
         bandwidth=4.8 * TERA,
-        operations=_rates(67, 989, 1979),
+        operations=_rates(67, 989, 1979, 1979),
         words=("H200",),
         source="NVIDIA H200 data sheet, SXM",
     ),
@@ -120,7 +120,7 @@ _ALL = (
         arch="blackwell",
         memory=180 * GB,
         bandwidth=7.7 * TERA,
-        operations=_rates(75, 2250, 4500),
+        operations=_rates(75, 2250, 4500, 4500),
         words=("B200",),
         source="NVIDIA HGX B200 data sheet, an eighth of the board's",
     ),

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from r1trt.errors import CheckpointError, PlanError
 from r1trt.files import open_file
+from r1trt.graph.codes import code_type_of
 
-FP8_MAX = 448.0
 CHUNK_BYTES = 16 << 20
 _FLOATS = (
     ir.DataType.FLOAT,
@@ -31,25 +30,6 @@ _FLOATS = (
 )
 
 Array = NDArray[Any]
-
-
-def fp8_from_float(values: Array, scale: Array | np.float32) -> Array:
-    """Quantize to FP8 E4M3: round `values / scale` to nearest even, saturate at 448.
-
-    Args:
-        values: Float array.
-        scale: FP32, broadcast against `values`.
-    """
-    scaled = values.astype(np.float32) / np.asarray(scale, np.float32)
-    return np.clip(scaled, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
-
-
-def scale_from_amax(amax: Array | float) -> NDArray[np.float32]:
-    """FP32 scale that maps the largest magnitude to 448; 1 where everything is zero."""
-    largest = np.asarray(amax, np.float32)
-    scale = largest / np.float32(FP8_MAX)
-    # A subnormal amax underflows to 0; such weights are negligible.
-    return np.where(scale > 0, scale, np.float32(1.0)).astype(np.float32)
 
 
 class RowTensor(ir.LazyTensor):
@@ -160,8 +140,8 @@ class WeightTensor(ir.LazyTensor):
 
     Args:
         source: Where the values come from.
-        dtype: FLOAT, BFLOAT16, FLOAT16 or FLOAT8E4M3FN.
-        scale: Of weights that become FP8: one FP32 scale, or one for each index of axis 0.
+        dtype: FLOAT, BFLOAT16, FLOAT16, FLOAT8E4M3FN or INT8.
+        scale: Of weights that become codes: one FP32 scale, or one for each index of axis 0.
         transposed: Store a [N,K] weight as [K,N]; holds that one weight in memory.
         bytes_only: Declare an FP8 weight as the UINT8 bytes of its elements.
     """
@@ -176,9 +156,11 @@ class WeightTensor(ir.LazyTensor):
         transposed: bool = False,
         bytes_only: bool = False,
     ) -> None:
-        narrow = dtype == ir.DataType.FLOAT8E4M3FN and source.dtype != dtype
-        if narrow != (scale is not None):
-            raise PlanError("FP8 weights have a scale, others none.", where=name, found=(str(dtype), scale))
+        codes = code_type_of(dtype)
+        if (codes is not None and source.dtype != dtype) != (scale is not None):
+            raise PlanError(
+                "Quantized weights have a scale, others none.", where=name, found=(str(dtype), scale)
+            )
         scales = None if scale is None else np.asarray(scale, np.float32)
         if scales is not None and scales.ndim and scales.shape != source.shape[:1]:
             raise PlanError(
@@ -191,7 +173,7 @@ class WeightTensor(ir.LazyTensor):
         declared = ir.DataType.UINT8 if bytes_only else dtype
         super().__init__(self._assembled, declared, ir.Shape(shape), name=name)
         self._source = source
-        self._converts_to = dtype
+        self._converts_to, self._codes = dtype, codes
         self._scales = scales
         self._transposed = transposed
 
@@ -203,12 +185,12 @@ class WeightTensor(ir.LazyTensor):
         )
 
     def squares(self) -> tuple[float, float]:
-        """Sums of squares, of what quantizing to FP8 changes and of the weights themselves."""
+        """Sums of squares, of what quantizing changes and of the weights themselves."""
         changed, whole, start = 0.0, 0.0, 0
         for chunk in self._source.chunks():
             scale = self._scales_of_rows(len(chunk), start)
             values = chunk.astype(np.float32)
-            back = fp8_from_float(values, scale).astype(np.float32) * scale
+            back = self._quantized(values, start).astype(np.float32) * scale
             changed += float(np.square(back - values, dtype=np.float64).sum())
             whole += float(np.square(values, dtype=np.float64).sum())
             start += len(chunk)
@@ -231,12 +213,17 @@ class WeightTensor(ir.LazyTensor):
         if self._scales is None:
             same = self._converts_to == self._source.dtype
             return chunk if same else chunk.astype(self._converts_to.numpy())
-        return fp8_from_float(chunk, self._scales_of_rows(len(chunk), start))
+        return self._quantized(chunk, start)
+
+    def _quantized(self, chunk: Array, start: int) -> Array:
+        """The codes of the rows from `start` on."""
+        assert self._codes is not None, "only quantized weights have a scale"
+        return self._codes.codes(chunk, self._scales_of_rows(len(chunk), start))
 
     def _scales_of_rows(self, count: int, start: int) -> NDArray[np.float32]:
         """One scale, or [count,1] for the rows from `start` on."""
         scale = self._scales
-        assert scale is not None, "FP8 weights have a scale"
+        assert scale is not None, "quantized weights have a scale"
         if not scale.ndim:
             return scale
         rows = np.arange(start, start + count) // self._source.rows_per_index

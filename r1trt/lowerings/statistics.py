@@ -13,13 +13,13 @@ from functools import partial
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
+from r1trt.graph.codes import FP8_CODES, CodeType
 from r1trt.graph.functions import function_from_body, to_float
 from r1trt.lowerings.builder import BOOL, FLOAT, INT64, dim, subgraph
 from r1trt.lowerings.onnxruntime.expert_weights import expert_weight, stack_of
 from r1trt.lowerings.router import Routed, inputs_by_name, routed_tokens
 from r1trt.ops.moe_spec import MoeSpec, moe_inputs
 
-_FP8 = ir.DataType.FLOAT8E4M3FN
 _STATISTIC = "R1CalibrationStatistic"
 _MID_STATISTIC = "R1CalibrationMidStatistic"
 # Inputs of R1DynamicMoE that the second product's input is not made of.
@@ -31,12 +31,14 @@ class Statistic:
     """What is measured of a value.
 
     Attributes:
-        amax: Largest magnitude, N = 1; otherwise the sum of squared FP8 errors for each of `size` scales.
+        amax: Largest magnitude, N = 1; otherwise the sum of squared errors for each of `size` scales.
         size: N.
+        codes: What values are quantized to where errors are summed.
     """
 
     amax: bool
     size: int
+    codes: CodeType = FP8_CODES
 
     def measured(self, op: OpBuilder, x: ir.Value, scales: ir.Value) -> ir.Value:
         """FLOAT [N] of any x; 0 of an empty one. `scales` [N] is not read for amax."""
@@ -48,7 +50,7 @@ class Statistic:
         errors = []
         for index in range(self.size):
             scale = op.Squeeze(op.Slice(scales, [index], [index + 1], [0]))
-            codes = op.QuantizeLinear(flat, scale, output_dtype=_FP8, precision=FLOAT)
+            codes = op.QuantizeLinear(flat, scale, output_dtype=self.codes.dtype, precision=FLOAT)
             back = op.DequantizeLinear(codes, scale, output_dtype=FLOAT)
             errors.append(op.ReduceSumSquare(op.Sub(flat, back), [0], keepdims=1))
         joined: ir.Value = op.Concat(*errors, axis=0)
@@ -66,7 +68,7 @@ def statistic_function(statistic: Statistic) -> ir.Function:
     def body(op: OpBuilder, x: ir.Value, scales: ir.Value) -> ir.Value:
         return statistic.measured(op, x, scales)
 
-    return function_from_body(_STATISTIC, ["x", "scales"], body)
+    return function_from_body(_STATISTIC, ["x", "scales"], body, overload=statistic.codes.name)
 
 
 def _mid(op: OpBuilder, x: ir.Value, gate_up: ir.Value) -> ir.Value:

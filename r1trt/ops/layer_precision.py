@@ -10,9 +10,12 @@ from typing import Literal, get_args
 from r1trt.errors import PlanError
 from r1trt.graph.weights import Scale
 
-Precision = Literal["fp8_e4m3", "bf16", "fp32", "int64"]
+Precision = Literal["fp8_e4m3", "int8", "bf16", "fp32", "int64"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FP8: Precision = "fp8_e4m3"
+INT8: Precision = "int8"
+QUANTIZED: tuple[Precision, ...] = (FP8, INT8)
+"""Types whose values are codes times scales."""
 WIDE: tuple[Precision, ...] = ("bf16", "fp32")
 Implementation = Literal["native", "plugin"]
 """What TensorRT computes a layer by: layers of its own, or our plugin."""
@@ -35,12 +38,12 @@ class LayerPrecision:
 
     Attributes:
         op: Operator type of the ONNX node.
-        input: Type of the activations that enter. `fp8_e4m3`: quantized in front of the layer.
+        input: Type of the activations that enter. `fp8_e4m3` or `int8`: quantized in front of the layer.
         weight: Type of the weights; None for a layer without any.
         output: Type of the result, and of the activations before they are quantized.
-        input_scale: Static scale of an FP8 input; None until calibrated.
-        weight_scale: Scale of FP8 weights, one number or one for each index of `weight_axis`; of experts that
-            of `w_gate_up`, one an expert and last the shared expert's.
+        input_scale: Static scale of a quantized input; None until calibrated.
+        weight_scale: Scale of quantized weights, one number or one for each index of `weight_axis`; of
+            experts that of `w_gate_up`, one an expert and last the shared expert's.
         weight_axis: Axis of the weight that `weight_scale` runs along; None for a single scale.
         mid_scale: Experts: scale of the FP8 input of `w_down`.
         down_scale: Experts: scales of `w_down`, in the same order.
@@ -79,13 +82,13 @@ class LayerPrecision:
 
     @property
     def quantizes_input(self) -> bool:
-        """Whether the layer's products are FP8 x FP8."""
-        return self.input == FP8
+        """Whether the layer's products are of codes: FP8 x FP8, or INT8 x INT8."""
+        return self.input in QUANTIZED
 
     @property
     def quantizes_weight(self) -> bool:
-        """Whether the layer's weights are stored in FP8."""
-        return self.weight == FP8
+        """Whether the layer's weights are stored as codes, in FP8 or INT8."""
+        return self.weight in QUANTIZED
 
 
 def require_usable(op: str, problems: list[str]) -> None:

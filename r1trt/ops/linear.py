@@ -1,4 +1,4 @@
-"""R1Linear and R1LinearBias: y = x @ w.T (+ b), as plain nodes with Q/DQ where the plan says FP8.
+"""R1Linear and R1LinearBias: y = x @ w.T (+ b), as plain nodes with Q/DQ where the plan quantizes.
 
 Legend: x [...,K] activations, w [N,K] a weight as Hugging Face stores it, b [N].
 """
@@ -44,7 +44,7 @@ class LinearSpec:
 
 
 class Linear(LayerFunction[LinearSpec]):
-    """R1Linear: the product has its input's type; of FP8 the output's, as has the input before Q/DQ."""
+    """R1Linear: the product has its input's type; of codes the output's, as has the input before Q/DQ."""
 
     name = "R1Linear"
     inputs: ClassVar[tuple[str, ...]] = ("x", "w")
@@ -98,7 +98,7 @@ class Linear(LayerFunction[LinearSpec]):
         act = data_type(product_output(layer))
         x = emit.cast(self.required(node, "x"), act, "CastInput")
         if layer.input_scale is not None:
-            x = quantize_dequantize(emit, x, layer.input_scale)
+            x = quantize_dequantize(emit, x, layer.input_scale, data_type(layer.input))
         weight = matmul_weight(
             emit, self.required(node, "w"), data_type(layer.weight), act, layer.weight_scale
         )

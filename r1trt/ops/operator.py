@@ -43,7 +43,7 @@ class Cache:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaledWeight:
-    """A weight whose FP8 scales are wanted: one number, or one for each index of `axis`.
+    """A weight whose scales are wanted: one number, or one for each index of `axis`.
 
     `block_scales` are those that the checkpoint's own FP8 has.
     """
@@ -58,8 +58,8 @@ class Operator(Signature, ABC, Generic[Spec]):
 
     Attributes:
         types: Types that a plan may give its layers.
-        input_scales: Scales that an FP8 input needs; calibration measures them on text.
-        weight_scales: Scales that FP8 weights need; calibration measures them on the weights.
+        input_scales: Scales that a quantized input needs; calibration measures them on text.
+        weight_scales: Scales that quantized weights need; calibration measures them on the weights.
         caches: Inputs and outputs that are one cache each.
         plugin_types: Activation types that its TensorRT plugin has kernels for; empty without a plugin.
         block_scales: Whether its weights can be a checkpoint's own FP8 with block scales.
@@ -112,15 +112,15 @@ class Operator(Signature, ABC, Generic[Spec]):
             if getattr(layer, name) is not None and name not in self.input_scales + self.weight_scales:
                 yield f"{name} is given, but {self.name} has none"
         if layer.input_scale is not None and not layer.quantizes_input:
-            yield "input_scale belongs to an fp8_e4m3 input"
+            yield "input_scale belongs to a quantized input"
         if layer.weight_scale is not None and not layer.quantizes_weight:
-            yield "weight_scale belongs to an fp8_e4m3 weight"
+            yield "weight_scale belongs to a quantized weight"
         if isinstance(layer.weight_scale, tuple) != (layer.weight_axis is not None):
             yield "weight_axis belongs to a list of weight scales, and to nothing else"
         if layer.own_scales and not self.block_scales:
             yield f"own_scales is given, but {self.name} computes with no block scales"
         if layer.weight_error is not None and not layer.quantizes_weight:
-            yield "weight_error belongs to an fp8_e4m3 weight"
+            yield "weight_error belongs to a quantized weight"
         if layer.implementation is not None and not self.plugin_types:
             yield f"implementation is {layer.implementation}, but {self.name} has no plugin to choose"
         if layer.weight_axis not in (None, 0):

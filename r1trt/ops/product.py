@@ -1,4 +1,4 @@
-"""What operators with a matrix product share: FP8 operands, the rules of their types, what is read back."""
+"""What operators with a matrix product share: quantized operands, rules of types, what is read back."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import onnx_ir as ir
 
 from r1trt.graph.edit import FLOAT, Emitter, dims_of
 from r1trt.graph.network_view import Types
-from r1trt.ops.layer_precision import FP8, WIDE, AllowedTypes, LayerPrecision, Precision
+from r1trt.ops.layer_precision import FP8, QUANTIZED, WIDE, AllowedTypes, LayerPrecision, Precision
 
-PRODUCT_TYPES = AllowedTypes(input=(FP8, *WIDE), weight=(FP8, *WIDE))
-_CODES = ir.DataType.FLOAT8E4M3FN
+PRODUCT_TYPES = AllowedTypes(input=(*QUANTIZED, *WIDE), weight=(*QUANTIZED, *WIDE))
+EXPERT_TYPES = AllowedTypes(input=(FP8, *WIDE), weight=(FP8, *WIDE))
 
 
 def product_problems(layer: LayerPrecision) -> Iterator[str]:
     """Both operands of a product have one type, and so has what they are dequantized to."""
-    if layer.quantizes_input and not layer.quantizes_weight:
-        yield f"input is fp8_e4m3 and weight {layer.weight}; an FP8 product has FP8 weights too"
+    if layer.quantizes_input and layer.weight != layer.input:
+        yield f"input is {layer.input} and weight {layer.weight}; a product of codes has one type for both"
     elif not layer.quantizes_weight and layer.weight != layer.input:
         yield f"input is {layer.input} and weight {layer.weight}; a product has one type for both"
 
@@ -33,14 +33,14 @@ def asked_of_product(layer: LayerPrecision) -> Types:
     return {"input": layer.input, "weight": str(layer.weight), "output": product_output(layer)}
 
 
-def quantize_dequantize(emit: Emitter, x: ir.Value, input_scale: float) -> ir.Value:
-    """Round x to the FP8 grid of a static scale: builders turn it into an FP8 operand of the next product.
+def quantize_dequantize(emit: Emitter, x: ir.Value, input_scale: float, codes: ir.DataType) -> ir.Value:
+    """Round x to the grid of a static scale: builders turn it into an operand of codes of the next product.
 
     The scale is FP32 and the division too (`precision`); a BF16 scale would be off by up to 0.4 %.
     """
     assert x.dtype is not None
     scale = emit.constant("input_scale", np.asarray(input_scale, np.float32))
-    attributes = {"precision": int(FLOAT), "output_dtype": int(_CODES)}
-    quantized = emit.node("QuantizeLinear", "QuantizeInput", [x, scale], _CODES, dims_of(x), attributes)
+    attributes = {"precision": int(FLOAT), "output_dtype": int(codes)}
+    quantized = emit.node("QuantizeLinear", "QuantizeInput", [x, scale], codes, dims_of(x), attributes)
     back = {"output_dtype": int(x.dtype)}
     return emit.node("DequantizeLinear", "DequantizeInput", [quantized, scale], x.dtype, dims_of(x), back)

@@ -6,12 +6,13 @@ Legend: N values of a statistic.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from r1trt.graph.codes import CODE_TYPES, FP8_CODES
 from r1trt.graph.edit import register
 from r1trt.lowerings.inner_statistics import inner_statistic
 from r1trt.lowerings.statistics import Statistic, statistic_function
@@ -34,24 +35,29 @@ class Probe:
         name: Name of the graph output.
         layers: Plan keys of the layers whose scale it decides.
         scale: Which of the operator's `input_scales`: the input's own, or one inside the operator.
+        codes: The type that these layers quantize the value to, as plans name it.
     """
 
     name: str
     layers: tuple[str, ...]
     scale: str
+    codes: str = FP8_CODES.name
 
 
-def probes_for(model: ir.Model, scales: Mapping[str, Sequence[str]]) -> list[Probe]:
-    """The points that scales are measured at; layers that read the same value share one.
+def probes_for(
+    model: ir.Model, scales: Mapping[str, Sequence[str]], codes: Mapping[str, str] | None = None
+) -> list[Probe]:
+    """The points that scales are measured at; layers that quantize the same value to one type share one.
 
     Args:
         model: An exported graph.
         scales: Names of the scales to find, by plan key.
+        codes: The type that each layer's input is quantized to, by plan key; FP8 where it is not said.
 
     Raises:
         PlanError: Nothing measures one of the scales.
     """
-    readers: dict[str, list[str]] = {}
+    readers: dict[tuple[str, str], list[str]] = {}
     inside: list[Probe] = []
     for node in model.graph:
         operator, key = layer_operator_of(node), str(node.name)
@@ -59,13 +65,14 @@ def probes_for(model: ir.Model, scales: Mapping[str, Sequence[str]]) -> list[Pro
             continue
         for scale in scales.get(key, ()):
             if scale == INPUT_SCALE:
-                readers.setdefault(str(_first_input(node).name), []).append(key)
+                kind = (codes or {}).get(key, FP8_CODES.name)
+                readers.setdefault((str(_first_input(node).name), kind), []).append(key)
             else:
                 inner_statistic(operator, scale)
                 inside.append(Probe(name=f"{key}/{scale}", layers=(key,), scale=scale))
     shared = [
-        Probe(name=f"{keys[0]}/{INPUT_SCALE}", layers=tuple(keys), scale=INPUT_SCALE)
-        for keys in readers.values()
+        Probe(name=f"{keys[0]}/{INPUT_SCALE}", layers=tuple(keys), scale=INPUT_SCALE, codes=kind)
+        for (_, kind), keys in readers.items()
     ]
     return shared + inside
 
@@ -102,7 +109,8 @@ class AddProbesPass(ir.passes.InPlacePass):
         scales = register(model.graph, ir.tensor(numbers, name=f"{probe.name}/scales"))
         inputs: list[ir.Value | None]
         if probe.scale == INPUT_SCALE:
-            inputs, function = [_first_input(node)], statistic_function(self._statistic)
+            statistic = replace(self._statistic, codes=CODE_TYPES[probe.codes])
+            inputs, function = [_first_input(node)], statistic_function(statistic)
         else:
             inputs, function = self._inside(node, probe.scale, bodies)
         model.functions.setdefault(function.identifier(), function)

@@ -206,6 +206,14 @@ def _quantized_attention(graph: ir.Graph) -> Iterator[Trap]:
             yield _trap(node, reason)
 
 
+def _blocked_integers(graph: ir.Graph) -> Iterator[Trap]:
+    for node in _nodes(graph, "DequantizeLinear"):
+        weight = _input(node, 0)
+        if _int_attribute(node, "block_size") and weight is not None and weight.dtype == ir.DataType.INT8:
+            reason = "has INT8 in blocks, which is widened in memory at every call; use one scale a row"
+            yield _trap(node, reason)
+
+
 def _data_dependent(graph: ir.Graph) -> Iterator[Trap]:
     for node in _nodes(graph, *_DATA_DEPENDENT):
         yield _trap(node, "depends on data in its shape or count, for which TensorRT-RTX has no plugin")
@@ -240,11 +248,12 @@ def _fp8_below_minimum(graph: ir.Graph, sms: Sequence[int]) -> Iterator[Trap]:
             )
             return
     for node in _nodes(graph, "QuantizeLinear"):
-        yield _trap(node, f"makes FP8, which no builder takes for {', '.join(low)}")
-        return
+        if ir.DataType(_int_attribute(node, "output_dtype")) in FP8:
+            yield _trap(node, f"makes FP8, which no builder takes for {', '.join(low)}")
+            return
 
 
 _RULES: Sequence[Rule] = (_quantization_types, _blocked_weights, _fp8_readers)
 # What NVIDIA documents of these layers, or its RTX builder shows, is kept for the full TensorRT too.
 _NATIVE_RULES: Sequence[Rule] = (_shared_attention_inputs, _attention_forms, _cache_updates)
-_RTX_RULES: Sequence[Rule] = (_data_dependent, _quantized_attention)
+_RTX_RULES: Sequence[Rule] = (_data_dependent, _quantized_attention, _blocked_integers)

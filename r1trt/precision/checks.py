@@ -106,7 +106,7 @@ def check_plan(plan: PrecisionPlan, arch: str, backend: Backend | None = None) -
         list(_arch_problems(plan, arch)),
         f"build with --arch {plan.arch}, or make a plan for {arch}"
         if plan.arch != arch
-        else "plan with --bf16, or build for ada, hopper or blackwell",
+        else "plan with --int8 or --bf16, or build for ada, hopper or blackwell",
     )
     if backend == "tensorrt-rtx":
         _raise(

@@ -13,7 +13,7 @@ from typing import get_args
 
 from r1trt.arch import BuildPrecision
 from r1trt.errors import PlanError
-from r1trt.ops.layer_precision import LayerPrecision, require_usable
+from r1trt.ops.layer_precision import FP8, LayerPrecision, require_usable
 from r1trt.ops.registry import operator_of_layer
 
 PLAN_KINDS: tuple[BuildPrecision, ...] = get_args(BuildPrecision)
@@ -90,4 +90,4 @@ class PrecisionPlan:
     @property
     def uses_fp8(self) -> bool:
         """Whether any layer computes with or stores FP8."""
-        return any(layer.quantizes_input or layer.quantizes_weight for layer in self.layers.values())
+        return any(FP8 in (layer.input, layer.weight) for layer in self.layers.values())

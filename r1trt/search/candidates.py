@@ -11,20 +11,16 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from r1trt.arch import architecture
+from r1trt.arch import BuildPrecision, architecture
 from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
-from r1trt.errors import PlanError
 from r1trt.export.io import ExportedModel
-from r1trt.ops.layer_precision import FP8, LayerPrecision
-from r1trt.ops.registry import layer_operator_of, operator_of_layer
+from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
+from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
 from r1trt.progress import Progress, ignore
-
-BF16, FP8_WEIGHTS, FP8_TENSOR, FP8_ROW = "bf16", "fp8 weights", "fp8", "fp8 by row"
-"""Kinds of candidates, the widest first: BF16; FP8 weights that meet BF16 activations, for weights are what
-decoding reads; FP8 products, whose weights have one scale; the same with one a row of linears."""
+from r1trt.search.kinds import BF16, Kind, kinds_for_arch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,61 +57,56 @@ class Group:
 def candidate_plans(
     export: ExportedModel, arch: str, calibration: CalibrationConfig, progress: Progress = ignore
 ) -> dict[str, PrecisionPlan]:
-    """Complete plans by kind: BF16 throughout, and FP8 wherever an operator can have it.
+    """Complete plans by kind: BF16 throughout, and each narrower one wherever an operator can have it.
 
     Args:
         export: The model.
         arch: `--arch`.
-        calibration: How FP8 scales are found.
+        calibration: How scales are found.
         progress: Called with (phase, done, total).
 
     Raises:
         PlanError: The architecture has nothing narrower than BF16 to offer.
     """
-    target = architecture(arch)
-    if not target.fp8 or not target.sms:
-        raise PlanError(
-            f"There is nothing to choose from for --arch {arch}.",
-            found=target.fp8_reason if target.sms else "ONNX Runtime computes FP8 and BF16 in FP32",
-            expected="an architecture with products narrower than BF16",
-        )
-    wide = plan_from_rules(export.model, arch, "bf16")
-    tensor = calibrated_plan(
-        _narrow(export.model, arch, "tensor"), export.model, export.weight_base, calibration, progress
-    )
-    row = _with_input_scales(_narrow(export.model, arch, "channel"), tensor)
-    row = calibrated_plan(row, export.model, export.weight_base, calibration, progress)
-    return {BF16: wide, FP8_WEIGHTS: _weights_alone(tensor, wide), FP8_TENSOR: tensor, FP8_ROW: row}
+    plans = {BF16: plan_from_rules(export.model, arch, "bf16")}
+    measured: dict[Precision, PrecisionPlan] = {}
+    for kind in kinds_for_arch(architecture(arch)):
+        plan = _narrow(export.model, plans[BF16], kind)
+        if kind.type in measured:
+            plan = _with_input_scales(plan, measured[kind.type])
+        plan = calibrated_plan(plan, export.model, export.weight_base, calibration, progress)
+        if kind.quantizes_input:
+            measured.setdefault(kind.type, plan)
+        plans[kind.name] = plan
+    return plans
 
 
-def _narrow(model: ir.Model, arch: str, scaling: str) -> PrecisionPlan:
-    """The rules' FP8 plan, and FP8 for what they leave wide although its operator can have it."""
-    plan = plan_from_rules(model, arch, "fp8", weight_scaling="channel" if scaling == "channel" else "tensor")
-    layers = dict(plan.layers)
-    for name, node in layer_nodes(model).items():
-        operator, layer = layer_operator_of(node), layers[name]
-        if operator is not None and FP8 in operator.types.input and not layer.quantizes_input:
-            layers[name] = operator.default_layer(node, "bf16", fp8=True)
-    return replace(plan, layers=layers)
+def _narrow(model: ir.Model, wide: PrecisionPlan, kind: Kind) -> PrecisionPlan:
+    """A kind's types wherever an operator can have them, its scales open."""
+    layers = {name: _narrow_layer(node, wide.layers[name], kind) for name, node in layer_nodes(model).items()}
+    scaling = {"weight_scaling": "channel" if kind.by_row else "tensor"}
+    precision: BuildPrecision = "fp8" if kind.type == FP8 else "int8"
+    return replace(wide, precision=precision, calibration=scaling, layers=layers)
 
 
-def _weights_alone(plan: PrecisionPlan, wide: PrecisionPlan) -> PrecisionPlan:
-    """Linears' activations stay wide; of experts there is no such form, and they stay as in `wide`."""
-    layers = {
-        name: replace(layer, input=layer.output, input_scale=None)
-        if layer.quantizes_input and operator_of_layer(layer).input_scales == ("input_scale",)
-        else wide.layers[name]
-        for name, layer in plan.layers.items()
-    }
-    return replace(plan, layers=layers)
+def _narrow_layer(node: ir.Node, wide: LayerPrecision, kind: Kind) -> LayerPrecision:
+    operator = layer_operator_of(node)
+    if operator is None or kind.type not in operator.types.weight:
+        return wide
+    if kind.quantizes_input and kind.type == FP8:
+        return operator.default_layer(node, "bf16", fp8=True)
+    if operator.input_scales != ("input_scale",):
+        return wide  # experts have no such form
+    return replace(wide, weight=kind.type, input=kind.type if kind.quantizes_input else wide.input)
 
 
 def _with_input_scales(plan: PrecisionPlan, measured: PrecisionPlan) -> PrecisionPlan:
     """A plan with the input scales of another: they do not depend on how weights are scaled."""
     layers = {
         name: replace(layer, input_scale=other.input_scale, mid_scale=other.mid_scale)
+        if layer.quantizes_input and (other := measured.layers[name])
+        else layer
         for name, layer in plan.layers.items()
-        if (other := measured.layers[name])
     }
     return replace(plan, layers=layers)
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from r1trt.errors import ConfigError
 from r1trt.export.io import ExportedModel
-from r1trt.graph.quantize import FP8_MAX, WeightSource, WeightTensor, scale_from_amax
-from r1trt.graph.weights import FP8, weight_source_from_value
+from r1trt.graph.codes import CODE_TYPES, CodeType
+from r1trt.graph.quantize import WeightSource, WeightTensor
+from r1trt.graph.weights import weight_source_from_value
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import layer_nodes
@@ -30,15 +31,13 @@ class WeightNumbers:
         name: Its name.
         largest: Largest magnitude.
         outliers: The largest magnitude over the root mean square.
-        error_tensor: Relative error (root mean square) in FP8 with one scale.
-        error_row: With one scale a row.
+        errors: Relative error (root mean square) by type and scaling, as in "fp8_e4m3 by row".
     """
 
     name: str
     largest: float
     outliers: float
-    error_tensor: float
-    error_row: float
+    errors: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class Explanation:
         planned: Its types, and why.
         group: The layers that it chose with.
         choices: By kind: KL divergence alone, its standard error, seconds and bytes of the group.
-        input_range: Largest magnitude that its FP8 input holds; None where it is not quantized.
+        input_range: Largest magnitude that its quantized input holds; None where it is not quantized.
         weights: Its weights' numbers; empty without the export.
     """
 
@@ -91,7 +90,7 @@ def explanation_of_layer(directory: Path, layer: str, export: ExportedModel | No
         planned=planned,
         group=group,
         choices={} if group is None else _choices(found, group),
-        input_range=None if planned.input_scale is None else FP8_MAX * planned.input_scale,
+        input_range=_range(planned),
         weights=() if export is None else _weights(export, layer),
     )
 
@@ -126,14 +125,22 @@ def _numbers(source: WeightSource) -> WeightNumbers:
         squares += float(np.square(values, dtype=np.float64).sum())
         largest = max(largest, float(values.max(initial=0.0)))
     by_index = np.concatenate(rows).reshape(source.shape[0], -1).max(axis=1)
-    errors = []
-    for scale in (float(scale_from_amax(largest)), scale_from_amax(by_index).tolist()):
-        changed, whole = WeightTensor(source, FP8, name=source.name, scale=scale).squares()
-        errors.append(math.sqrt(changed / whole) if whole else 0.0)
+    errors = {}
+    for codes in CODE_TYPES.values():
+        errors[codes.name] = _error(source, codes, float(codes.scale(largest)))
+        errors[f"{codes.name} by row"] = _error(source, codes, codes.scale(by_index).tolist())
     return WeightNumbers(
         name=source.name,
         largest=largest,
         outliers=largest / math.sqrt(squares / math.prod(source.shape)) if squares else 0.0,
-        error_tensor=errors[0],
-        error_row=errors[1],
+        errors=errors,
     )
+
+
+def _error(source: WeightSource, codes: CodeType, scale: float | list[float]) -> float:
+    changed, whole = WeightTensor(source, codes.dtype, name=source.name, scale=scale).squares()
+    return math.sqrt(changed / whole) if whole else 0.0
+
+
+def _range(layer: LayerPrecision) -> float | None:
+    return None if layer.input_scale is None else CODE_TYPES[layer.input].largest * layer.input_scale

@@ -12,7 +12,13 @@ from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.precision.plan import PrecisionPlan
 
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
-_COLORS: Mapping[str, str] = {"fp8_e4m3": "#3a8f5c", "bf16": "#2f6fb5", "fp32": "#d9822b", "int64": "#999999"}
+_COLORS: Mapping[str, str] = {
+    "fp8_e4m3": "#3a8f5c",
+    "int8": "#8a5fb0",
+    "bf16": "#2f6fb5",
+    "fp32": "#d9822b",
+    "int64": "#999999",
+}
 _ROW, _GAP, _LEFT, _WIDTH = 16, 3, 130, 900
 
 

@@ -21,12 +21,13 @@ from r1trt.precision.plan_file import save_plan
 from r1trt.precision.rules import plan_from_rules
 from r1trt.progress import Progress, ignore
 from r1trt.runtime.prompts import documents_from_file, encoded_documents
-from r1trt.search.candidates import BF16, FP8_TENSOR, candidate_plans, groups_of_candidates
+from r1trt.search.candidates import candidate_plans, groups_of_candidates
 from r1trt.search.chain import ModelChain
 from r1trt.search.config import SearchConfig
 from r1trt.search.damage import Damages, measured_damages
 from r1trt.search.damage_cache import DamageCache
 from r1trt.search.fisher import CheapScores, cheap_scores
+from r1trt.search.kinds import BF16
 from r1trt.search.measure import Measurement
 from r1trt.search.optimize import Solution, front, greedy_within, random_within, solution_of
 from r1trt.search.page import page_of_result
@@ -124,7 +125,8 @@ def _measured_space(
     for group, kind, damage in measured_damages(chain, exact, groups, texts.screen, damages, progress):
         cache.add(group, kind, damage)
         damages.setdefault(group, {})[kind] = damage
-    base = replace(plans[FP8_TENSOR], layers=plans[BF16].layers)
+    narrowest = list(plans.values())[-1]
+    base = replace(narrowest, layers=plans[BF16].layers)
     return SearchSpace(base=base, groups=groups, damages=damages, costs=costs)
 
 
@@ -161,11 +163,12 @@ def _compared(
 ) -> list[tuple[Point, Solution]]:
     """All BF16, the rules' plan, all FP8; and what simpler searches find for the same sum of damages."""
     options, budget = space.options(), found.solution.damage
-    rules = space.of_plan(plan_from_rules(export.model, config.arch, "fp8"))
+    narrow = space.base.precision
+    rules = space.of_plan(plan_from_rules(export.model, config.arch, narrow))
     solutions = {
         "all BF16": solution_of(options, [0] * len(options)),
         **({} if rules is None else {"rules": rules}),
-        "all FP8": space.all_of(FP8_TENSOR),
+        f"all {narrow.upper()}": space.all_of(narrow),
         "greedy, same damage": greedy_within(options, budget),
         "random, same damage": random_within(options, budget),
     }

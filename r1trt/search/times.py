@@ -116,7 +116,7 @@ class CostModel:
     def _seconds_of_layer(self, name: str, choice: Choice, call: CallSize) -> float:
         cost, layer = self._cost(name, choice, call), choice.layers[name]
         seconds = seconds_of_cost(cost, self.device)
-        if isinstance(layer.weight_scale, tuple):
+        if layer.quantizes_input and isinstance(layer.weight_scale, tuple):
             # The product is written in FP32, and multiplied by a scale a column behind it.
             results = sum(cost.written_bytes.values()) // DATA_TYPES[layer.output].bytes
             seconds += 2 * DATA_TYPES["fp32"].bytes * results / self.device.reachable_bandwidth

@@ -18,7 +18,8 @@ from r1trt.artifacts import BuildArtifact
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.manifest import read_manifest, write_manifest
 from r1trt.build.config import BuildConfig
-from r1trt.build.executed import require_no_fake_fp8, with_executed
+from r1trt.build.engine_bytes import KERNEL_BYTES, require_narrow_engines
+from r1trt.build.executed import require_no_wider_products, with_executed
 from r1trt.build.network_check import LayerCheck, NetworkReport
 from r1trt.build.pipeline import build_engine
 from r1trt.errors import BuildError, CheckpointError, ConfigError, PlanError, R1TrtError, UnavailableError
@@ -53,7 +54,8 @@ def relative_error(found: Any, expected: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    ("arch", "precision"), [("ampere", "bf16"), ("ada", "fp8"), ("blackwell", "fp8"), ("ada", "fp32")]
+    ("arch", "precision"),
+    [("ampere", "bf16"), ("ampere", "int8"), ("ada", "fp8"), ("blackwell", "fp8"), ("ada", "fp32")],
 )
 def test_r1_asa_builds_offline_and_obeys_its_plan(
     r1_asa_export: Path, tmp_path: Path, arch: str, precision: str
@@ -118,10 +120,23 @@ def test_fp8_that_runs_wider_is_refused_unless_allowed() -> None:
         ("bf16 x bf16 -> fp32",),
     ]
     with pytest.raises(BuildError, match="multiplies 1 layers in wider types") as caught:
-        require_no_fake_fp8(report, plan)
-    assert "a: bf16 x bf16 -> fp32" in caught.value.details["found"]
+        require_no_wider_products(report, plan)
+    assert "a, planned in fp8_e4m3: bf16 x bf16 -> fp32" in caught.value.details["found"]
     real = {"layers": ["a"], "inputs": ["fp8_e4m3", "fp8_e4m3"], "output": ["bf16"]}
-    require_no_fake_fp8(with_executed(report, {"sm89": {"products": [real]}}), plan)
+    require_no_wider_products(with_executed(report, {"sm89": {"products": [real]}}), plan)
+
+
+def test_engines_with_widened_weights_are_refused(tmp_path: Path) -> None:
+    weights, engine = tmp_path / "weights.safetensors", tmp_path / "engine.sm80.plan"
+    for path, size in ((weights, 100 << 20), (engine, (150 << 20) + KERNEL_BYTES)):
+        with path.open("wb") as file:
+            file.truncate(size)
+    require_narrow_engines({80: engine}, weights)
+    with engine.open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(BuildError, match="stores weights wider") as caught:
+        require_narrow_engines({80: engine}, weights)
+    assert "engine.sm80.plan: 224.4 MB" in caught.value.details["found"]
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("bf16", 0.06)])

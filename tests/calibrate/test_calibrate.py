@@ -17,7 +17,7 @@ from r1trt.calibrate.text import TokenChunks, token_chunks
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
-from r1trt.graph.quantize import fp8_from_float
+from r1trt.graph.codes import FP8_CODES
 from r1trt.model import load_checkpoint
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
@@ -142,9 +142,9 @@ def test_the_error_search_finds_the_best_candidate(tmp_path: Path) -> None:
         for chunk in chunks_of(config):
             module(torch.from_numpy(chunk)[None])
     x = np.concatenate(seen)
-    candidates = [np.float32(np.abs(x).max() / 448 * part) for part in MSE_FRACTIONS]
+    candidates = [np.float32(np.abs(x).max() / 448 * part) for part in MSE_FRACTIONS[FP8_CODES.name]]
     errors = [
-        float(((fp8_from_float(x, scale).astype(np.float32) * scale - x) ** 2).sum()) for scale in candidates
+        float(((FP8_CODES.codes(x, scale).astype(np.float32) * scale - x) ** 2).sum()) for scale in candidates
     ]
     want = candidates[int(np.argmin(errors))]
     assert calibrated(model, config).layers[key].input_scale == pytest.approx(float(want), rel=RTOL)
@@ -159,6 +159,29 @@ def test_row_scales(tmp_path: Path) -> None:
     weight = model.model.graph.initializers["model.layers.0.mlp.up_proj.weight"].const_value
     assert weight is not None and layer.weight_axis == 0
     assert layer.weight_scale == pytest.approx(np.abs(weight.numpy()).max(axis=1) / 448, rel=1e-6)
+
+
+def test_layers_of_one_input_and_two_types_have_scales_of_their_own(
+    asa: tuple[Path, ExportedModel], tmp_path: Path
+) -> None:
+    checkpoint, model = asa
+    config = config_for(checkpoint, tmp_path)
+    plan = plan_from_rules(model.model, "ada", "fp8")
+    names = [f"model.layers.0.self_attn.{name}_proj" for name in "qkv"]
+    types = {names[1]: {"input": "int8", "weight": "int8"}, names[2]: {"input": "bf16", "weight": "int8"}}
+    layers = {name: replace(plan.layers[name], **kinds) for name, kinds in types.items()}
+    done = calibrated_plan(
+        replace(plan, layers={**plan.layers, **layers}), model.model, model.weight_base, config
+    )
+    amax = amax_of(seen_by_hooks(checkpoint, config)[names[0]])
+    found = [done.layers[name].input_scale for name in names]
+    assert found == [pytest.approx(amax / 448, rel=RTOL), pytest.approx(amax / 127, rel=RTOL), None]
+    weight = model.model.graph.initializers[f"{names[2]}.weight"].const_value
+    assert weight is not None
+    assert done.layers[names[1]].weight_axis is None
+    assert done.layers[names[2]].weight_scale == pytest.approx(
+        np.abs(weight.numpy()).max(axis=1) / 127, rel=1e-6
+    )
 
 
 def test_given_scales_stay(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ from passes.hand_made import HandMade, fp8_codes, normal, outputs_of
 
 from r1trt.errors import CheckpointError, PlanError
 from r1trt.graph import quantize
+from r1trt.graph.codes import FP8_CODES
 from r1trt.graph.quantize import (
     WeightSource,
     WeightTensor,
-    fp8_from_float,
-    scale_from_amax,
     weight_amax,
 )
 
@@ -44,7 +43,7 @@ def test_every_e4m3_value_and_every_tie() -> None:
     codes = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
     finite = np.sort(codes[np.isfinite(codes)])
     values = np.concatenate([finite, (finite[1:] + finite[:-1]) / 2])
-    got = fp8_from_float(values, np.float32(1)).astype(np.float32)
+    got = FP8_CODES.codes(values, np.float32(1)).astype(np.float32)
     assert (got[: len(finite)] == finite).all()
     below, above = finite[:-1], finite[1:]
     even = np.where(below.astype(ml_dtypes.float8_e4m3fn).view(np.uint8) % 2 == 0, below, above)
@@ -52,7 +51,7 @@ def test_every_e4m3_value_and_every_tie() -> None:
 
 
 def test_saturation() -> None:
-    got = fp8_from_float(np.array([449, 1e9, -1e9, np.inf], np.float32), np.float32(1))
+    got = FP8_CODES.codes(np.array([449, 1e9, -1e9, np.inf], np.float32), np.float32(1))
     assert got.astype(np.float32).tolist() == [448, 448, -448, 448]
 
 
@@ -72,12 +71,12 @@ def test_quantization_equals_onnx_runtimes() -> None:
     )
     graph.output(graph.node("Cast", "c", [codes], [64, 64], domain="", to=int(FLOAT)), "y")
     got = outputs_of(graph.model(), {"x": values})["y"]
-    np.testing.assert_array_equal(got, fp8_from_float(values, scale).astype(np.float32))
+    np.testing.assert_array_equal(got, FP8_CODES.codes(values, scale).astype(np.float32))
 
 
 def test_scales() -> None:
     amax = np.array([448.0, 0.0, 1.0, 1e-45], np.float32)
-    assert scale_from_amax(amax).tolist() == [1.0, 1.0, np.float32(1 / 448), 1.0]
+    assert FP8_CODES.scale(amax).tolist() == [1.0, 1.0, np.float32(1 / 448), 1.0]
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 64, 1 << 20])
@@ -92,7 +91,7 @@ def test_amax_and_codes_do_not_depend_on_the_chunks(
     assert weight_amax(weights, None) == np.abs(wide).max()
     per_index = np.abs(wide).max(axis=(1, 2))
     np.testing.assert_array_equal(weight_amax(weights, 0), per_index)
-    scales = scale_from_amax(per_index)
+    scales = FP8_CODES.scale(per_index)
     tensor = WeightTensor(weights, FP8, name="w.fp8", scale=tuple(map(float, scales)))
     want = fp8_codes(wide, scales[:, None, None])
     np.testing.assert_array_equal(tensor.numpy().view(np.uint8), want.view(np.uint8))

@@ -46,12 +46,12 @@ INPUTS: dict[str, Inputs] = {
     "R1HLAAttention": ATTENTION,
     "R1DynamicMoE": MOE,
 }
-# Input, weight and output that a plan may give: B bf16, F fp32, 8 fp8_e4m3, I int64, - none.
+# Input, weight and output that a plan may give: B bf16, F fp32, 8 fp8_e4m3, i int8, I int64, - none.
 ALLOWED = {
     "R1Embedding": "IBB IBF IFB IFF",
     "R1RMSNorm": "BFB BFF FFB FFF",
-    "R1Linear": "88B 88F B8B B8F F8B F8F BBB BBF FFB FFF",
-    "R1LinearBias": "88B 88F B8B B8F F8B F8F BBB BBF FFB FFF",
+    "R1Linear": "88B 88F B8B B8F F8B F8F iiB iiF BiB BiF FiB FiF BBB BBF FFB FFF",
+    "R1LinearBias": "88B 88F B8B B8F F8B F8F iiB iiF BiB BiF FiB FiF BBB BBF FFB FFF",
     "R1SwiGLU": "B-B B-F F-B F-F",
     "R1LambdaGate": "BFF FFF",
     "R1HeadMatMul": "BBB BBF FFB FFF",
@@ -61,7 +61,7 @@ ALLOWED = {
     "R1HLAAttention": "B-B F-F",
     "R1DynamicMoE": "88B 88F BBB FFF",
 }
-LETTERS = {"bf16": "B", "fp32": "F", "fp8_e4m3": "8", "int64": "I", None: "-"}
+LETTERS = {"bf16": "B", "fp32": "F", "fp8_e4m3": "8", "int8": "i", "int64": "I", None: "-"}
 
 
 def every_layer(operator: Operator[Any]) -> Iterator[tuple[str, LayerPrecision]]:
@@ -131,8 +131,10 @@ REFUSED: list[tuple[LayerPrecision, dict[str, Any], str]] = [
     (LINEAR_LAYER, {"shared_weight": "fp8_e4m3"}, "R1Linear has no shared expert"),
     (LINEAR_LAYER, {"weight_scale": (0.1, 0.2)}, "weight_axis belongs to a list"),
     (LINEAR_LAYER, {"weight_scale": (0.1, 0.2), "weight_axis": 1}, "along their rows"),
-    (LINEAR_LAYER, {"input": "bf16"}, "input_scale belongs to an fp8_e4m3 input"),
-    (LINEAR_LAYER, {"weight": "bf16"}, "an FP8 product has FP8 weights too"),
+    (LINEAR_LAYER, {"input": "bf16"}, "input_scale belongs to a quantized input"),
+    (LINEAR_LAYER, {"weight": "bf16"}, "a product of codes has one type for both"),
+    (LINEAR_LAYER, {"weight": "int8"}, "input is fp8_e4m3 and weight int8; a product of codes has one type"),
+    (MOE_LAYER, {"weight": "int8", "shared_weight": "int8"}, "weight is int8, but can be fp8_e4m3 or"),
     (MOE_LAYER, {"input": "bf16"}, "no weight-only form"),
     (MOE_LAYER, {"shared_weight": "bf16"}, "the type of the experts, fp8_e4m3"),
 ]

@@ -136,6 +136,19 @@ CASES = [
         None,
     ),
     TrapCase(
+        "int8_in_blocks",
+        "g (float[S,8] x, int8[8,6] w, float[4,6] ws) => (y) "
+        "{ e = DequantizeLinear <axis = 0, block_size = 2, output_dtype = 1> (w, ws) y = MatMul(x, e) }",
+        "widened in memory at every call",
+    ),
+    TrapCase(
+        "int8_below_89",
+        "g (float[S,8] x, float s) => (y) "
+        "{ q = QuantizeLinear <output_dtype = 3> (x, s) y = DequantizeLinear <output_dtype = 1> (q, s) }",
+        None,
+        sm=86,
+    ),
+    TrapCase(
         "fp8_below_89",
         "g (float[S,8] x, float s) => (y) "
         "{ q = QuantizeLinear <output_dtype = 17> (x, s) y = DequantizeLinear <output_dtype = 1> (q, s) }",

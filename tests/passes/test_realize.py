@@ -9,7 +9,7 @@ from passes.hand_made import HandMade, bf16, fp8_grid, normal, outputs_of, plan_
 from passes.typed import simulated_model_from_typed, typed_model_from_plan
 
 from r1trt.errors import PlanError
-from r1trt.graph.quantize import scale_from_amax
+from r1trt.graph.codes import FP8_CODES
 from r1trt.ops.layer_precision import LayerPrecision, Precision
 from r1trt.precision.plan import PrecisionPlan
 
@@ -50,7 +50,7 @@ def linear_model(weight: np.ndarray, bias: np.ndarray | None = None) -> ir.Model
 @pytest.mark.parametrize("optimize", [True, False])
 def test_fp8_linear_equals_ml_dtypes(optimize: bool) -> None:
     weight = normal(1, N, K)
-    scale = float(scale_from_amax(np.abs(weight).max()))
+    scale = float(FP8_CODES.scale(np.abs(weight).max()))
     model = linear_model(weight)
     got = simulated(model, plan_of(model, {"proj": linear(weight_scale=scale)}), optimize=optimize)
     x = fp8_grid(bf16(normal(0, BATCH, K)), X_SCALE)
@@ -61,7 +61,7 @@ def test_fp8_linear_equals_ml_dtypes(optimize: bool) -> None:
 
 def test_fp8_linear_with_bias_and_a_scale_a_row() -> None:
     weight, bias = normal(1, N, K) * np.linspace(0.1, 4, N, dtype=np.float32)[:, None], normal(2, N)
-    scales = scale_from_amax(np.abs(weight).max(axis=1))
+    scales = FP8_CODES.scale(np.abs(weight).max(axis=1))
     model = linear_model(weight, bias)
     layer = linear("R1LinearBias", weight_scale=tuple(map(float, scales)), weight_axis=0)
     got = simulated(model, plan_of(model, {"proj": layer}))
@@ -79,6 +79,37 @@ def test_weight_only_fp8() -> None:
     got = simulated(model, plan_of(model, {"proj": layer}))
     want = bf16(bf16(normal(0, BATCH, K)) @ fp8_grid(weight, 0.01).T)
     np.testing.assert_allclose(got, want, rtol=ONE_BF16_STEP)
+
+
+def int8_grid(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
+    """QuantizeLinear saturates at both ends of the type; weights never reach the lower one."""
+    return bf16(np.clip(np.rint(values / np.float32(scale)), -128, 127) * np.float32(scale))
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("by_row", [True, False])
+@pytest.mark.parametrize("quantized_input", [True, False])
+def test_int8_linear(optimize: bool, by_row: bool, quantized_input: bool) -> None:
+    weight = normal(1, N, K)
+    scales = (
+        np.abs(weight).max(axis=1) / np.float32(127) if by_row else np.float32([np.abs(weight).max() / 127])
+    )
+    layer = LayerPrecision(
+        op="R1Linear",
+        input="int8" if quantized_input else "bf16",
+        weight="int8",
+        output="bf16",
+        input_scale=X_SCALE if quantized_input else None,
+        weight_scale=tuple(map(float, scales)) if by_row else float(scales[0]),
+        weight_axis=0 if by_row else None,
+        reason="test",
+    )
+    model = linear_model(weight)
+    got = simulated(model, plan_of(model, {"proj": layer}), optimize=optimize)
+    x = bf16(normal(0, BATCH, K))
+    x = int8_grid(x, X_SCALE) if quantized_input else x
+    want = bf16(x @ int8_grid(weight, scales[:, None]).T)
+    np.testing.assert_allclose(got, want, rtol=ONE_BF16_STEP, atol=1e-4)
 
 
 def test_bf16_norm_is_computed_in_fp32() -> None:

@@ -94,10 +94,10 @@ BAD = {
     "FP8 input, BF16 weight": (
         "    weight: fp8_e4m3\n    output: bf16\n    input_scale: 3",
         "    weight: bf16\n    output: bf16\n    input_scale: 3",
-        "has FP8 weights too",
+        "a product of codes has one type for both",
     ),
     "FP8 norm": ("    weight: fp32", "    weight: fp8_e4m3", "weight is fp8_e4m3"),
-    "unknown precision": ("precision: fp8", "precision: int8", "int8"),
+    "unknown precision": ("precision: fp8", "precision: int4", "int4"),
     "another schema": ("schema: 1", "schema: 9", "schema is 9"),
     "agreement above 1": ("agreement_min: 0.85", "agreement_min: 85", "agreement_min"),
     "repeated layer": ("  model.norm:", f"  {Q}:", "repeats keys"),

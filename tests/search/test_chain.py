@@ -41,7 +41,7 @@ def test_in_fp32_they_are_the_export(case: Case) -> None:
     np.testing.assert_allclose(chain_logits(case, None), whole, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["bf16", "fp8 weights", "fp8", "fp8 by row"])
+@pytest.mark.parametrize("kind", ["bf16", "int8 weights", "fp8", "fp8 by row"])
 def test_in_other_types_they_are_the_builds_simulation(case: Case, kind: str) -> None:
     plan = case.plans[kind]
     target = BuildTarget(arch=architecture("ada"), precision="fp8", backend="tensorrt-rtx", sms=(89,))

@@ -30,7 +30,7 @@ def test_groups_partition_what_can_be_narrower(case: Case) -> None:
     assert "lm_head" in layers
     first = case.groups[0]
     assert first.name == "model.layers.0.self_attn.q_proj+k_proj+v_proj"
-    assert [choice.kind for choice in first.choices] == ["bf16", "fp8 weights", "fp8", "fp8 by row"]
+    assert [choice.kind for choice in first.choices] == ["bf16", "int8 weights", "fp8 by row", "fp8"]
     experts = [group for group in case.groups if group.name.endswith("mlp.moe")]
     # Experts have one scale each in both.
     assert all(len(group.choices) == 2 for group in experts)

@@ -50,6 +50,30 @@ def result(llama_export: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return searched(llama_export, output, Budget(kl=between)), output
 
 
+def test_int8_serves_where_there_is_no_fp8(llama_export: Path, tmp_path: Path) -> None:
+    config = SearchConfig(
+        model=llama_export, arch="ampere", budget=Budget(kl=1e9), output=tmp_path / "found", **TOKENS
+    )
+    found, directory = search_precision(config)
+    assert {kind for kinds in found.damages.values() for kind in kinds} == {
+        "int8 weights",
+        "int8 by row",
+        "int8",
+    }
+    assert {point.name for point in found.points} >= {"all BF16", "rules", "all INT8"}
+    assert set(found.chosen.kinds.values()) == {"int8"}
+    engine = build_engine(
+        BuildConfig(
+            model=llama_export, arch="ampere", plan=directory / "plan.yaml", output=tmp_path / "engine"
+        )
+    )
+    check = BuildArtifact.read(engine).manifest.network_check
+    assert check["disobeyed"] == 0 and check["executed"] > 0
+    layers = {layer["name"]: layer for layer in json.loads((engine / "layers.json").read_text())["layers"]}
+    product = layers["model.layers.0.self_attn.q_proj"]["executed"]
+    assert product and all(text.startswith("int8 x int8 -> ") for text in product)
+
+
 def test_without_a_limit_everything_is_the_cheapest(llama_export: Path, tmp_path: Path) -> None:
     found = searched(llama_export, tmp_path / "all", Budget(kl=1e9))
     assert found.chosen.fp8_share == 1.0
@@ -61,11 +85,11 @@ def test_the_plan_keeps_the_budget_and_is_cheaper_than_bf16(result: tuple[Search
     budget = Budget(kl=float(found.budget.split()[-2]))
     (widest,) = [point for point in found.points if point.name == "all BF16"]
     assert found.chosen.searched is not None and keeps(found.chosen.searched, Budget(kl=budget.nats * 1.01))
-    assert 0.0 < found.chosen.fp8_share < 1.0 and found.chosen.seconds < widest.seconds
+    assert len(set(found.chosen.kinds.values())) > 1 and found.chosen.seconds < widest.seconds
     plan = load_plan(directory / "plan.yaml")
     assert not plan.missing_scales
     reasons = {layer.reason.partition(";")[0] for layer in plan.layers.values() if "searched" in layer.reason}
-    assert reasons <= {f"searched: {kind}" for kind in ("bf16", "fp8 weights", "fp8", "fp8 by row")}
+    assert reasons <= {f"searched: {kind}" for kind in ("bf16", "int8 weights", "fp8", "fp8 by row")}
     greedy, chance = (
         next(point for point in found.points if point.name.startswith(name)) for name in ("greedy", "random")
     )
@@ -148,7 +172,6 @@ def test_a_budget_that_cannot_be_met_says_what_can(llama_export: Path, tmp_path:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"arch": "ampere"}, "nothing to choose from for --arch ampere"),
         ({"arch": "cpu"}, "nothing to choose from for --arch cpu"),
         ({"heldout": SHORT}, "too short to measure"),
         ({"heldout": CALIBRATION}, "nothing else reads"),
@@ -236,9 +259,11 @@ def test_a_layer_is_explained(
     assert main([*command, "--model", str(llama_export), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["group"] == "model.layers.0.self_attn.q_proj+k_proj+v_proj"
-    assert set(found["choices"]) == {"bf16", "fp8 weights", "fp8", "fp8 by row"}
+    assert set(found["choices"]) == {"bf16", "int8 weights", "fp8 by row", "fp8"}
     (weight,) = found["weights"]
-    assert weight["outliers"] > 1 and 0 < weight["error_row"] <= weight["error_tensor"] < 0.1
+    errors = weight["errors"]
+    assert weight["outliers"] > 1 and 0 < errors["fp8_e4m3 by row"] <= errors["fp8_e4m3"] < 0.1
+    assert errors["int8 by row"] < errors["int8"] < 0.1
     assert main(["precision", "explain", str(result[1]), "k_proj"]) == 1
     assert layer in capsys.readouterr().err
 
