@@ -72,7 +72,7 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
     exact = plan_from_rules(export.model, config.arch, "fp32", backend="tensorrt-rtx")
     costs = CostModel(export.model, config.minimize, device, config.workload)
     space = _measured_space(config, export, chain, exact, texts, costs, progress)
-    curve = front(space.options())
+    curve = front(space.options)
     found, runs = _found(config, space, Measurement(chain, exact, texts.search), curve, progress)
     final = Measurement(chain, exact, texts.final)
     chosen = replace(found.point, name="searched", final=final.measure(found.plan, progress))
@@ -160,7 +160,7 @@ def _compared(
     space: SearchSpace, found: Found, export: ExportedModel, config: SearchConfig
 ) -> list[tuple[Point, Solution]]:
     """All BF16, the rules' plan, all FP8; and what simpler searches find for the same sum of damages."""
-    options, budget = space.options(), found.solution.damage
+    options, budget = space.options, found.solution.damage
     rules = space.of_plan(plan_from_rules(export.model, config.arch, "fp8"))
     solutions = {
         "all BF16": solution_of(options, [0] * len(options)),

@@ -74,7 +74,7 @@ def best_under_budget(
     Raises:
         PlanError: Not even the widest types keep the budget.
     """
-    options = space.options()
+    options = space.options
     widest = run_solution(space, measurement, solution_of(options, [0] * len(options)), "all wide", progress)
     _require_possible(widest, budget)
     runs = [widest]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.search.candidates import Choice, Group, plan_of_choices
@@ -29,15 +30,16 @@ class SearchSpace:
     damages: Damages
     costs: CostModel
 
-    def options(self) -> list[Options]:
-        """Numbers for the optimization."""
-        return [
+    @cached_property
+    def options(self) -> tuple[Options, ...]:
+        """Numbers for the optimization, computed once."""
+        return tuple(
             Options(
                 damages=tuple(self._damage(group, choice) for choice in group.choices),
                 costs=tuple(self.costs.cost(choice) for choice in group.choices),
             )
             for group in self.groups
-        ]
+        )
 
     def _damage(self, group: Group, choice: Choice) -> float:
         """Of the widest choice none; every other one was measured."""
@@ -78,7 +80,7 @@ class SearchSpace:
         for group in self.groups:
             kinds = [choice.kind for choice in group.choices]
             chosen.append(kinds.index(kind) if kind in kinds else len(kinds) - 1)
-        return solution_of(self.options(), chosen)
+        return solution_of(self.options, chosen)
 
     def of_plan(self, plan: PrecisionPlan) -> Solution | None:
         """The choices that have the same types as a plan's layers; None where some have none of these."""
@@ -92,7 +94,7 @@ class SearchSpace:
             if True not in fitting:
                 return None
             chosen.append(fitting.index(True))
-        return solution_of(self.options(), chosen)
+        return solution_of(self.options, chosen)
 
     def point(self, name: str, solution: Solution) -> Point:
         """A solution with its predictions."""
