@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from r1trt.evaluate.logits import log_softmax
+from r1trt.evaluate.divergence import kl_of_log_probabilities, log_softmax
 from r1trt.evaluate.windows import Window
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
@@ -97,7 +97,7 @@ class Measurement:
 def _compared(exact_SV: Array, tested_SV: Array, target_S: Array) -> tuple[Array, Array, Array, Array]:
     """KL, agreement and both negative log-likelihoods of each token; 0 where the next one is unknown."""
     log_p_SV, log_q_SV = log_softmax(exact_SV), log_softmax(tested_SV)
-    kl_S = np.maximum((np.exp(log_p_SV) * (log_p_SV - log_q_SV)).sum(axis=1), 0.0)
+    kl_S = kl_of_log_probabilities(log_p_SV, log_q_SV)
     rows_S, known_S = np.arange(len(target_S)), target_S >= 0
     likelihoods = [np.where(known_S, -log_SV[rows_S, target_S], 0.0) for log_SV in (log_p_SV, log_q_SV)]
     # What is not finite is as bad as can be, and still a number.

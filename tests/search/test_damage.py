@@ -6,21 +6,11 @@ import numpy as np
 import pytest
 from search_case import Case
 
-from r1trt.evaluate.logits import LogitsComparison
+from r1trt.evaluate.divergence import Reference
 from r1trt.search.candidates import plan_of_choices
 from r1trt.search.damage import Damage, measured_damages
-from r1trt.search.divergence import Reference
 
 WINDOWS = [np.random.default_rng(seed).integers(2, 300, 32) for seed in (1, 2)]
-
-
-def test_kl_is_that_of_the_evaluation() -> None:
-    generator = np.random.default_rng(0)
-    exact, tested = generator.normal(size=(2, 50, 300)).astype(np.float32) * 4
-    comparison = LogitsComparison()
-    comparison.update(exact, tested, np.full(50, -1))
-    np.testing.assert_allclose(Reference(exact).kl(tested), comparison.kl_T, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(Reference(exact).kl(exact), 0.0, atol=1e-5)
 
 
 def test_groups_partition_what_can_be_narrower(case: Case) -> None:
