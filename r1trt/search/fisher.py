@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r1trt.graph.quantize import FP8_MAX
+from r1trt.graph.quantize import fp8_from_float
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.progress import Progress, ignore
 from r1trt.search.candidates import Choice, Group
@@ -156,21 +156,19 @@ def _sums(
 
 
 def _quantized(x: Tensor, weight: Tensor, layer: LayerPrecision) -> Tensor:
-    import torch
-
     if layer.weight_scale is not None:
-        scale = torch.tensor(layer.weight_scale)
+        scale = np.asarray(layer.weight_scale, np.float32)
         weight = _rounded(weight, scale[:, None] if scale.ndim else scale)
     if layer.input_scale is not None:
-        x = _rounded(x, torch.tensor(layer.input_scale))
+        x = _rounded(x, np.asarray(layer.input_scale, np.float32))
     return x @ weight.T
 
 
-def _rounded(values: Tensor, scale: Tensor) -> Tensor:
+def _rounded(values: Tensor, scale: Array) -> Tensor:
+    """Values with the roundings of FP8, as builds quantize."""
     import torch
 
-    codes = (values / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
-    return codes.to(values.dtype) * scale
+    return torch.from_numpy(fp8_from_float(values.numpy(), scale).astype(np.float32) * scale)
 
 
 def _correlation(scores: Mapping[str, Mapping[str, float]], damages: Damages) -> float | None:
