@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from r1trt.calibrate.text import MIN_TOKENS
 from r1trt.errors import ConfigError
 from r1trt.search.times import Objective, Workload
+
+_LEAST = dict.fromkeys(("screen_tokens", "search_tokens", "final_tokens"), MIN_TOKENS) | {"window": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,8 @@ class SearchConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("screen_tokens", "search_tokens", "final_tokens", "window"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"--{name.replace('_', '-')} is too small.", found=getattr(self, name))
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"{name} is too small.", found=getattr(self, name), expected=f"at least {least}"
+                )

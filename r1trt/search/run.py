@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from r1trt.artifacts.disk import replace_file
 from r1trt.artifacts.manifest import json_text
 from r1trt.calibrate.calibrate import CalibrationConfig
-from r1trt.calibrate.text import TokenChunks, token_chunks
-from r1trt.data import CALIBRATION, HELDOUT
 from r1trt.errors import ConfigError, UnavailableError
 from r1trt.evaluate.checkpoint import module_from_checkpoint
-from r1trt.evaluate.windows import Window, windows_from_ids
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import save_plan
 from r1trt.precision.rules import plan_from_rules
 from r1trt.progress import Progress, ignore
-from r1trt.runtime.prompts import documents_from_file, encoded_documents
 from r1trt.search.candidates import BF16, FP8_TENSOR, candidate_plans, groups_of_candidates
 from r1trt.search.chain import ModelChain
 from r1trt.search.config import SearchConfig
@@ -33,26 +29,10 @@ from r1trt.search.page import page_of_result
 from r1trt.search.result import Point, SearchResult
 from r1trt.search.search import Found, best_under_budget, keeps, run_solution
 from r1trt.search.space import SearchSpace
+from r1trt.search.texts import Texts, texts_of_search
 from r1trt.search.times import CostModel, device_for_arch
-from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
-MIN_TOKENS = 256
 PLAN_FILE, RESULT_FILE, PAGE_FILE = "plan.yaml", "search.json", "report.html"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """The text of a search, in token ids.
-
-    Attributes:
-        screen: What every choice is measured on.
-        search: What whole plans are measured on; may share text with calibration.
-        final: What nothing else has read.
-    """
-
-    screen: TokenChunks
-    search: list[Window]
-    final: list[Window]
 
 
 def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple[SearchResult, Path]:
@@ -170,35 +150,6 @@ def _compared(
         "random, same damage": random_within(options, budget),
     }
     return [(space.point(name, solution), solution) for name, solution in solutions.items()]
-
-
-def texts_of_search(config: SearchConfig, export: ExportedModel) -> Texts:
-    """Read the texts. Raises ConfigError where one cannot be used."""
-    tokenizer = tokenizer_from_dir(export.artifact.path)
-    vocab_size = export.config.vocab_size
-
-    def encoded(path: Path) -> list[list[int]]:
-        return encoded_documents(documents_from_file(path), tokenizer, vocab_size=vocab_size)
-
-    searched, heldout = config.calibration or CALIBRATION, config.heldout or HELDOUT
-    if searched.resolve() == heldout.resolve():
-        raise ConfigError("Held-out text is what nothing else reads.", where=heldout, fix="name another file")
-    text = encoded(searched)
-    texts = Texts(
-        screen=token_chunks(text, length=config.window, tokens=config.screen_tokens),
-        search=windows_from_ids(text, size=config.window, max_tokens=config.search_tokens),
-        final=windows_from_ids(encoded(heldout), size=config.window, max_tokens=config.final_tokens),
-    )
-    for path, windows in ((searched, texts.search), (heldout, texts.final)):
-        tokens = sum(len(window.input_ids) for window in windows)
-        if tokens < MIN_TOKENS:
-            raise ConfigError(
-                "The text is too short to measure a plan on.",
-                where=path,
-                found=f"{tokens} tokens",
-                expected=f"at least {MIN_TOKENS}",
-            )
-    return texts
 
 
 def _facts(

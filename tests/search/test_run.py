@@ -150,7 +150,8 @@ def test_a_budget_that_cannot_be_met_says_what_can(llama_export: Path, tmp_path:
     [
         ({"arch": "ampere"}, "nothing to choose from for --arch ampere"),
         ({"arch": "cpu"}, "nothing to choose from for --arch cpu"),
-        ({"heldout": SHORT}, "too short to measure"),
+        ({"heldout": SHORT}, "heldout text is too short to measure on[^$]*short.txt[^$]*--heldout"),
+        ({"calibration": SHORT}, "calibration text is too short to measure on[^$]*short.txt"),
         ({"heldout": CALIBRATION}, "nothing else reads"),
         ({"device": "h100"}, "No such device of --arch ada"),
         ({"device": "abacus"}, "No such device"),
