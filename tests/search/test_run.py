@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_checkpoints import write_tokenizer
 
 from r1trt.artifacts import BuildArtifact
 from r1trt.build.config import BuildConfig
@@ -14,6 +16,7 @@ from r1trt.build.pipeline import build_engine
 from r1trt.cli import main
 from r1trt.data import CALIBRATION
 from r1trt.errors import ConfigError, PlanError
+from r1trt.export.io import load_export
 from r1trt.precision.plan_file import load_plan
 from r1trt.search.config import Budget, SearchConfig
 from r1trt.search.result import SearchResult
@@ -254,3 +257,16 @@ def test_a_prompt_is_bisected(llama_export: Path, plan: str, capsys: pytest.Capt
     kls = [layer["kl"] for layer in found["layers"]]
     assert kls == sorted(kls, reverse=True) and kls[0] > 0
     assert main(command) == 0 and "next token:" in capsys.readouterr().out
+
+
+def test_a_prompt_of_another_tokenizer_is_refused(
+    llama_export: Path, plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(llama_export, export)
+    larger = tmp_path / "larger"
+    larger.mkdir()
+    write_tokenizer(larger, 2 * load_export(export).config.vocab_size)
+    shutil.copy(larger / "tokenizer.json", export / "tokenizer.json")
+    assert main(["precision", "bisect", str(export), plan, "--prompt", "PreTrainedTokenizerFast"]) == 1
+    assert "token ids that the model's vocabulary does not have" in capsys.readouterr().err
