@@ -46,6 +46,7 @@ class SearchResult:
         chosen: Its figures.
         points: What it was compared with: all BF16, the rules', all FP8, a greedy and a random search.
         front: From the most accurate to the cheapest; predictions.
+        groups: Layers of each group.
         damages: By group and kind.
         costs: Modelled seconds of the workload and bytes of weights, by group and kind.
         scores: Cheap scores of the choices; None where they were not asked for.
@@ -57,6 +58,7 @@ class SearchResult:
     chosen: Point
     points: tuple[Point, ...]
     front: tuple[Point, ...]
+    groups: Mapping[str, tuple[str, ...]]
     damages: Mapping[str, Mapping[str, Damage]]
     costs: Mapping[str, Mapping[str, Mapping[str, float]]]
     scores: CheapScores | None
@@ -71,6 +73,7 @@ class SearchResult:
             "chosen": asdict(self.chosen),
             "points": [asdict(point) for point in self.points],
             "front": [asdict(point) for point in self.front],
+            "groups": {group: list(layers) for group, layers in self.groups.items()},
             "damages": {
                 group: {kind: asdict(damage) for kind, damage in kinds.items()}
                 for group, kinds in self.damages.items()

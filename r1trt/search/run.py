@@ -65,6 +65,7 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
         chosen=chosen,
         points=(*points, *(run.point for run in runs)),
         front=tuple(space.point(f"front {at + 1}", item) for at, item in enumerate(curve)),
+        groups={group.name: group.layers for group in space.groups},
         damages=space.damages,
         costs=space.all_costs(),
         scores=_scores(export, space, texts, progress) if config.scores else None,

@@ -247,6 +247,21 @@ def test_a_layer_is_explained(
     assert layer in capsys.readouterr().err
 
 
+def test_figures_without_groups_explain_nothing(
+    result: tuple[SearchResult, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(result[1], older)
+    figures = json.loads((older / "search.json").read_text())
+    assert figures["groups"]["model.layers.0.self_attn.q_proj+k_proj+v_proj"] == [
+        f"model.layers.0.self_attn.{name}_proj" for name in "qkv"
+    ]
+    del figures["groups"]
+    (older / "search.json").write_text(json.dumps(figures))
+    assert main(["precision", "explain", str(older), "model.layers.0.self_attn.k_proj"]) == 1
+    assert "do not say which layers chose together" in capsys.readouterr().err
+
+
 def test_a_prompt_is_bisected(llama_export: Path, plan: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["precision", "bisect", str(llama_export), plan, "--prompt", "The cat sat on the mat."]
     assert main([*command, "--json"]) == 0
