@@ -95,7 +95,7 @@ for _command in (show, diff, explain, bisect):
 )
 @click.option(
     "--from-front", type=click.IntRange(min=1), metavar="N",
-    help="Take this point of the front, 1 being the most accurate, in place of the best under the budget.",
+    help="Take this point of the front, 1 being the most accurate; needs no budget.",
 )  # fmt: skip
 @click.option(
     "--scores", is_flag=True, help="Also compute cheap scores, to see what they are worth; needs torch."
@@ -122,8 +122,9 @@ def search(
     from r1trt.search.run import search_precision
     from r1trt.search.times import Workload
 
+    has_budget = max_kl is not None or max_perplexity_increase is not None
     config = SearchConfig(
-        budget=Budget(kl=max_kl, perplexity_increase=max_perplexity_increase),
+        budget=Budget(kl=max_kl, perplexity_increase=max_perplexity_increase) if has_budget else None,
         workload=Workload(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens),
         **options,
     )
@@ -135,13 +136,13 @@ def search(
 def _lines(result: SearchResult, directory: Path) -> list[str]:
     compared = [point for point in result.points if point.final is not None]
     return [
-        f"budget: {result.budget}; minimized: {result.facts['minimize']} on {result.facts['device']}",
+        f"goal: {result.goal}; minimized: {result.facts['minimize']} on {result.facts['device']}",
         "plan                  FP8 weights      MB  modelled ms  KL       perplexity (95 %)",
         *(_line(point) for point in (result.chosen, *compared)),
         "MB and ms are those of the layers that are chosen",
         *(
             []
-            if result.facts["keeps_heldout"]
+            if result.facts["keeps_heldout"] is not False
             else ["BEYOND THE BUDGET on held-out text, at the interval's end"]
         ),
         *_score_lines(result),

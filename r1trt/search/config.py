@@ -61,7 +61,7 @@ class SearchConfig:
     Attributes:
         model: Export directory.
         arch: `--arch`.
-        budget: What the plan may cost.
+        budget: What the plan may cost; may be None where `from_front` says what to take.
         minimize: What is to be small under it.
         device: Whose times are modelled; None takes the architecture's.
         workload: What is timed.
@@ -79,7 +79,7 @@ class SearchConfig:
 
     model: Path
     arch: str
-    budget: Budget
+    budget: Budget | None = None
     minimize: Objective = "time"
     device: str | None = None
     workload: Workload = field(default_factory=Workload)
@@ -94,7 +94,20 @@ class SearchConfig:
     threads: int | None = None
     output: Path | None = None
 
+    @property
+    def goal(self) -> str:
+        """Which plan is taken, as text."""
+        if self.from_front is None:
+            return str(self.budget)
+        beside = "" if self.budget is None else f", held against a {self.budget}"
+        return f"point {self.from_front} of the front{beside}"
+
     def __post_init__(self) -> None:
+        if self.budget is None and self.from_front is None:
+            raise ConfigError(
+                "A search needs a budget.",
+                expected="--max-kl or --max-perplexity-increase, or a point of the front: --from-front",
+            )
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(

@@ -50,7 +50,7 @@ class SearchResult:
         damages: By group and kind.
         costs: Modelled seconds of the workload and bytes of weights, by group and kind.
         scores: Cheap scores of the choices; None where they were not asked for.
-        budget: The limit, as text.
+        goal: The budget, or the point of the front, as text.
         facts: What was searched, on which text, for which device.
     """
 
@@ -62,13 +62,13 @@ class SearchResult:
     damages: Mapping[str, Mapping[str, Damage]]
     costs: Mapping[str, Mapping[str, Mapping[str, float]]]
     scores: CheapScores | None
-    budget: str
+    goal: str
     facts: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """For `search.json`; the plan has a file of its own."""
         return {
-            "budget": self.budget,
+            "goal": self.goal,
             "facts": dict(self.facts),
             "chosen": asdict(self.chosen),
             "points": [asdict(point) for point in self.points],

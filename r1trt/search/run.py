@@ -69,7 +69,7 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
         damages=space.damages,
         costs=space.all_costs(),
         scores=_scores(export, space, texts, progress) if config.scores else None,
-        budget=str(config.budget),
+        goal=config.goal,
         facts=_facts(config, export, texts, device.title, space.damages, chosen),
     )
     return result, write_result(result, config.output or config.model / f"{config.arch}-searched")
@@ -128,6 +128,7 @@ def _found(
     progress: Progress,
 ) -> tuple[Found, list[Found]]:
     if config.from_front is None:
+        assert config.budget is not None, "a search has one of both"
         return best_under_budget(space, measurement, config.budget, progress)
     if not 1 <= config.from_front <= len(curve):
         raise ConfigError(
@@ -160,7 +161,9 @@ def _facts(
     device: str,
     damages: Damages,
     chosen: Point,
-) -> dict[str, str | int | float]:
+) -> dict[str, str | int | float | None]:
+    assert chosen.final is not None, "it was measured"
+    budget = config.budget
     return {
         "model": export.artifact.manifest.model_name,
         "arch": config.arch,
@@ -173,7 +176,7 @@ def _facts(
         "search_tokens": sum(len(window.input_ids) for window in texts.search),
         "final_tokens": sum(len(window.input_ids) for window in texts.final),
         "calibration": "package" if config.calibration is None else config.calibration.name,
-        "keeps_heldout": chosen.final is not None and keeps(chosen.final, config.budget),
+        "keeps_heldout": None if budget is None else keeps(chosen.final, budget),
         "heldout": "package" if config.heldout is None else config.heldout.name,
         "choices": sum(map(len, damages.values())),
     }

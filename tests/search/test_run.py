@@ -35,7 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
-def searched(export: Path, output: Path, budget: Budget, **options: Any) -> SearchResult:
+def searched(export: Path, output: Path, budget: Budget | None, **options: Any) -> SearchResult:
     config = SearchConfig(model=export, arch="ada", budget=budget, output=output, **{**TOKENS, **options})
     result, directory = search_precision(config)
     assert directory == output
@@ -61,7 +61,7 @@ def test_without_a_limit_everything_is_the_cheapest(llama_export: Path, tmp_path
 
 def test_the_plan_keeps_the_budget_and_is_cheaper_than_bf16(result: tuple[SearchResult, Path]) -> None:
     found, directory = result
-    budget = Budget(kl=float(found.budget.split()[-2]))
+    budget = Budget(kl=float(found.goal.split()[-2]))
     (widest,) = [point for point in found.points if point.name == "all BF16"]
     assert found.chosen.searched is not None and keeps(found.chosen.searched, Budget(kl=budget.nats * 1.01))
     assert 0.0 < found.chosen.fp8_share < 1.0 and found.chosen.seconds < widest.seconds
@@ -101,10 +101,16 @@ def test_page_and_figures_hold_the_same(result: tuple[SearchResult, Path]) -> No
 
 
 def test_a_point_of_the_front_can_be_taken(llama_export: Path, tmp_path: Path) -> None:
-    found = searched(llama_export, tmp_path / "front", Budget(kl=1.0), from_front=2)
+    found = searched(llama_export, tmp_path / "front", None, from_front=2)
     assert found.chosen.kinds == found.front[1].kinds
+    assert (found.goal, found.facts["keeps_heldout"]) == ("point 2 of the front", None)
+    page = (tmp_path / "front" / "report.html").read_text()
+    assert "Goal: point 2 of the front." in page and "beyond the budget" not in page
+    held = searched(llama_export, tmp_path / "held", Budget(kl=1e-9), from_front=2)
+    assert held.goal == "point 2 of the front, held against a KL divergence of at most 1e-09 nats"
+    assert held.facts["keeps_heldout"] is False
     with pytest.raises(ConfigError, match="no such point"):
-        searched(llama_export, tmp_path / "other", Budget(kl=1.0), from_front=999)
+        searched(llama_export, tmp_path / "other", None, from_front=999)
 
 
 def test_what_was_measured_is_not_measured_again(
@@ -173,6 +179,9 @@ def test_what_cannot_be_searched_is_refused(
 def test_there_is_one_budget(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="one budget"):
         Budget(**values)
+    with pytest.raises(ConfigError, match="needs a budget") as caught:
+        SearchConfig(model=Path("model"), arch="ada")
+    assert "--from-front" in caught.value.details["expected"]
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
@@ -202,7 +211,7 @@ def test_the_command(llama_export: Path, tmp_path: Path, capsys: pytest.CaptureF
     text = capsys.readouterr().out
     assert "searched" in text and "100.0%" in text and f"plan: {output}/plan.yaml" in text
     assert main(["precision", "search", str(llama_export), "--arch", "ada", *ARGUMENTS]) == 1
-    assert "one budget" in capsys.readouterr().err
+    assert "needs a budget" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
