@@ -33,8 +33,8 @@ def bisect_prompt(
         What was found, and the text of the tokens that it names.
 
     Raises:
-        R1TrtError: The plan is another model's or lacks scales, or the prompt has no two tokens or such as the
-            model does not know.
+        R1TrtError: The plan is another model's or lacks scales, or the prompt has less than two tokens, or
+            tokens that the model does not know.
     """
     export, loaded = load_export(model), load_plan(plan)
     check_plan_fits_model(loaded, export.model)
