@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1trt.calibrate.text import MIN_TOKENS
-from r1trt.errors import ConfigError
+from r1trt.errors import UsageError
 from r1trt.search.times import Objective, Workload
 
 _LEAST = dict.fromkeys(("screen_tokens", "search_tokens", "final_tokens"), MIN_TOKENS) | {"window": 2}
@@ -28,13 +28,13 @@ class Budget:
     def __post_init__(self) -> None:
         given = [value for value in (self.kl, self.perplexity_increase) if value is not None]
         if len(given) != 1:
-            raise ConfigError(
+            raise UsageError(
                 "A search needs one budget.",
                 found=f"{len(given)} of them",
                 expected="--max-kl or --max-perplexity-increase",
             )
         if not math.isfinite(given[0]) or given[0] <= 0:
-            raise ConfigError("A budget is a number above 0.", found=given[0])
+            raise UsageError("A budget is a number above 0.", found=given[0])
 
     @property
     def limit(self) -> float:
@@ -104,12 +104,12 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if self.budget is None and self.from_front is None:
-            raise ConfigError(
+            raise UsageError(
                 "A search needs a budget.",
                 expected="--max-kl or --max-perplexity-increase, or a point of the front: --from-front",
             )
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
-                raise ConfigError(
+                raise UsageError(
                     f"{name} is too small.", found=getattr(self, name), expected=f"at least {least}"
                 )

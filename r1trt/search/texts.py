@@ -9,7 +9,7 @@ from pathlib import Path
 
 from r1trt.calibrate.text import TokenChunks, require_tokens, token_chunks
 from r1trt.data import CALIBRATION, HELDOUT
-from r1trt.errors import ConfigError, R1TrtError
+from r1trt.errors import R1TrtError, UsageError
 from r1trt.evaluate.windows import Window, windows_from_ids
 from r1trt.export.io import ExportedModel
 from r1trt.runtime.prompts import documents_from_file, encoded_documents
@@ -41,7 +41,7 @@ def texts_of_search(config: SearchConfig, export: ExportedModel) -> Texts:
     tokenizer, vocab_size = tokenizer_from_dir(export.artifact.path), export.config.vocab_size
     searched, heldout = config.calibration or CALIBRATION, config.heldout or HELDOUT
     if searched.resolve() == heldout.resolve():
-        raise ConfigError("Held-out text is what nothing else reads.", where=heldout, fix="name another file")
+        raise UsageError("Held-out text is what nothing else reads.", where=heldout, fix="name another file")
     text = _encoded(searched, tokenizer, vocab_size)
     with _named(searched):
         screen = token_chunks(text, length=config.window, tokens=config.screen_tokens)

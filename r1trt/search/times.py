@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import onnx_ir as ir
 
 from r1trt.data_types import DATA_TYPES
-from r1trt.errors import ConfigError
+from r1trt.errors import UsageError
 from r1trt.estimate.gpus import DEVICES, Device
 from r1trt.estimate.times import seconds_of_cost
 from r1trt.export.io import load_export
@@ -52,7 +52,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         if min(self.batch, self.prompt_tokens, self.new_tokens) < 1:
-            raise ConfigError("A workload has sequences, prompts and answers.", found=self)
+            raise UsageError("A workload has sequences, prompts and answers.", found=self)
 
     @property
     def calls(self) -> tuple[tuple[CallSize, int], ...]:
@@ -71,7 +71,7 @@ def device_for_arch(arch: str, name: str | None = None) -> Device:
     found = DEVICES.get(name or DEVICE_OF_ARCH[arch])
     fitting = [device.name for device in DEVICES.values() if device.arch == arch]
     if found is None or found.arch != arch:
-        raise ConfigError(f"No such device of --arch {arch}.", found=name, expected=" | ".join(fitting))
+        raise UsageError(f"No such device of --arch {arch}.", found=name, expected=" | ".join(fitting))
     return found
 
 

@@ -210,7 +210,7 @@ def test_the_command(llama_export: Path, tmp_path: Path, capsys: pytest.CaptureF
     )
     text = capsys.readouterr().out
     assert "searched" in text and "100.0%" in text and f"plan: {output}/plan.yaml" in text
-    assert main(["precision", "search", str(llama_export), "--arch", "ada", *ARGUMENTS]) == 1
+    assert main(["precision", "search", str(llama_export), "--arch", "ada", *ARGUMENTS]) == 2
     assert "needs a budget" in capsys.readouterr().err
 
 
