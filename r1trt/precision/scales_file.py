@@ -79,12 +79,9 @@ def remove_other_scales(plan: Path, kept: str | None) -> None:
         plan: The plan's file.
         kept: Name of its scales' file; None where it has none.
     """
-    stem = glob.escape(plan.stem)
-    others = [
-        *plan.parent.glob(f"{stem}.scales.safetensors"),
-        *plan.parent.glob(f"{stem}.scales-*.safetensors"),
-    ]
-    plans = [*plan.parent.glob("*.yaml"), *plan.parent.glob("*.yml")]
+    start = glob.escape(f"{plan.stem}.scales")
+    others = [path for end in ("", "-*") for path in plan.parent.glob(f"{start}{end}.safetensors")]
+    plans = [path for end in ("yaml", "yml") for path in plan.parent.glob(f"*.{end}") if path.is_file()]
     for path in others:
         if path.name != kept and not any(path.name.encode() in other.read_bytes() for other in plans):
             path.unlink(missing_ok=True)
