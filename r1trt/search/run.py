@@ -11,6 +11,7 @@ from r1trt.artifacts.disk import replace_file
 from r1trt.artifacts.manifest import json_text
 from r1trt.calibrate.calibrate import CalibrationConfig
 from r1trt.errors import ConfigError, UnavailableError
+from r1trt.estimate.gpus import Device
 from r1trt.evaluate.checkpoint import module_from_checkpoint
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.precision.plan import PrecisionPlan
@@ -50,8 +51,7 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
     texts = texts_of_search(config, export)
     chain = ModelChain(export.model, export.weight_base, config.threads)
     exact = plan_from_rules(export.model, config.arch, "fp32", backend="tensorrt-rtx")
-    costs = CostModel(export.model, config.minimize, device, config.workload)
-    space = _measured_space(config, export, chain, exact, texts, costs, progress)
+    space = _measured_space(config, export, chain, exact, texts, device, progress)
     curve = front(space.options)
     found, runs = _found(config, space, Measurement(chain, exact, texts.search), curve, progress)
     final = Measurement(chain, exact, texts.final)
@@ -93,7 +93,7 @@ def _measured_space(
     chain: ModelChain,
     exact: PrecisionPlan,
     texts: Texts,
-    costs: CostModel,
+    device: Device,
     progress: Progress,
 ) -> SearchSpace:
     """What is chosen from, every choice measured, here or by a search before."""
@@ -106,6 +106,7 @@ def _measured_space(
         cache.add(group, kind, damage)
         damages.setdefault(group, {})[kind] = damage
     base = replace(plans[FP8_TENSOR], layers=plans[BF16].layers)
+    costs = CostModel(export.model, base, config.minimize, device, config.workload)
     return SearchSpace(base=base, groups=groups, damages=damages, costs=costs)
 
 
