@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from r1trt.arch import ARCHITECTURES
-from r1trt.cli.options import UnicodePath, json_option, output_option
+from r1trt.cli.options import (
+    DIRECTORY,
+    device_option,
+    json_option,
+    output_option,
+    text_option,
+    threads_option,
+)
 from r1trt.cli.output import print_result, progress_reporter
 from r1trt.cli.precision_views import bisect, diff, explain, show
 from r1trt.errors import ConfigError
@@ -49,7 +56,7 @@ for _command in (show, diff, explain, bisect):
 
 
 @precision.command(epilog=EPILOG, short_help="Find the cheapest plan under an accuracy budget.")
-@click.argument("model", type=UnicodePath(exists=True, file_okay=False, path_type=Path))
+@click.argument("model", type=DIRECTORY)
 @click.option("--arch", required=True, type=click.Choice(tuple(ARCHITECTURES)), help="What the plan is for.")
 @click.option("--max-kl", type=float, metavar="NATS", help="Budget: mean KL divergence of the next token.")
 @click.option(
@@ -62,7 +69,7 @@ for _command in (show, diff, explain, bisect):
     show_default=True,
     help="What is to be small.",
 )
-@click.option("--device", metavar="NAME", help="Device whose times are modelled; default: one of --arch.")
+@device_option("one of --arch")
 @click.option(
     "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at a time."
 )
@@ -72,18 +79,8 @@ for _command in (show, diff, explain, bisect):
 @click.option(
     "--new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of a timed request."
 )
-@click.option(
-    "--calibration",
-    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Text to measure scales and to search on; default: text that comes with r1trt.",
-)
-@click.option(
-    "--heldout",
-    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Text that only the last measurement reads; default: text that comes with r1trt.",
-)
+@text_option("--calibration", "Text to measure scales and to search on")
+@text_option("--heldout", "Text that only the last measurement reads")
 @click.option(
     "--screen-tokens", type=click.IntRange(min=256), default=512, show_default=True, help="For each choice."
 )
@@ -100,7 +97,7 @@ for _command in (show, diff, explain, bisect):
 @click.option(
     "--scores", is_flag=True, help="Also compute cheap scores, to see what they are worth; needs torch."
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
+@threads_option
 @output_option("ARCH-searched in MODEL")
 @json_option
 def search(
