@@ -114,6 +114,9 @@ def search(
     Every choice of every group of layers is measured on text, an integer program combines them, and the
     best combinations are run as a whole. Writes plan.yaml for r1trt build --plan, search.json and
     report.html. A search that was cut off goes on where it was.
+
+    The choices are those that TensorRT-RTX was seen to execute, on SM89 and SM120. For hopper builds full
+    TensorRT, which has not been asked what it executes of them.
     """
     from r1trt.search.config import Budget, SearchConfig
     from r1trt.search.run import search_precision
@@ -142,6 +145,7 @@ def _lines(result: SearchResult, directory: Path) -> list[str]:
             if result.facts["keeps_heldout"] is not False
             else ["BEYOND THE BUDGET on held-out text, at the interval's end"]
         ),
+        *([] if result.caution is None else [f"NOTE: {result.caution}"]),
         *_score_lines(result),
         f"the front has {len(result.front)} points: --from-front takes another",
         f"plan: {directory / 'plan.yaml'}",

@@ -65,6 +65,16 @@ class SearchResult:
     goal: str
     facts: Mapping[str, Any]
 
+    @property
+    def caution(self) -> str | None:
+        """What is not known of the plan's builder; None where it was asked what it executes."""
+        if self.facts["builder"] != "tensorrt":
+            return None
+        return (
+            f"TensorRT builds for {self.facts['arch']}, and what it executes of these types has not been asked:"
+            " the forms that are offered are those that TensorRT-RTX executes on SM89 and SM120."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """For `search.json`; the plan has a file of its own."""
         return {

@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from r1trt.arch import architecture
 from r1trt.artifacts.disk import replace_file
 from r1trt.artifacts.manifest import json_text
 from r1trt.calibrate.calibrate import CalibrationConfig
@@ -168,6 +169,7 @@ def _facts(
     return {
         "model": export.artifact.manifest.model_name,
         "arch": config.arch,
+        "builder": architecture(config.arch).backend,
         "minimize": config.minimize,
         "device": device,
         "batch": config.workload.batch,

@@ -294,3 +294,14 @@ def test_a_prompt_of_another_tokenizer_is_refused(
     shutil.copy(larger / "tokenizer.json", export / "tokenizer.json")
     assert main(["precision", "bisect", str(export), plan, "--prompt", "PreTrainedTokenizerFast"]) == 1
     assert "token ids that the model's vocabulary does not have" in capsys.readouterr().err
+
+
+def test_of_hoppers_builder_nobody_knows_what_it_executes(
+    llama_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["precision", "search", str(llama_export), "--from-front", "1", *ARGUMENTS]
+    for arch, known in (("hopper", False), ("ada", True)):
+        assert main([*command, "--arch", arch, "-o", str(tmp_path / arch)]) == 0
+        page = (tmp_path / arch / "report.html").read_text()
+        for text in (capsys.readouterr().out, page):
+            assert ("has not been asked" in text) is not known
