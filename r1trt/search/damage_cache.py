@@ -12,7 +12,7 @@ import numpy as np
 from r1trt.cache import cache_directory
 from r1trt.errors import ConfigError
 from r1trt.files import PLAN_BYTES, text_of_file
-from r1trt.precision.plan import PrecisionPlan
+from r1trt.precision.plan import PrecisionPlan, Thresholds
 from r1trt.precision.plan_file import yaml_from_plan
 from r1trt.search.candidates import Group, plan_of_choices
 from r1trt.search.chain import Array
@@ -37,11 +37,9 @@ class DamageCache:
         self, base: PrecisionPlan, groups: Sequence[Group], windows: Sequence[Array], weights: Sequence[str]
     ) -> None:
         digest = hashlib.sha256(_SCHEMA.encode())
-        # Damages are the same for every architecture and builder that has the types.
-        base = replace(base, arch="", builder={})
         for kind in dict.fromkeys(choice.kind for group in groups for choice in group.choices):
             chosen = [c for group in groups for c in group.choices if c.kind == kind]
-            digest.update(f"{kind}\0{yaml_from_plan(plan_of_choices(base, chosen))}".encode())
+            digest.update(f"{kind}\0{yaml_from_plan(_numbers(plan_of_choices(base, chosen)))}".encode())
         for text in weights:
             digest.update(text.encode() + b"\0")
         for window in windows:
@@ -68,3 +66,9 @@ class DamageCache:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps([group, kind, *asdict(damage).values()]) + "\n")
+
+
+def _numbers(plan: PrecisionPlan) -> PrecisionPlan:
+    """What damages depend on: types and scales, not the architecture, the builder, limits or words."""
+    layers = {name: replace(layer, reason="") for name, layer in plan.layers.items()}
+    return replace(plan, layers=layers, arch="", builder={}, calibration={}, thresholds=Thresholds())

@@ -71,8 +71,8 @@ class SearchResult:
         if self.facts["builder"] != "tensorrt":
             return None
         return (
-            f"TensorRT builds for {self.facts['arch']}, and what it executes of these types has not been asked:"
-            " the forms that are offered are those that TensorRT-RTX executes on SM89 and SM120."
+            f"TensorRT builds for {self.facts['arch']}, and what it executes of these types has not been "
+            "asked: the forms that are offered are those that TensorRT-RTX executes on SM89 and SM120."
         )
 
     def to_json(self) -> dict[str, Any]:

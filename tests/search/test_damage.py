@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from search_case import Case
 
 from r1trt.evaluate.divergence import Reference
-from r1trt.search.candidates import plan_of_choices
-from r1trt.search.damage import Damage, measured_damages
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.search.candidates import Group, plan_of_choices
+from r1trt.search.damage import Damage, Damages, measured_damages
+from r1trt.search.damage_cache import DamageCache
 
 WINDOWS = [np.random.default_rng(seed).integers(2, 300, 32) for seed in (1, 2)]
 
@@ -57,3 +63,33 @@ def test_what_is_known_is_not_measured_again(case: Case) -> None:
         for group in case.groups
     }
     assert not list(measured_damages(case.chain, case.exact, case.groups, WINDOWS, known))
+
+
+def test_what_was_measured_is_known_by_types_and_scales(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R1TRT_CACHE", str(tmp_path))
+    base, (group, *others) = case.plans["bf16"], case.groups
+    DamageCache(base, case.groups, WINDOWS, ["weights"]).add(group.name, "fp8", Damage(kl=1.0, error=0.5))
+
+    def known(plan: PrecisionPlan, first: Group, weights: str = "weights") -> Damages:
+        return DamageCache(plan, [first, *others], WINDOWS, [weights]).read()
+
+    def changed(**fields: Any) -> Group:
+        choices = [
+            replace(choice, layers={name: replace(layer, **fields) for name, layer in choice.layers.items()})
+            for choice in group.choices
+        ]
+        return replace(group, choices=tuple(choices))
+
+    worded = replace(
+        base,
+        arch="hopper",
+        calibration={"text": "another name"},
+        thresholds=replace(base.thresholds, kl_max=0.5),
+        layers={name: replace(layer, reason="in other words") for name, layer in base.layers.items()},
+    )
+    found = {group.name: {"fp8": Damage(kl=1.0, error=0.5)}}
+    assert known(worded, group) == known(base, changed(reason="in other words")) == found
+    assert not known(base, changed(output="fp32"))
+    assert not known(base, group, "other weights")
