@@ -70,5 +70,5 @@ class DamageCache:
 
 def _numbers(plan: PrecisionPlan) -> PrecisionPlan:
     """What damages depend on: types and scales, not the architecture, the builder, limits or words."""
-    layers = {name: replace(layer, reason="") for name, layer in plan.layers.items()}
+    layers = {name: replace(layer, reason="measured") for name, layer in plan.layers.items()}
     return replace(plan, layers=layers, arch="", builder={}, calibration={}, thresholds=Thresholds())

@@ -61,17 +61,30 @@ class Measurement:
         chain: The model.
         exact: Its plan in FP32.
         windows: The text.
+        text: What progress calls it.
+        progress: Called with (phase, done, total).
     """
 
-    def __init__(self, chain: ModelChain, exact: PrecisionPlan, windows: Sequence[Window]) -> None:
-        self._chain, self._windows = chain, windows
+    def __init__(
+        self,
+        chain: ModelChain,
+        exact: PrecisionPlan,
+        windows: Sequence[Window],
+        text: str,
+        progress: Progress = ignore,
+    ) -> None:
+        self._chain, self._windows, self._text, self._progress = chain, windows, text, progress
         self._ids = [window.input_ids for window in windows]
         self._exact_head = chain.session(chain.head, exact)
-        self._exact_states = chain.hidden_states(exact, self._ids)
+        self._exact_states = self._run(exact, "FP32")
 
-    def measure(self, plan: PrecisionPlan, progress: Progress = ignore) -> Measured:
-        """Run a plan with all its scales, and compare."""
-        states = self._chain.hidden_states(plan, self._ids, progress)
+    def _run(self, plan: PrecisionPlan, name: str) -> list[Array]:
+        phase = f"running {name} on {self._text} text"
+        return self._chain.hidden_states(plan, self._ids, phase, self._progress)
+
+    def measure(self, plan: PrecisionPlan, name: str) -> Measured:
+        """Run a plan with all its scales, and compare; `name` is what progress calls it."""
+        states = self._run(plan, name)
         head = self._chain.session(self._chain.head, plan)
         pieces = [
             _compared(self._exact_head(exact)[0], head(state)[0], window.targets)

@@ -54,11 +54,12 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
     exact = plan_from_rules(export.model, config.arch, "fp32", backend="tensorrt-rtx")
     space = _measured_space(config, export, chain, exact, texts, device, progress)
     curve = front(space.options)
-    found, runs = _found(config, space, Measurement(chain, exact, texts.search), curve, progress)
-    final = Measurement(chain, exact, texts.final)
-    chosen = replace(found.point, name="searched", final=final.measure(found.plan, progress))
+    measurement = Measurement(chain, exact, texts.search, "search", progress)
+    found, runs = _found(config, space, measurement, curve)
+    final = Measurement(chain, exact, texts.final, "held-out", progress)
+    chosen = replace(found.point, name="searched", final=final.measure(found.plan, "the best plan"))
     points = [
-        replace(point, final=final.measure(space.plan(solution), progress))
+        replace(point, final=final.measure(space.plan(solution), point.name))
         for point, solution in _compared(space, found, export, config)
     ]
     result = SearchResult(
@@ -127,17 +128,16 @@ def _found(
     space: SearchSpace,
     measurement: Measurement,
     curve: Sequence[Solution],
-    progress: Progress,
 ) -> tuple[Found, list[Found]]:
     if config.from_front is None:
         assert config.budget is not None, "a search has one of both"
-        return best_under_budget(space, measurement, config.budget, progress)
+        return best_under_budget(space, measurement, config.budget)
     if not 1 <= config.from_front <= len(curve):
         raise ConfigError(
             "The front has no such point.", found=config.from_front, expected=f"1 to {len(curve)}"
         )
     solution = curve[config.from_front - 1]
-    return run_solution(space, measurement, solution, f"front {config.from_front}", progress), []
+    return run_solution(space, measurement, solution, f"front {config.from_front}"), []
 
 
 def _compared(

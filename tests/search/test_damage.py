@@ -53,7 +53,7 @@ def test_a_damage_is_that_of_a_model_with_one_group_changed(case: Case, at: int)
 
 
 def logits(case: Case, plan: object, window: np.ndarray) -> np.ndarray:
-    (state,) = case.chain.hidden_states(plan, [window])  # type: ignore[arg-type]  # a plan
+    (state,) = case.chain.hidden_states(plan, [window], "a test")  # type: ignore[arg-type]  # a plan
     return case.chain.session(case.chain.head, plan)(state)[0]  # type: ignore[arg-type]  # a plan
 
 

@@ -135,6 +135,10 @@ def test_what_was_measured_is_not_measured_again(
     with pytest.raises(CutOffError):
         search_precision(config, interrupt)
     search_precision(config, lambda *event: phases.append(event))
+    assert {"running FP32 on search text", "running all wide on search text"} < {phase[0] for phase in phases}
+    assert {"running FP32 on held-out text", "running all BF16 on held-out text"} < {
+        item[0] for item in phases
+    }
     measured = [(done, total) for phase, done, total in phases if phase == "measuring layers"]
     assert (measured[0][1], measured[-1][0]) == (total_of_first[0] - 5, total_of_first[0] - 5)
     search_precision(config, lambda *event: phases.append(event))
