@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,28 +131,41 @@ def search(
     )
     with progress_reporter() as progress:
         result, directory = search_precision(config, progress)
-    print_result({"path": str(directory), **result.to_json()}, _lines(result, directory), as_json=as_json)
+    print_result(
+        {"path": str(directory), **result.to_json()}, _lines(result, directory, config.model), as_json=as_json
+    )
 
 
-def _lines(result: SearchResult, directory: Path) -> list[str]:
+def _lines(result: SearchResult, directory: Path, model: Path) -> list[str]:
     compared = [point for point in result.points if point.final is not None]
+    plan, facts = directory / "plan.yaml", result.facts
+    minimized = "bytes of weights" if facts["minimize"] == "bytes" else f"modelled time on {facts['device']}"
+    build = ["r1trt", "build", str(model), "--arch", str(facts["arch"]), "--plan", str(plan)]
     return [
-        f"goal: {result.goal}; minimized: {result.facts['minimize']} on {result.facts['device']}",
+        f"goal: {result.goal}; minimized: {minimized}",
+        f"measured against FP32 on {facts['final_tokens']} tokens of held-out text:",
         "plan                  FP8 weights      MB  modelled ms  KL       perplexity (95 %)",
         *(_line(point) for point in (result.chosen, *compared)),
-        "MB and ms are those of the layers that are chosen",
-        *(
-            []
-            if result.facts["keeps_heldout"] is not False
-            else ["BEYOND THE BUDGET on held-out text, at the interval's end"]
-        ),
-        *([] if result.caution is None else [f"NOTE: {result.caution}"]),
+        "MB and ms are those of the layers that are chosen; greedy and random are what simpler searches find",
+        *_notes(result),
         *_score_lines(result),
-        f"the front has {len(result.front)} points: --from-front takes another",
-        f"plan: {directory / 'plan.yaml'}",
+        f"the front has {len(result.front)} points, listed in the report: --from-front N takes another",
+        f"plan: {plan}",
         f"report: {directory / 'report.html'}",
-        "next: r1trt build MODEL --arch ARCH --plan PLAN",
+        f"next: {shlex.join(build)}",
     ]
+
+
+def _notes(result: SearchResult) -> list[str]:
+    """What a reader of the figures must not overlook."""
+    notes = []
+    if result.chosen.fp8_share == 0.0 and result.facts["keeps_heldout"] is not None:
+        notes.append("NOTE: nothing narrower than BF16 keeps the budget, or gains by it")
+    if result.facts["keeps_heldout"] is False:
+        notes.append("BEYOND THE BUDGET on held-out text, at the interval's end")
+    if result.caution is not None:
+        notes.append(f"NOTE: {result.caution}")
+    return notes
 
 
 def _score_lines(result: SearchResult) -> list[str]:

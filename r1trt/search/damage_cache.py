@@ -12,7 +12,7 @@ import numpy as np
 from r1trt.cache import cache_directory
 from r1trt.errors import ConfigError
 from r1trt.files import PLAN_BYTES, text_of_file
-from r1trt.precision.plan import PrecisionPlan, Thresholds
+from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import yaml_from_plan
 from r1trt.search.candidates import Group, plan_of_choices
 from r1trt.search.chain import Array
@@ -69,6 +69,6 @@ class DamageCache:
 
 
 def _numbers(plan: PrecisionPlan) -> PrecisionPlan:
-    """What damages depend on: types and scales, not the architecture, the builder, limits or words."""
+    """What damages depend on: types and scales, not the architecture, the builder or words."""
     layers = {name: replace(layer, reason="measured") for name, layer in plan.layers.items()}
-    return replace(plan, layers=layers, arch="", builder={}, calibration={}, thresholds=Thresholds())
+    return replace(plan, layers=layers, arch="", builder={}, calibration={})

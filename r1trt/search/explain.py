@@ -73,6 +73,13 @@ def explanation_of_layer(directory: Path, layer: str, export: ExportedModel | No
     Raises:
         R1TrtError: The directory is no search's, or an older version's, or the plan has no such layer.
     """
+    if not (directory / RESULT_FILE).is_file():
+        raise ConfigError(
+            "This directory holds no search.",
+            where=directory,
+            expected=RESULT_FILE,
+            fix="name what `r1trt precision search` wrote",
+        )
     plan = load_plan(directory / PLAN_FILE)
     found = json_object_from_file(directory / RESULT_FILE, error=ConfigError)
     groups = _groups(found, directory / RESULT_FILE)

@@ -86,7 +86,6 @@ def test_what_was_measured_is_known_by_types_and_scales(
         base,
         arch="hopper",
         calibration={"text": "another name"},
-        thresholds=replace(base.thresholds, kl_max=0.5),
         layers={name: replace(layer, reason="in other words") for name, layer in base.layers.items()},
     )
     found = {group.name: {"fp8": Damage(kl=1.0, error=0.5)}}

@@ -214,6 +214,9 @@ def test_the_command(llama_export: Path, tmp_path: Path, capsys: pytest.CaptureF
     )
     text = capsys.readouterr().out
     assert "searched" in text and "100.0%" in text and f"plan: {output}/plan.yaml" in text
+    assert "nothing narrower" not in text and "minimized: modelled time on L40S" in text
+    following = f"next: r1trt build {llama_export} --arch ada --plan {output}/plan.yaml"
+    assert following in text.splitlines()
     assert main(["precision", "search", str(llama_export), "--arch", "ada", *ARGUMENTS]) == 2
     assert "needs a budget" in capsys.readouterr().err
 
@@ -273,6 +276,8 @@ def test_figures_without_groups_explain_nothing(
     (older / "search.json").write_text(json.dumps(figures))
     assert main(["precision", "explain", str(older), "model.layers.0.self_attn.k_proj"]) == 1
     assert "do not say which layers chose together" in capsys.readouterr().err
+    assert main(["precision", "explain", str(tmp_path), "model.layers.0.self_attn.k_proj"]) == 1
+    assert "This directory holds no search." in capsys.readouterr().err
 
 
 def test_a_prompt_is_bisected(llama_export: Path, plan: str, capsys: pytest.CaptureFixture[str]) -> None:
