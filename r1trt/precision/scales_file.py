@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from r1trt.artifacts.disk import replace_file, sha256_of_file
 from r1trt.errors import PlanError
-from r1trt.files import SCALES_BYTES, bytes_of_file
+from r1trt.files import PLAN_BYTES, SCALES_BYTES, bytes_of_file
 from r1trt.precision.plan import PrecisionPlan
 
 # Longer lists go into the file: 16 of them are about two lines of YAML.
@@ -81,10 +81,18 @@ def remove_other_scales(plan: Path, kept: str | None) -> None:
     """
     start = glob.escape(f"{plan.stem}.scales")
     others = [path for end in ("", "-*") for path in plan.parent.glob(f"{start}{end}.safetensors")]
-    plans = [path for end in ("yaml", "yml") for path in plan.parent.glob(f"*.{end}") if path.is_file()]
+    plans = [path for end in ("yaml", "yml") for path in plan.parent.glob(f"*.{end}")]
     for path in others:
-        if path.name != kept and not any(path.name.encode() in other.read_bytes() for other in plans):
+        if path.name != kept and not any(_may_name(other, path.name) for other in plans):
             path.unlink(missing_ok=True)
+
+
+def _may_name(plan: Path, scales: str) -> bool:
+    """Whether a plan's file names scales; what cannot be read may."""
+    try:
+        return scales.encode() in bytes_of_file(plan, limit=PLAN_BYTES, error=PlanError)
+    except PlanError:
+        return True
 
 
 def read_scales(directory: Path, name: str, sha256: str) -> dict[str, tuple[float, ...]]:

@@ -102,6 +102,13 @@ def test_scales_that_another_plan_names_stay(tmp_path: Path) -> None:
     assert (load_plan(path), load_plan(edited)) == (OTHER, LONG)
 
 
+def test_scales_beside_what_cannot_be_read_stay(tmp_path: Path) -> None:
+    path, scales = saved(tmp_path)
+    (tmp_path / "folder.yaml").mkdir()
+    save_plan(OTHER, path)
+    assert load_plan(path) == OTHER and scales.exists()
+
+
 def test_short_lists_stay_in_the_text(tmp_path: Path) -> None:
     path = tmp_path / "precision.yaml"
     assert save_plan(PLAN, path) == [path]
