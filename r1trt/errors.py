@@ -52,6 +52,12 @@ class ConfigError(R1TrtError):
     """A configuration is unknown, incomplete or contradicts itself."""
 
 
+class UsageError(ConfigError):
+    """Options are out of range or contradict each other, whatever the files that they name hold."""
+
+    exit_code = 2
+
+
 class ExportError(R1TrtError):
     """The ONNX graph cannot be written, or is not what it must be."""
 

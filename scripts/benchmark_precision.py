@@ -23,8 +23,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HEADER = (
-    "| plan | weights in FP8 | MB | modelled ms | KL, nats | perplexity (95 % interval) | agreement |",
-    "|---|---:|---:|---:|---:|---|---:|",
+    "| plan | 8 bits | FP8 | MB | modelled ms | KL, nats | perplexity (95 % interval) | agreement |",
+    "|---|---:|---:|---:|---:|---:|---|---:|",
 )
 
 
@@ -126,7 +126,8 @@ def _row(point: Mapping[str, Any]) -> str:
     final = point["final"]
     ppl = final["perplexity_increase"]
     return (
-        f"| {point['name']} | {100 * point['fp8_share']:.1f} % | {point['bytes'] / 1e6:.1f} | "
+        f"| {point['name']} | {100 * point['narrow_share']:.1f} % | {100 * point['fp8_share']:.1f} % | "
+        f"{point['bytes'] / 1e6:.1f} | "
         f"{1e3 * point['seconds']:.2f} | {final['kl']['mean']:.4f} | {100 * ppl['mean']:+.2f} % "
         f"({100 * ppl['low']:+.2f} to {100 * ppl['high']:+.2f}) | {100 * final['agreement']:.2f} % |"
     )

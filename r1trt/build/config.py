@@ -10,7 +10,7 @@ from r1trt.arch import Backend, BuildPrecision
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.export import ExportManifest
 from r1trt.artifacts.manifest import MANIFEST_FILE
-from r1trt.errors import ConfigError
+from r1trt.errors import ConfigError, UsageError
 from r1trt.precision.implementations import PluginUse
 from r1trt.precision.rules import Requantize
 
@@ -74,13 +74,13 @@ class BuildConfig:
         for name in ("max_batch_size", "max_input_len", "max_seq_len"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is too small.", found=value, expected=">= 1")
+                raise UsageError(f"--{name.replace('_', '-')} is too small.", found=value, expected=">= 1")
         if self.plan is not None and self.calibration is not None:
-            raise ConfigError("--plan and --calibration exclude each other: a plan brings its scales.")
+            raise UsageError("--plan and --calibration exclude each other: a plan brings its scales.")
         if self.plan is not None and self.requantize != "none":
-            raise ConfigError("--plan and --requantize exclude each other: a plan says what is quantized.")
+            raise UsageError("--plan and --requantize exclude each other: a plan says what is quantized.")
         if not self.cache and self.max_seq_len is not None:
-            raise ConfigError("--max-seq-len is the KV cache's capacity, and --no-cache builds none.")
+            raise UsageError("--max-seq-len is the KV cache's capacity, and --no-cache builds none.")
 
 
 def newest_export(engines: Path = DEFAULT_ENGINES) -> Path:

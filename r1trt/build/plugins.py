@@ -13,7 +13,7 @@ from r1trt.artifacts.disk import copy_file
 from r1trt.artifacts.trusted_code import record_trusted_code, require_trusted_code
 from r1trt.build.builder_api import BUILDER_APIS
 from r1trt.build.config import BuildConfig
-from r1trt.errors import BuildError, ConfigError, UnavailableError
+from r1trt.errors import BuildError, ConfigError, UnavailableError, UsageError
 from r1trt.graph.load import model_from_onnx_file
 from r1trt.ops.registry import OPERATORS, operator_of
 from r1trt.plugin_tools.library import (
@@ -84,7 +84,7 @@ def plugins_for_build(
     """
     if backend not in BUILDER_APIS or not BUILDER_APIS[backend].has_plugins:
         if config.plugin_library is not None or config.embed_plugins:
-            raise ConfigError(
+            raise UsageError(
                 "--plugin-library and --embed-plugins are for the builder tensorrt.",
                 found=f"--backend {backend}",
                 fix="leave them out, or build with --backend tensorrt",

@@ -12,7 +12,7 @@ from r1trt.config import MlaConfig, ModelConfig
 from r1trt.config.length import require_positions, require_window
 from r1trt.cuda_driver import compute_capabilities
 from r1trt.data_types import DATA_TYPES
-from r1trt.errors import ConfigError
+from r1trt.errors import ConfigError, UsageError
 from r1trt.export.io import ExportedModel
 from r1trt.precision.implementations import PluginUse
 from r1trt.rope import LENGTH_DEPENDENT_KINDS
@@ -54,7 +54,7 @@ def target_from_config(config: BuildConfig, plan_precision: BuildPrecision | Non
         PlanError: The architecture lacks the precision.
     """
     if config.arch is None:
-        raise ConfigError(
+        raise UsageError(
             "--arch is missing.",
             expected=" | ".join(ARCHITECTURES),
             fix="say what the engine will run on; only an unfinished build knows it already",
@@ -84,7 +84,7 @@ def require_timing_cache_fits(config: BuildConfig, backend: Backend) -> None:
         ConfigError: The builder times nothing.
     """
     if config.timing_cache is not None and backend != "tensorrt":
-        raise ConfigError(
+        raise UsageError(
             "--timing-cache is for the builder tensorrt: TensorRT-RTX and ONNX Runtime time nothing.",
             found=f"--backend {backend}",
             fix="leave it out, or build with --backend tensorrt",
@@ -93,7 +93,7 @@ def require_timing_cache_fits(config: BuildConfig, backend: Backend) -> None:
 
 def _plugin_use(config: BuildConfig, backend: Backend) -> PluginUse:
     if config.plugins is not None and backend != "tensorrt":
-        raise ConfigError(
+        raise UsageError(
             "--plugins is for the builder tensorrt: the others take none.",
             found=f"--backend {backend}",
             fix="leave it out, or build with --backend tensorrt",
@@ -104,11 +104,9 @@ def _plugin_use(config: BuildConfig, backend: Backend) -> PluginUse:
 def _backend(config: BuildConfig, arch: Architecture) -> Backend:
     backend = arch.backend if config.backend == "auto" else config.backend
     if (backend == "onnxruntime") != (not arch.sms):
-        raise ConfigError(
-            f"--backend {backend} does not build for --arch {arch.name}.", expected=arch.backend
-        )
+        raise UsageError(f"--backend {backend} does not build for --arch {arch.name}.", expected=arch.backend)
     if backend == "tensorrt-rtx" and not arch.offline_sms:
-        raise ConfigError(
+        raise UsageError(
             f"TensorRT-RTX does not build for --arch {arch.name}.",
             found=", ".join(f"SM{sm}" for sm in arch.sms),
             fix="use --backend tensorrt on a machine with that GPU",

@@ -14,6 +14,25 @@ MIN_TOKENS = 256
 TokenChunks = list[NDArray[np.int64]]
 
 
+def require_tokens(found: int, *, text: str) -> None:
+    """Refuse what is too short to measure on.
+
+    Args:
+        found: Tokens that there are.
+        text: Which text it is, as its option is called.
+
+    Raises:
+        PlanError: There are less than `MIN_TOKENS`.
+    """
+    if found < MIN_TOKENS:
+        raise PlanError(
+            f"The {text} text is too short to measure on.",
+            found=f"{found} tokens",
+            expected=f"at least {MIN_TOKENS}",
+            fix=f"pass a longer text with --{text}",
+        )
+
+
 def token_chunks(encoded: Sequence[Sequence[int]], *, length: int, tokens: int) -> TokenChunks:
     """Cut documents into chunks of `length` tokens, taken from all documents in turn.
 
@@ -33,14 +52,7 @@ def token_chunks(encoded: Sequence[Sequence[int]], *, length: int, tokens: int) 
         if sum(map(len, taken)) >= tokens:
             break
         taken.append(chunk)
-    found = sum(map(len, taken))
-    if found < MIN_TOKENS:
-        raise PlanError(
-            "The calibration text is too short.",
-            found=f"{found} tokens",
-            expected=f"at least {MIN_TOKENS}",
-            fix="pass a longer text with --calibration",
-        )
+    require_tokens(sum(map(len, taken)), text="calibration")
     return taken
 
 

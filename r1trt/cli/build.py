@@ -12,10 +12,13 @@ import click
 
 from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
 from r1trt.cli.options import (
+    DIRECTORY,
+    FILE,
     UnicodePath,
     json_option,
     max_seq_len_option,
     output_option,
+    text_option,
     trust_plugins_option,
 )
 from r1trt.cli.output import print_result, progress_reporter
@@ -37,7 +40,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG, short_help="Build an engine from an export.")
-@click.argument("model", required=False, type=UnicodePath(exists=True, file_okay=False, path_type=Path))
+@click.argument("model", required=False, type=DIRECTORY)
 @click.option(
     "--arch", type=click.Choice(tuple(ARCHITECTURES)), help="What the engine will run on.  [required]"
 )
@@ -47,16 +50,11 @@ Examples:
 @click.option("--fp32", is_flag=True, help="FP32 throughout.")
 @click.option(
     "--plan",
-    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Precision plan (YAML) to use instead of the rules'.",
 )
-@click.option(
-    "--calibration",
-    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Text to measure FP8 scales on; default: text that comes with r1trt.",
-)
+@text_option("--calibration", "Text to measure FP8 scales on")
 @click.option(
     "--requantize",
     type=click.Choice(REQUANTIZE),
@@ -80,7 +78,7 @@ Examples:
 )
 @click.option(
     "--plugin-library",
-    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="TensorRT plugins to use; default: those that r1trt plugins build made.",
 )

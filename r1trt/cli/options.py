@@ -44,6 +44,10 @@ class CheckpointPath(UnicodePath):
 # As the hub takes them.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
+FILE = UnicodePath(exists=True, dir_okay=False, path_type=Path)
+DIRECTORY = UnicodePath(exists=True, file_okay=False, path_type=Path)
+"""Types of arguments that name what is there already."""
+
 ENGINES = Path("engines")
 """Where results go when no `--output` is given: `engines/` of the current directory."""
 
@@ -76,9 +80,21 @@ def max_seq_len_option(help_text: str) -> Callable[[Command], Command]:
 
 def engine_argument(command: Command) -> Command:
     """Adds the argument ENGINE, an existing directory."""
-    return click.argument(
-        "engine", type=UnicodePath(exists=True, file_okay=False, path_type=Path), metavar="ENGINE"
-    )(command)
+    return click.argument("engine", type=DIRECTORY, metavar="ENGINE")(command)
+
+
+def text_option(name: str, purpose: str) -> Callable[[Command], Command]:
+    """Adds an option for a text, which by default comes with r1trt."""
+    return click.option(
+        name, type=FILE, metavar="FILE", help=f"{purpose}; default: text that comes with r1trt."
+    )
+
+
+def device_option(default: str) -> Callable[[Command], Command]:
+    """Adds `--device`; `default` says in the help which one is taken otherwise."""
+    return click.option(
+        "--device", metavar="NAME", help=f"Device whose times are modelled; default: {default}."
+    )
 
 
 def threads_option(command: Command) -> Command:

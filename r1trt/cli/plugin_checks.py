@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from r1trt.cli.options import UnicodePath, json_option, output_option
+from r1trt.cli.options import FILE, UnicodePath, json_option, output_option
 from r1trt.cli.output import print_result
 from r1trt.plugin_checks.stages import BUILD, CHECKS, MAX_SEED, TIME
 
@@ -47,7 +47,7 @@ def run_options(command: Command) -> Command:
             ),
             click.option(
                 "--plugin-library",
-                type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
+                type=FILE,
                 metavar="FILE",
                 help="The library to check; default: what r1trt build would take, else a new one.",
             ),
@@ -92,7 +92,7 @@ def bench(as_json: bool, **options: Any) -> int:
 
 
 @click.command()
-@click.argument("receipt", type=UnicodePath(exists=True, dir_okay=False, path_type=Path), metavar="RECEIPT")
+@click.argument("receipt", type=FILE, metavar="RECEIPT")
 @output_option("none; the page is printed alone")
 @json_option
 def report(receipt: Path, output: Path | None, as_json: bool) -> None:

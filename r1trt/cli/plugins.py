@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from r1trt.arch import GPU_ARCHITECTURES
-from r1trt.cli.options import UnicodePath, json_option, output_option
+from r1trt.cli.options import DIRECTORY, json_option, output_option
 from r1trt.cli.output import print_result
 from r1trt.cli.plugin_checks import bench, check, report
 
@@ -32,7 +32,7 @@ plugins.add_command(report)
 @output_option("the cache, where r1trt build finds it")
 @click.option(
     "--headers",
-    type=UnicodePath(exists=True, file_okay=False, path_type=Path),
+    type=DIRECTORY,
     metavar="DIR",
     help="NVIDIA's TensorRT headers; default: looked for, and not needed.",
 )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from r1trt.arch import ARCHITECTURES
-from r1trt.cli.options import UnicodePath, json_option, output_option
+from r1trt.cli.options import (
+    DIRECTORY,
+    device_option,
+    json_option,
+    output_option,
+    text_option,
+    threads_option,
+)
 from r1trt.cli.output import print_result, progress_reporter
 from r1trt.cli.precision_views import bisect, diff, explain, show
 from r1trt.errors import ConfigError
@@ -49,7 +57,7 @@ for _command in (show, diff, explain, bisect):
 
 
 @precision.command(epilog=EPILOG, short_help="Find the cheapest plan under an accuracy budget.")
-@click.argument("model", type=UnicodePath(exists=True, file_okay=False, path_type=Path))
+@click.argument("model", type=DIRECTORY)
 @click.option("--arch", required=True, type=click.Choice(tuple(ARCHITECTURES)), help="What the plan is for.")
 @click.option("--max-kl", type=float, metavar="NATS", help="Budget: mean KL divergence of the next token.")
 @click.option(
@@ -62,7 +70,7 @@ for _command in (show, diff, explain, bisect):
     show_default=True,
     help="What is to be small.",
 )
-@click.option("--device", metavar="NAME", help="Device whose times are modelled; default: one of --arch.")
+@device_option("one of --arch")
 @click.option(
     "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at a time."
 )
@@ -72,18 +80,8 @@ for _command in (show, diff, explain, bisect):
 @click.option(
     "--new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of a timed request."
 )
-@click.option(
-    "--calibration",
-    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Text to measure scales and to search on; default: text that comes with r1trt.",
-)
-@click.option(
-    "--heldout",
-    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Text that only the last measurement reads; default: text that comes with r1trt.",
-)
+@text_option("--calibration", "Text to measure scales and to search on")
+@text_option("--heldout", "Text that only the last measurement reads")
 @click.option(
     "--screen-tokens", type=click.IntRange(min=256), default=512, show_default=True, help="For each choice."
 )
@@ -95,12 +93,12 @@ for _command in (show, diff, explain, bisect):
 )
 @click.option(
     "--from-front", type=click.IntRange(min=1), metavar="N",
-    help="Take this point of the front, 1 being the most accurate, in place of the best under the budget.",
+    help="Take this point of the front, 1 being the most accurate; needs no budget.",
 )  # fmt: skip
 @click.option(
     "--scores", is_flag=True, help="Also compute cheap scores, to see what they are worth; needs torch."
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
+@threads_option
 @output_option("ARCH-searched in MODEL")
 @json_option
 def search(
@@ -117,39 +115,57 @@ def search(
     Every choice of every group of layers is measured on text, an integer program combines them, and the
     best combinations are run as a whole. Writes plan.yaml for r1trt build --plan, search.json and
     report.html. A search that was cut off goes on where it was.
+
+    The choices are those that TensorRT-RTX was seen to execute, on SM89 and SM120. For hopper builds full
+    TensorRT, which has not been asked what it executes of them.
     """
     from r1trt.search.config import Budget, SearchConfig
     from r1trt.search.run import search_precision
     from r1trt.search.times import Workload
 
+    has_budget = max_kl is not None or max_perplexity_increase is not None
     config = SearchConfig(
-        budget=Budget(kl=max_kl, perplexity_increase=max_perplexity_increase),
+        budget=Budget(kl=max_kl, perplexity_increase=max_perplexity_increase) if has_budget else None,
         workload=Workload(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens),
         **options,
     )
     with progress_reporter() as progress:
         result, directory = search_precision(config, progress)
-    print_result({"path": str(directory), **result.to_json()}, _lines(result, directory), as_json=as_json)
+    print_result(
+        {"path": str(directory), **result.to_json()}, _lines(result, directory, config.model), as_json=as_json
+    )
 
 
-def _lines(result: SearchResult, directory: Path) -> list[str]:
+def _lines(result: SearchResult, directory: Path, model: Path) -> list[str]:
     compared = [point for point in result.points if point.final is not None]
+    plan, facts = directory / "plan.yaml", result.facts
+    minimized = "bytes of weights" if facts["minimize"] == "bytes" else f"modelled time on {facts['device']}"
+    build = ["r1trt", "build", str(model), "--arch", str(facts["arch"]), "--plan", str(plan)]
     return [
-        f"budget: {result.budget}; minimized: {result.facts['minimize']} on {result.facts['device']}",
-        "plan                  FP8 weights      MB  modelled ms  KL       perplexity (95 %)",
+        f"goal: {result.goal}; minimized: {minimized}",
+        f"measured against FP32 on {facts['final_tokens']} tokens of held-out text:",
+        "plan                  in 8 bits  in FP8       MB  modelled ms  KL       perplexity (95 %)",
         *(_line(point) for point in (result.chosen, *compared)),
-        "MB and ms are those of the layers that are chosen",
-        *(
-            []
-            if result.facts["keeps_heldout"]
-            else ["BEYOND THE BUDGET on held-out text, at the interval's end"]
-        ),
+        "MB and ms are those of the layers that are chosen; greedy and random are what simpler searches find",
+        *_notes(result),
         *_score_lines(result),
-        f"the front has {len(result.front)} points: --from-front takes another",
-        f"plan: {directory / 'plan.yaml'}",
+        f"the front has {len(result.front)} points, listed in the report: --from-front N takes another",
+        f"plan: {plan}",
         f"report: {directory / 'report.html'}",
-        "next: r1trt build MODEL --arch ARCH --plan PLAN",
+        f"next: {shlex.join(build)}",
     ]
+
+
+def _notes(result: SearchResult) -> list[str]:
+    """What a reader of the figures must not overlook."""
+    notes = []
+    if result.chosen.narrow_share == 0.0 and result.facts["keeps_heldout"] is not None:
+        notes.append("NOTE: nothing narrower than BF16 keeps the budget, or gains by it")
+    if result.facts["keeps_heldout"] is False:
+        notes.append("BEYOND THE BUDGET on held-out text, at the interval's end")
+    if result.caution is not None:
+        notes.append(f"NOTE: {result.caution}")
+    return notes
 
 
 def _score_lines(result: SearchResult) -> list[str]:
@@ -166,6 +182,7 @@ def _line(point: Point) -> str:
         raise ConfigError("A point was not measured.", found=point.name)
     ppl = measured.perplexity_increase
     return (
-        f"{point.name:<21} {point.fp8_share:>10.1%} {point.bytes / 1e6:>8.1f} {1e3 * point.seconds:>12.2f}"
+        f"{point.name:<21} {point.narrow_share:>9.1%} {point.fp8_share:>7.1%} {point.bytes / 1e6:>8.1f}"
+        f" {1e3 * point.seconds:>12.2f}"
         f"  {measured.kl.mean:<7.4f}  {ppl.mean:+.2%} ({ppl.low:+.2%} to {ppl.high:+.2%})"
     )

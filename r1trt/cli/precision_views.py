@@ -6,17 +6,14 @@ from pathlib import Path
 
 import click
 
-from r1trt.cli.options import UnicodePath, json_option
+from r1trt.cli.options import DIRECTORY, FILE, UnicodePath, device_option, json_option, threads_option
 from r1trt.cli.output import print_result, progress_reporter
-
-_FILE = UnicodePath(exists=True, dir_okay=False, path_type=Path)
-_DIRECTORY = UnicodePath(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command(short_help="A plan as a table, and as a picture.")
-@click.argument("plan", type=_FILE)
-@click.option("--model", type=_DIRECTORY, metavar="EXPORT", help="The model: for the picture's times.")
-@click.option("--device", metavar="NAME", help="Device whose times are modelled; default: one of the plan's.")
+@click.argument("plan", type=FILE)
+@click.option("--model", type=DIRECTORY, metavar="EXPORT", help="The model: for the picture's times.")
+@device_option("one of the plan's --arch")
 @click.option(
     "-o",
     "--output",
@@ -48,8 +45,8 @@ def show(plan: Path, model: Path | None, device: str | None, output: Path | None
 
 
 @click.command(short_help="What differs between two plans.")
-@click.argument("first", type=_FILE)
-@click.argument("second", type=_FILE)
+@click.argument("first", type=FILE)
+@click.argument("second", type=FILE)
 @json_option
 def diff(first: Path, second: Path, as_json: bool) -> None:
     """List the layers in which two plans differ, in types and scales."""
@@ -66,9 +63,9 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
 
 
 @click.command(short_help="Why a layer has its types.")
-@click.argument("directory", type=_DIRECTORY)
+@click.argument("directory", type=DIRECTORY)
 @click.argument("layer")
-@click.option("--model", type=_DIRECTORY, metavar="EXPORT", help="The model: for the numbers of its weights.")
+@click.option("--model", type=DIRECTORY, metavar="EXPORT", help="The model: for the numbers of its weights.")
 @json_option
 def explain(directory: Path, layer: str, model: Path | None, as_json: bool) -> None:
     """Explain LAYER of the plan in DIRECTORY, which r1trt precision search wrote."""
@@ -99,13 +96,13 @@ def explain(directory: Path, layer: str, model: Path | None, as_json: bool) -> N
 
 
 @click.command(short_help="Which layers of a plan break a prompt.")
-@click.argument("model", type=_DIRECTORY)
-@click.argument("plan", type=_FILE)
+@click.argument("model", type=DIRECTORY)
+@click.argument("plan", type=FILE)
 @click.option("--prompt", required=True, help="Text to read.")
 @click.option(
     "--worst", type=click.IntRange(min=1), default=2, show_default=True, help="Decoder layers to look into."
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
+@threads_option
 @json_option
 def bisect(model: Path, plan: Path, prompt: str, worst: int, threads: int | None, as_json: bool) -> None:
     """Run MODEL, an export, in FP32 but for one piece in the types of PLAN, then for one layer."""

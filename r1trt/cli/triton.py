@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from r1trt.cli.options import UnicodePath, json_option, trust_plugins_option
+from r1trt.cli.options import DIRECTORY, FILE, UnicodePath, json_option, trust_plugins_option
 from r1trt.cli.output import print_result
 
 EPILOG = """
@@ -24,7 +24,7 @@ COUNT = click.IntRange(min=1)
     "engine",
     nargs=-1,
     required=True,
-    type=UnicodePath(exists=True, file_okay=False, path_type=Path),
+    type=DIRECTORY,
     metavar="ENGINE...",
 )
 @click.option(
@@ -43,7 +43,7 @@ COUNT = click.IntRange(min=1)
 )
 @click.option(
     "--plugin-library",
-    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="TensorRT plugins to use; default: those that the engine was built with.",
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from r1trt.cli.options import UnicodePath, engine_argument, json_option, trust_plugins_option
+from r1trt.cli.options import DIRECTORY, engine_argument, json_option, text_option, trust_plugins_option
 from r1trt.cli.output import print_result, progress_reporter
 
 EPILOG = """
@@ -21,16 +21,11 @@ Examples:
 @engine_argument
 @click.option(
     "--reference",
-    type=UnicodePath(exists=True, file_okay=False, path_type=Path),
+    type=DIRECTORY,
     metavar="CHECKPOINT",
     help="Checkpoint to compare with; default: the one the engine was made from.",
 )
-@click.option(
-    "--prompts",
-    type=UnicodePath(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Text to compare on; default: text that comes with r1trt.",
-)
+@text_option("--prompts", "Text to compare on")
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=2),

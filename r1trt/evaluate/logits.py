@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from r1trt.evaluate.divergence import kl_of_log_probabilities, log_softmax
 from r1trt.evaluate.tensor_error import ROWS, FloatArray, TensorError
 
 IntArray = npt.NDArray[np.int64]
@@ -50,11 +51,7 @@ class LogitsComparison:
         reference_TV, tested_TV, target_T = reference_TV[finite_T], tested_TV[finite_T], target_T[finite_T]
         self._agreeing += int(np.count_nonzero(reference_TV.argmax(axis=1) == tested_TV.argmax(axis=1)))
         log_p_TV, log_q_TV = log_softmax(reference_TV), log_softmax(tested_TV)
-        # p log(p/q) is 0 where p is 0, also where both logarithms are -inf.
-        with np.errstate(invalid="ignore"):
-            terms_TV = np.where(np.isneginf(log_p_TV), 0.0, np.exp(log_p_TV) * (log_p_TV - log_q_TV))
-        # Rounding can leave a KL of equal distributions a hair below zero.
-        self._kl_pieces.append(np.maximum(terms_TV.sum(axis=1), 0.0))
+        self._kl_pieces.append(kl_of_log_probabilities(log_p_TV, log_q_TV))
         known = np.flatnonzero(target_T >= 0)
         self._predicted += len(known)
         self._nll_reference -= float(log_p_TV[known, target_T[known]].sum())
@@ -116,14 +113,6 @@ def _perplexity(negative_log_likelihood: float, tokens: int) -> float:
         return math.inf
     mean = negative_log_likelihood / tokens
     return math.exp(mean) if mean < 700 else math.inf
-
-
-def log_softmax(logits_TV: FloatArray) -> npt.NDArray[np.float64]:
-    """Log-probabilities over the last axis, in FP64."""
-    shifted_TV = logits_TV.astype(np.float64)
-    shifted_TV -= shifted_TV.max(axis=-1, keepdims=True)
-    shifted_TV -= np.log(np.exp(shifted_TV).sum(axis=-1, keepdims=True))
-    return shifted_TV
 
 
 def kl_histogram(kl_T: npt.NDArray[np.float64]) -> list[int]:

@@ -18,7 +18,7 @@ from r1trt.artifacts.export import ExportDirectory, ExportManifest, ExportWeight
 from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
 from r1trt.config import ModelConfig
 from r1trt.config.length import require_positions, require_window
-from r1trt.errors import ConfigError
+from r1trt.errors import ConfigError, UsageError
 from r1trt.export.companions import write_companions
 from r1trt.export.model import check_model, onnx_from_checkpoint
 from r1trt.export.weights import WeightLayout, copied_weights, copy_weights, weights_in_place
@@ -50,7 +50,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError for a capacity below one token."""
         if self.max_seq_len is not None and self.max_seq_len < 1:
-            raise ConfigError("--max-seq-len is too small.", found=self.max_seq_len, expected="at least 1")
+            raise UsageError("--max-seq-len is too small.", found=self.max_seq_len, expected="at least 1")
 
 
 def export_checkpoint(config: ExportConfig, progress: Progress = ignore) -> Path:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from r1trt.arch import LIBRARIES
 from r1trt.artifacts.build import BuildArtifact, BuildManifest
 from r1trt.artifacts.directory import ModelDirectory
-from r1trt.errors import BuildError, ConfigError
+from r1trt.errors import BuildError, ConfigError, UsageError
 from r1trt.graph.load import model_from_onnx_file
 from r1trt.package.bundle_checks import require_one_model, require_tokenizer
 from r1trt.package.plugins import plugin_library_for
@@ -103,7 +103,7 @@ def require_library_version(bundle: EngineBundle, version: str) -> None:
         BuildError: It is another version, or the build does not say which it needs.
     """
     if not re.fullmatch(r"\d+(\.\d+){1,3}", version):
-        raise ConfigError("This is not a TensorRT version.", found=version, expected="such as 11.4.0.106")
+        raise UsageError("This is not a TensorRT version.", found=version, expected="such as 11.4.0.106")
     if not bundle.is_tensorrt:
         raise ConfigError(
             "--trt-version is for TensorRT engines.", found=f"backend {bundle.manifest.backend}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from r1trt.artifacts.build import BuildManifest
-from r1trt.errors import ConfigError
+from r1trt.errors import ConfigError, UsageError
 from r1trt.serving.config import SchedulerConfig, ServingConfig
 
 _CPU_CHUNK_TOKENS = 64
@@ -35,7 +35,7 @@ class GenerationLimits:
         for name in ("rows", "chunk_tokens", "token_budget", "max_queue", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} is too small.", found=value, expected="1 or more")
+                raise UsageError(f"{name} is too small.", found=value, expected="1 or more")
 
     def for_engine(self, manifest: BuildManifest) -> ServingConfig:
         """What an engine's server runs with.

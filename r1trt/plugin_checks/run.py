@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1trt.cache import cache_directory
-from r1trt.errors import ConfigError
+from r1trt.errors import UsageError
 from r1trt.plugin_checks import build, check, plugin_stages, sanitize
 from r1trt.plugin_checks.bench import time_stage
 from r1trt.plugin_checks.context import GPU, HOST, Budget, Context, Result
@@ -61,22 +61,22 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if unknown := set(self.stages) - set(STAGES):
-            raise ConfigError("No such stage.", found=", ".join(sorted(unknown)), expected=", ".join(STAGES))
+            raise UsageError("No such stage.", found=", ".join(sorted(unknown)), expected=", ".join(STAGES))
         if self.sm is not None and (set(self.stages) != {BUILD} or self.host):
-            raise ConfigError(
+            raise UsageError(
                 "A compute capability is named for compiling alone.",
                 where="--sm",
                 fix="add --stage build, or leave --sm out",
             )
         if self.plugin_library is not None and self.host:
-            raise ConfigError(
+            raise UsageError(
                 "On the CPU the plugins are compiled from their sources; no library is loaded.",
                 where="--plugin-library",
                 found=self.plugin_library,
                 fix="leave out --host or --plugin-library",
             )
         if self.time_budget <= 0:
-            raise ConfigError(
+            raise UsageError(
                 "The time budget must be positive.",
                 where="--time-budget",
                 found=self.time_budget,

@@ -15,7 +15,7 @@ from pathlib import Path
 from r1trt.arch import ARCHITECTURES, GPU_ARCHITECTURES
 from r1trt.artifacts.disk import copy_file, require_free_space, sha256_of_file
 from r1trt.cache import forget_oldest
-from r1trt.errors import ConfigError, R1TrtError
+from r1trt.errors import R1TrtError, UsageError
 from r1trt.files import text_of_file
 from r1trt.lifetime.temporary import remove_if_left_behind, unfinished
 from r1trt.ops.registry import OPERATORS
@@ -81,14 +81,14 @@ class PluginBuildConfig:
 
     def __post_init__(self) -> None:
         if self.arch not in (*GPU_ARCHITECTURES, ALL):
-            raise ConfigError(
+            raise UsageError(
                 "The plugins are not built for this architecture.",
                 where="arch",
                 found=self.arch,
                 expected=", ".join([*GPU_ARCHITECTURES, ALL]),
             )
         if self.jobs < 1:
-            raise ConfigError(
+            raise UsageError(
                 "At least one compiler has to run.", where="jobs", found=self.jobs, expected=">= 1"
             )
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import yaml
 
+from r1trt.artifacts.disk import replace_file
 from r1trt.errors import PlanError
 from r1trt.files import PLAN_BYTES, text_of_file
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.precision.plan import SCHEMA, PrecisionPlan, Thresholds
 from r1trt.precision.plan_reader import PlanReader
-from r1trt.precision.scales_file import ScalesFile, scales_path, write_scales
+from r1trt.precision.scales_file import ScalesFile, remove_other_scales, write_scales
 from r1trt.precision.yaml_text import parse
 from r1trt.text import listing
 
@@ -36,12 +37,17 @@ _Dumper.add_representer(tuple, _represent_scales)
 def save_plan(plan: PrecisionPlan, path: Path) -> list[Path]:
     """Write a plan to `path`, and its long lists of scales beside it.
 
+    However the process ends, `path` is the earlier plan or the new one, whole, with the scales that it names:
+    these are written before it, without touching the earlier ones, which are removed after it.
+
     Returns:
-        The files: `path`, and `<stem>.scales.safetensors` where there are such lists.
+        The files: `path`, and `<stem>.scales.safetensors` where there are such lists, with a part of its hash
+        in the name where an earlier plan's has that name.
     """
-    scales = write_scales(plan, scales_path(path))
-    path.write_text(yaml_from_plan(plan, scales), encoding="utf-8")
-    return [path] if scales is None else [path, scales_path(path)]
+    scales = write_scales(plan, path)
+    replace_file(path, yaml_from_plan(plan, scales))
+    remove_other_scales(path, None if scales is None else scales.file)
+    return [path] if scales is None else [path, path.with_name(scales.file)]
 
 
 def load_plan(path: Path) -> PrecisionPlan:

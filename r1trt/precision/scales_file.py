@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from r1trt.artifacts.disk import replace_file, sha256_of_file
 from r1trt.errors import PlanError
-from r1trt.files import SCALES_BYTES, bytes_of_file
+from r1trt.files import PLAN_BYTES, SCALES_BYTES, bytes_of_file
 from r1trt.precision.plan import PrecisionPlan
 
 # Longer lists go into the file: 16 of them are about two lines of YAML.
@@ -42,13 +44,11 @@ def short_float(value: float | np.floating[Any]) -> float:
     return float(str(np.float32(value)))
 
 
-def scales_path(plan: Path) -> Path:
-    """Where the scales of a plan lie: `precision.scales.safetensors` beside `precision.yaml`."""
-    return plan.with_name(f"{plan.stem}.scales.safetensors")
+def write_scales(plan: PrecisionPlan, plan_file: Path) -> ScalesFile | None:
+    """Write the long lists of a plan beside its file; None, and no file, where it has none.
 
-
-def write_scales(plan: PrecisionPlan, path: Path) -> ScalesFile | None:
-    """Write the long lists of a plan; None, and no file, where it has none."""
+    An earlier plan's scales of other contents stay what they are, for it is whole until it is replaced.
+    """
     scales = {
         f"{key}.{name}": values
         for key, layer in plan.layers.items()
@@ -58,8 +58,41 @@ def write_scales(plan: PrecisionPlan, path: Path) -> ScalesFile | None:
     if not scales:
         return None
     content = save({name: np.asarray(values, np.float32) for name, values in scales.items()})
-    path.write_bytes(content)
-    return ScalesFile(file=path.name, sha256=hashlib.sha256(content).hexdigest(), scales=scales)
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = _free_path(plan_file, sha256)
+    replace_file(path, content)
+    return ScalesFile(file=path.name, sha256=sha256, scales=scales)
+
+
+def _free_path(plan: Path, sha256: str) -> Path:
+    """`precision.scales.safetensors` beside `precision.yaml`; a name with the hash where that is taken."""
+    path = plan.with_name(f"{plan.stem}.scales.safetensors")
+    if not path.exists() or sha256_of_file(path) == sha256:
+        return path
+    return plan.with_name(f"{plan.stem}.scales-{sha256[:16]}.safetensors")
+
+
+def remove_other_scales(plan: Path, kept: str | None) -> None:
+    """Remove scales that lay beside a plan's file before, unless some plan there still names them.
+
+    Args:
+        plan: The plan's file.
+        kept: Name of its scales' file; None where it has none.
+    """
+    start = glob.escape(f"{plan.stem}.scales")
+    others = [path for end in ("", "-*") for path in plan.parent.glob(f"{start}{end}.safetensors")]
+    plans = [path for end in ("yaml", "yml") for path in plan.parent.glob(f"*.{end}")]
+    for path in others:
+        if path.name != kept and not any(_may_name(other, path.name) for other in plans):
+            path.unlink(missing_ok=True)
+
+
+def _may_name(plan: Path, scales: str) -> bool:
+    """Whether a plan's file names scales; what cannot be read may."""
+    try:
+        return scales.encode() in bytes_of_file(plan, limit=PLAN_BYTES, error=PlanError)
+    except PlanError:
+        return True
 
 
 def read_scales(directory: Path, name: str, sha256: str) -> dict[str, tuple[float, ...]]:

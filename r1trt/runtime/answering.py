@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1trt.errors import ConfigError
+from r1trt.errors import ConfigError, UsageError
 from r1trt.runtime.continuation import Continuation
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.runtime.sampling_defaults import SamplingDefaults
@@ -48,10 +48,10 @@ class AnsweringConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
         if self.max_new_tokens < 1:
-            raise ConfigError("max_new_tokens is too small.", found=self.max_new_tokens, expected="1 or more")
+            raise UsageError("max_new_tokens is too small.", found=self.max_new_tokens, expected="1 or more")
         for text in self.stop:
             if not text:
-                raise ConfigError(
+                raise UsageError(
                     "A stop text is empty.", expected="one character or more", fix="leave out --stop"
                 )
             _require_unicode("A stop text", text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from r1trt.artifacts import read_artifact
-from r1trt.errors import ConfigError
+from r1trt.errors import UsageError
 from r1trt.runtime.answering import AnsweringConfig
 from r1trt.runtime.generation import Generation
 from r1trt.runtime.load import session_from_engine
@@ -36,14 +36,14 @@ class GenerateConfig(AnsweringConfig):
         """Raises ConfigError for a value out of range."""
         super().__post_init__()
         if (self.prompt is None) == (not self.messages):
-            raise ConfigError("Give either a prompt or messages.", found=f"prompt {self.prompt!r}")
+            raise UsageError("Give either a prompt or messages.", found=f"prompt {self.prompt!r}")
         if self.raw and (self.messages or self.system is not None):
-            raise ConfigError(
+            raise UsageError(
                 "A system text, and messages, need the chat template, which raw leaves out.",
                 fix="leave out --raw, or --system",
             )
         if self.messages and self.system is not None:
-            raise ConfigError("Give a system text, or messages that have it.", found="both")
+            raise UsageError("Give a system text, or messages that have it.", found="both")
 
 
 def generate(config: GenerateConfig) -> Generation:

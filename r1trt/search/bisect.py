@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from r1trt.evaluate.divergence import Reference
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
 from r1trt.search.chain import Array, ModelChain, SegmentSession
-from r1trt.search.divergence import Reference
 
 
 @dataclass(frozen=True, kw_only=True)

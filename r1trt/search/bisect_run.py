@@ -12,6 +12,7 @@ from r1trt.precision.checks import check_plan_fits_model
 from r1trt.precision.plan_file import load_plan
 from r1trt.precision.rules import plan_from_rules
 from r1trt.progress import Progress, ignore
+from r1trt.runtime.prompts import Document, encoded_documents
 from r1trt.search.bisect import Bisection, bisect_plan
 from r1trt.search.chain import ModelChain
 from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
@@ -32,7 +33,8 @@ def bisect_prompt(
         What was found, and the text of the tokens that it names.
 
     Raises:
-        R1TrtError: The plan is another model's or lacks scales, or the prompt has no two tokens.
+        R1TrtError: The plan is another model's or lacks scales, or the prompt has less than two tokens, or
+            tokens that the model does not know.
     """
     export, loaded = load_export(model), load_plan(plan)
     check_plan_fits_model(loaded, export.model)
@@ -44,7 +46,7 @@ def bisect_prompt(
             fix="name the plan of a build, which has them all",
         )
     tokenizer = tokenizer_from_dir(export.artifact.path)
-    ids = tokenizer.encode(prompt)
+    (ids,) = encoded_documents([Document(text=prompt)], tokenizer, vocab_size=export.config.vocab_size)
     if len(ids) < 2:
         raise ConfigError("The prompt is too short.", found=f"{len(ids)} tokens", expected="at least 2")
     chain = ModelChain(export.model, export.weight_base, threads)

@@ -79,16 +79,22 @@ class ModelChain:
         return SegmentSession(segment, replace(plan, layers=layers), self._weight_base, self._threads)
 
     def hidden_states(
-        self, plan: PrecisionPlan, windows: Sequence[Array], progress: Progress = ignore
+        self, plan: PrecisionPlan, windows: Sequence[Array], phase: str, progress: Progress = ignore
     ) -> list[Array]:
         """The residual stream [1, S, D] in front of the head, for each window of token ids [S].
 
         One piece is loaded at a time, and reads all windows.
+
+        Args:
+            plan: Its types.
+            windows: Token ids [S].
+            phase: What progress calls it.
+            progress: Called with (phase, pieces done, pieces).
         """
         states = [ids_S[None] for ids_S in windows]
         for index in range(self.head):
-            progress("running the plan", index, self.head)
+            progress(phase, index, self.head)
             session = self.session(index, plan)
             states = [session(state) for state in states]
-        progress("running the plan", self.head, self.head)
+        progress(phase, self.head, self.head)
         return states

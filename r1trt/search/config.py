@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from r1trt.errors import ConfigError
+from r1trt.calibrate.text import MIN_TOKENS
+from r1trt.errors import UsageError
 from r1trt.search.times import Objective, Workload
+
+_LEAST = dict.fromkeys(("screen_tokens", "search_tokens", "final_tokens"), MIN_TOKENS) | {"window": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +28,13 @@ class Budget:
     def __post_init__(self) -> None:
         given = [value for value in (self.kl, self.perplexity_increase) if value is not None]
         if len(given) != 1:
-            raise ConfigError(
+            raise UsageError(
                 "A search needs one budget.",
                 found=f"{len(given)} of them",
                 expected="--max-kl or --max-perplexity-increase",
             )
         if not math.isfinite(given[0]) or given[0] <= 0:
-            raise ConfigError("A budget is a number above 0.", found=given[0])
+            raise UsageError("A budget is a number above 0.", found=given[0])
 
     @property
     def limit(self) -> float:
@@ -58,7 +61,7 @@ class SearchConfig:
     Attributes:
         model: Export directory.
         arch: `--arch`.
-        budget: What the plan may cost.
+        budget: What the plan may cost; may be None where `from_front` says what to take.
         minimize: What is to be small under it.
         device: Whose times are modelled; None takes the architecture's.
         workload: What is timed.
@@ -76,7 +79,7 @@ class SearchConfig:
 
     model: Path
     arch: str
-    budget: Budget
+    budget: Budget | None = None
     minimize: Objective = "time"
     device: str | None = None
     workload: Workload = field(default_factory=Workload)
@@ -91,7 +94,22 @@ class SearchConfig:
     threads: int | None = None
     output: Path | None = None
 
+    @property
+    def goal(self) -> str:
+        """Which plan is taken, as text."""
+        if self.from_front is None:
+            return str(self.budget)
+        beside = "" if self.budget is None else f", held against a {self.budget}"
+        return f"point {self.from_front} of the front{beside}"
+
     def __post_init__(self) -> None:
-        for name in ("screen_tokens", "search_tokens", "final_tokens", "window"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"--{name.replace('_', '-')} is too small.", found=getattr(self, name))
+        if self.budget is None and self.from_front is None:
+            raise UsageError(
+                "A search needs a budget.",
+                expected="--max-kl or --max-perplexity-increase, or a point of the front: --from-front",
+            )
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UsageError(
+                    f"{name} is too small.", found=getattr(self, name), expected=f"at least {least}"
+                )

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from r1trt.evaluate.divergence import Reference
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
 from r1trt.search.candidates import Choice, Group, plan_of_choices
 from r1trt.search.chain import Array, ModelChain, SegmentSession
-from r1trt.search.divergence import Reference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,10 +70,18 @@ def explanation_of_layer(directory: Path, layer: str, export: ExportedModel | No
         export: The model, for the numbers of the weights.
 
     Raises:
-        R1TrtError: The directory is no search's, or the plan has no such layer.
+        R1TrtError: The directory is no search's, or an older version's, or the plan has no such layer.
     """
+    if not (directory / RESULT_FILE).is_file():
+        raise ConfigError(
+            "This directory holds no search.",
+            where=directory,
+            expected=RESULT_FILE,
+            fix="name what `r1trt precision search` wrote",
+        )
     plan = load_plan(directory / PLAN_FILE)
     found = json_object_from_file(directory / RESULT_FILE, error=ConfigError)
+    groups = _groups(found, directory / RESULT_FILE)
     if layer not in plan.layers:
         ending = [name for name in plan.layers if name.endswith(layer)]
         raise ConfigError(
@@ -84,7 +92,7 @@ def explanation_of_layer(directory: Path, layer: str, export: ExportedModel | No
             or "a name as in the plan, such as model.layers.0.self_attn.q_proj",
         )
     planned = plan.layers[layer]
-    group = next((name for name in found.get("costs", {}) if layer in _members(name)), None)
+    group = next((name for name, layers in groups.items() if layer in layers), None)
     return Explanation(
         layer=layer,
         planned=planned,
@@ -95,9 +103,17 @@ def explanation_of_layer(directory: Path, layer: str, export: ExportedModel | No
     )
 
 
-def _members(group: str) -> list[str]:
-    first, *others = group.split("+")
-    return [first, *(f"{first.rpartition('.')[0]}.{other}" for other in others)]
+def _groups(found: Mapping[str, Any], where: Path) -> Mapping[str, Any]:
+    """Layers of each group. Raises ConfigError where the figures do not say."""
+    groups = found.get("groups")
+    if not isinstance(groups, dict) or not all(isinstance(layers, list) for layers in groups.values()):
+        raise ConfigError(
+            "The figures of the search do not say which layers chose together.",
+            where=where,
+            found="no groups" if groups is None else "groups that are no lists of layers",
+            fix="search again: what was measured is known, if the cache is still there",
+        )
+    return groups
 
 
 def _choices(found: Mapping[str, Any], group: str) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from r1trt.evaluate.logits import log_softmax
+from r1trt.evaluate.divergence import kl_of_log_probabilities, log_softmax
 from r1trt.evaluate.windows import Window
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
@@ -61,17 +61,30 @@ class Measurement:
         chain: The model.
         exact: Its plan in FP32.
         windows: The text.
+        text: What progress calls it.
+        progress: Called with (phase, done, total).
     """
 
-    def __init__(self, chain: ModelChain, exact: PrecisionPlan, windows: Sequence[Window]) -> None:
-        self._chain, self._windows = chain, windows
+    def __init__(
+        self,
+        chain: ModelChain,
+        exact: PrecisionPlan,
+        windows: Sequence[Window],
+        text: str,
+        progress: Progress = ignore,
+    ) -> None:
+        self._chain, self._windows, self._text, self._progress = chain, windows, text, progress
         self._ids = [window.input_ids for window in windows]
         self._exact_head = chain.session(chain.head, exact)
-        self._exact_states = chain.hidden_states(exact, self._ids)
+        self._exact_states = self._run(exact, "FP32")
 
-    def measure(self, plan: PrecisionPlan, progress: Progress = ignore) -> Measured:
-        """Run a plan with all its scales, and compare."""
-        states = self._chain.hidden_states(plan, self._ids, progress)
+    def _run(self, plan: PrecisionPlan, name: str) -> list[Array]:
+        phase = f"running {name} on {self._text} text"
+        return self._chain.hidden_states(plan, self._ids, phase, self._progress)
+
+    def measure(self, plan: PrecisionPlan, name: str) -> Measured:
+        """Run a plan with all its scales, and compare; `name` is what progress calls it."""
+        states = self._run(plan, name)
         head = self._chain.session(self._chain.head, plan)
         pieces = [
             _compared(self._exact_head(exact)[0], head(state)[0], window.targets)
@@ -97,7 +110,7 @@ class Measurement:
 def _compared(exact_SV: Array, tested_SV: Array, target_S: Array) -> tuple[Array, Array, Array, Array]:
     """KL, agreement and both negative log-likelihoods of each token; 0 where the next one is unknown."""
     log_p_SV, log_q_SV = log_softmax(exact_SV), log_softmax(tested_SV)
-    kl_S = np.maximum((np.exp(log_p_SV) * (log_p_SV - log_q_SV)).sum(axis=1), 0.0)
+    kl_S = kl_of_log_probabilities(log_p_SV, log_q_SV)
     rows_S, known_S = np.arange(len(target_S)), target_S >= 0
     likelihoods = [np.where(known_S, -log_SV[rows_S, target_S], 0.0) for log_SV in (log_p_SV, log_q_SV)]
     # What is not finite is as bad as can be, and still a number.

@@ -21,7 +21,8 @@ class Point:
         kinds: Kind of each group's choice.
         seconds: Modelled time of the workload's searched layers.
         bytes: Bytes of the searched weights.
-        fp8_share: Share of those weights' elements that are FP8.
+        narrow_share: Share of those weights' elements that have 8 bits.
+        fp8_share: Share of those that are FP8.
         predicted: Sum of its groups' damages, in nats.
         searched: Measured on the search's text; None where it was not.
         final: Measured on the held-out text; None where it was not.
@@ -31,6 +32,7 @@ class Point:
     kinds: Mapping[str, str]
     seconds: float
     bytes: float
+    narrow_share: float
     fp8_share: float
     predicted: float
     searched: Measured | None = None
@@ -46,10 +48,11 @@ class SearchResult:
         chosen: Its figures.
         points: What it was compared with: all BF16, the rules', all FP8, a greedy and a random search.
         front: From the most accurate to the cheapest; predictions.
+        groups: Layers of each group.
         damages: By group and kind.
         costs: Modelled seconds of the workload and bytes of weights, by group and kind.
         scores: Cheap scores of the choices; None where they were not asked for.
-        budget: The limit, as text.
+        goal: The budget, or the point of the front, as text.
         facts: What was searched, on which text, for which device.
     """
 
@@ -57,20 +60,32 @@ class SearchResult:
     chosen: Point
     points: tuple[Point, ...]
     front: tuple[Point, ...]
+    groups: Mapping[str, tuple[str, ...]]
     damages: Mapping[str, Mapping[str, Damage]]
     costs: Mapping[str, Mapping[str, Mapping[str, float]]]
     scores: CheapScores | None
-    budget: str
+    goal: str
     facts: Mapping[str, Any]
+
+    @property
+    def caution(self) -> str | None:
+        """What is not known of the plan's builder; None where it was asked what it executes."""
+        if self.facts["builder"] != "tensorrt":
+            return None
+        return (
+            f"TensorRT builds for {self.facts['arch']}, and what it executes of these types has not been "
+            "asked: the forms that are offered are those that TensorRT-RTX executes on SM89 and SM120."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For `search.json`; the plan has a file of its own."""
         return {
-            "budget": self.budget,
+            "goal": self.goal,
             "facts": dict(self.facts),
             "chosen": asdict(self.chosen),
             "points": [asdict(point) for point in self.points],
             "front": [asdict(point) for point in self.front],
+            "groups": {group: list(layers) for group, layers in self.groups.items()},
             "damages": {
                 group: {kind: asdict(damage) for kind, damage in kinds.items()}
                 for group, kinds in self.damages.items()

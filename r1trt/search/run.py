@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from r1trt.artifacts.disk import replace_file
+from r1trt.arch import architecture
+from r1trt.artifacts.disk import replace_file, sha256_of_file
 from r1trt.artifacts.manifest import json_text
 from r1trt.calibrate.calibrate import CalibrationConfig
-from r1trt.calibrate.text import TokenChunks, token_chunks
-from r1trt.data import CALIBRATION, HELDOUT
 from r1trt.errors import ConfigError, UnavailableError
+from r1trt.estimate.gpus import Device
 from r1trt.evaluate.checkpoint import module_from_checkpoint
-from r1trt.evaluate.windows import Window, windows_from_ids
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import save_plan
 from r1trt.precision.rules import plan_from_rules
 from r1trt.progress import Progress, ignore
-from r1trt.runtime.prompts import documents_from_file, encoded_documents
 from r1trt.search.candidates import candidate_plans, groups_of_candidates
 from r1trt.search.chain import ModelChain
 from r1trt.search.config import SearchConfig
@@ -34,26 +32,10 @@ from r1trt.search.page import page_of_result
 from r1trt.search.result import Point, SearchResult
 from r1trt.search.search import Found, best_under_budget, keeps, run_solution
 from r1trt.search.space import SearchSpace
+from r1trt.search.texts import Texts, texts_of_search
 from r1trt.search.times import CostModel, device_for_arch
-from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
-MIN_TOKENS = 256
 PLAN_FILE, RESULT_FILE, PAGE_FILE = "plan.yaml", "search.json", "report.html"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """The text of a search, in token ids.
-
-    Attributes:
-        screen: What every choice is measured on.
-        search: What whole plans are measured on; may share text with calibration.
-        final: What nothing else has read.
-    """
-
-    screen: TokenChunks
-    search: list[Window]
-    final: list[Window]
 
 
 def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple[SearchResult, Path]:
@@ -71,14 +53,14 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
     texts = texts_of_search(config, export)
     chain = ModelChain(export.model, export.weight_base, config.threads)
     exact = plan_from_rules(export.model, config.arch, "fp32", backend="tensorrt-rtx")
-    costs = CostModel(export.model, config.minimize, device, config.workload)
-    space = _measured_space(config, export, chain, exact, texts, costs, progress)
-    curve = front(space.options())
-    found, runs = _found(config, space, Measurement(chain, exact, texts.search), curve, progress)
-    final = Measurement(chain, exact, texts.final)
-    chosen = replace(found.point, name="searched", final=final.measure(found.plan, progress))
+    space = _measured_space(config, export, chain, exact, texts, device, progress)
+    curve = front(space.options)
+    measurement = Measurement(chain, exact, texts.search, "search", progress)
+    found, runs = _found(config, space, measurement, curve)
+    final = Measurement(chain, exact, texts.final, "held-out", progress)
+    chosen = replace(found.point, name="searched", final=final.measure(found.plan, "the best plan"))
     points = [
-        replace(point, final=final.measure(space.plan(solution), progress))
+        replace(point, final=final.measure(space.plan(solution), point.name))
         for point, solution in _compared(space, found, export, config)
     ]
     result = SearchResult(
@@ -86,10 +68,11 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
         chosen=chosen,
         points=(*points, *(run.point for run in runs)),
         front=tuple(space.point(f"front {at + 1}", item) for at, item in enumerate(curve)),
+        groups={group.name: group.layers for group in space.groups},
         damages=space.damages,
         costs=space.all_costs(),
         scores=_scores(export, space, texts, progress) if config.scores else None,
-        budget=str(config.budget),
+        goal=config.goal,
         facts=_facts(config, export, texts, device.title, space.damages, chosen),
     )
     return result, write_result(result, config.output or config.model / f"{config.arch}-searched")
@@ -113,27 +96,31 @@ def _measured_space(
     chain: ModelChain,
     exact: PrecisionPlan,
     texts: Texts,
-    costs: CostModel,
+    device: Device,
     progress: Progress,
 ) -> SearchSpace:
     """What is chosen from, every choice measured, here or by a search before."""
     calibration = CalibrationConfig(tokenizer=export.artifact.path, text=config.calibration)
     plans = candidate_plans(export, config.arch, calibration, progress)
     groups = groups_of_candidates(export.model, plans)
-    cache = DamageCache(plans[BF16], groups, texts.screen, _weight_marks(export))
+    cache = DamageCache(groups, texts.screen, _model_marks(export))
     damages = cache.read()
     for group, kind, damage in measured_damages(chain, exact, groups, texts.screen, damages, progress):
         cache.add(group, kind, damage)
         damages.setdefault(group, {})[kind] = damage
     narrowest = list(plans.values())[-1]
     base = replace(narrowest, layers=plans[BF16].layers)
+    costs = CostModel(export.model, base, config.minimize, device, config.workload)
     return SearchSpace(base=base, groups=groups, damages=damages, costs=costs)
 
 
-def _weight_marks(export: ExportedModel) -> list[str]:
-    """What tells this checkpoint's contents from another's of the same header, without reading them."""
+def _model_marks(export: ExportedModel) -> list[str]:
+    """What tells this graph and this checkpoint's contents from others, without reading the weights."""
     files = export.artifact.manifest.weights.files
-    return [f"{file.header_sha256} {(export.weight_base / file.name).stat().st_mtime_ns}" for file in files]
+    weights = [
+        f"{file.header_sha256} {(export.weight_base / file.name).stat().st_mtime_ns}" for file in files
+    ]
+    return [sha256_of_file(export.artifact.graph), *weights]
 
 
 def _scores(export: ExportedModel, space: SearchSpace, texts: Texts, progress: Progress) -> CheapScores:
@@ -146,23 +133,23 @@ def _found(
     space: SearchSpace,
     measurement: Measurement,
     curve: Sequence[Solution],
-    progress: Progress,
 ) -> tuple[Found, list[Found]]:
     if config.from_front is None:
-        return best_under_budget(space, measurement, config.budget, progress)
+        assert config.budget is not None, "a search has one of both"
+        return best_under_budget(space, measurement, config.budget)
     if not 1 <= config.from_front <= len(curve):
         raise ConfigError(
             "The front has no such point.", found=config.from_front, expected=f"1 to {len(curve)}"
         )
     solution = curve[config.from_front - 1]
-    return run_solution(space, measurement, solution, f"front {config.from_front}", progress), []
+    return run_solution(space, measurement, solution, f"front {config.from_front}"), []
 
 
 def _compared(
     space: SearchSpace, found: Found, export: ExportedModel, config: SearchConfig
 ) -> list[tuple[Point, Solution]]:
     """All BF16, the rules' plan, all FP8; and what simpler searches find for the same sum of damages."""
-    options, budget = space.options(), found.solution.damage
+    options, budget = space.options, found.solution.damage
     narrow = space.base.precision
     rules = space.of_plan(plan_from_rules(export.model, config.arch, narrow))
     solutions = {
@@ -175,35 +162,6 @@ def _compared(
     return [(space.point(name, solution), solution) for name, solution in solutions.items()]
 
 
-def texts_of_search(config: SearchConfig, export: ExportedModel) -> Texts:
-    """Read the texts. Raises ConfigError where one cannot be used."""
-    tokenizer = tokenizer_from_dir(export.artifact.path)
-    vocab_size = export.config.vocab_size
-
-    def encoded(path: Path) -> list[list[int]]:
-        return encoded_documents(documents_from_file(path), tokenizer, vocab_size=vocab_size)
-
-    searched, heldout = config.calibration or CALIBRATION, config.heldout or HELDOUT
-    if searched.resolve() == heldout.resolve():
-        raise ConfigError("Held-out text is what nothing else reads.", where=heldout, fix="name another file")
-    text = encoded(searched)
-    texts = Texts(
-        screen=token_chunks(text, length=config.window, tokens=config.screen_tokens),
-        search=windows_from_ids(text, size=config.window, max_tokens=config.search_tokens),
-        final=windows_from_ids(encoded(heldout), size=config.window, max_tokens=config.final_tokens),
-    )
-    for path, windows in ((searched, texts.search), (heldout, texts.final)):
-        tokens = sum(len(window.input_ids) for window in windows)
-        if tokens < MIN_TOKENS:
-            raise ConfigError(
-                "The text is too short to measure a plan on.",
-                where=path,
-                found=f"{tokens} tokens",
-                expected=f"at least {MIN_TOKENS}",
-            )
-    return texts
-
-
 def _facts(
     config: SearchConfig,
     export: ExportedModel,
@@ -211,10 +169,13 @@ def _facts(
     device: str,
     damages: Damages,
     chosen: Point,
-) -> dict[str, str | int | float]:
+) -> dict[str, str | int | float | None]:
+    assert chosen.final is not None, "it was measured"
+    budget = config.budget
     return {
         "model": export.artifact.manifest.model_name,
         "arch": config.arch,
+        "builder": architecture(config.arch).backend,
         "minimize": config.minimize,
         "device": device,
         "batch": config.workload.batch,
@@ -224,7 +185,7 @@ def _facts(
         "search_tokens": sum(len(window.input_ids) for window in texts.search),
         "final_tokens": sum(len(window.input_ids) for window in texts.final),
         "calibration": "package" if config.calibration is None else config.calibration.name,
-        "keeps_heldout": chosen.final is not None and keeps(chosen.final, config.budget),
+        "keeps_heldout": None if budget is None else keeps(chosen.final, budget),
         "heldout": "package" if config.heldout is None else config.heldout.name,
         "choices": sum(map(len, damages.values())),
     }

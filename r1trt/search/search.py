@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from r1trt.errors import PlanError
 from r1trt.precision.plan import PrecisionPlan
-from r1trt.progress import Progress, ignore
 from r1trt.search.config import Budget
 from r1trt.search.measure import Interval, Measured, Measurement
 from r1trt.search.optimize import Options, Solution, cheapest_within, solution_of
@@ -38,12 +37,10 @@ class Found:
     point: Point
 
 
-def run_solution(
-    space: SearchSpace, measurement: Measurement, solution: Solution, name: str, progress: Progress = ignore
-) -> Found:
+def run_solution(space: SearchSpace, measurement: Measurement, solution: Solution, name: str) -> Found:
     """Run the plan of a choice for every group as a whole, under a name for its point."""
     plan = space.plan(solution)
-    point = replace(space.point(name, solution), searched=measurement.measure(plan, progress))
+    point = replace(space.point(name, solution), searched=measurement.measure(plan, name))
     return Found(solution=solution, plan=plan, point=point)
 
 
@@ -58,7 +55,7 @@ def keeps(measured: Measured, budget: Budget) -> bool:
 
 
 def best_under_budget(
-    space: SearchSpace, measurement: Measurement, budget: Budget, progress: Progress = ignore
+    space: SearchSpace, measurement: Measurement, budget: Budget
 ) -> tuple[Found, list[Found]]:
     """Find the cheapest plan that keeps the budget on the search's text.
 
@@ -66,7 +63,6 @@ def best_under_budget(
         space: What is chosen from.
         measurement: Runs whole plans.
         budget: The limit.
-        progress: Called with (phase, done, total).
 
     Returns:
         The best, and all that were run.
@@ -74,8 +70,8 @@ def best_under_budget(
     Raises:
         PlanError: Not even the widest types keep the budget.
     """
-    options = space.options()
-    widest = run_solution(space, measurement, solution_of(options, [0] * len(options)), "all wide", progress)
+    options = space.options
+    widest = run_solution(space, measurement, solution_of(options, [0] * len(options)), "all wide")
     _require_possible(widest, budget)
     runs = [widest]
     low, high = 0.0, math.inf
@@ -86,7 +82,7 @@ def best_under_budget(
         solution = cheapest_within(options, allowed)
         run = next((run for run in runs if run.solution.chosen == solution.chosen), None)
         if run is None:
-            run = run_solution(space, measurement, solution, f"round {len(runs)}", progress)
+            run = run_solution(space, measurement, solution, f"round {len(runs)}")
             runs.append(run)
         share = _share(_measured(run), budget)
         if keeps(_measured(run), budget):

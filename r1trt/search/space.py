@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from r1trt.ops.layer_precision import FP8, QUANTIZED
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.search.candidates import Choice, Group, plan_of_choices
 from r1trt.search.damage import NONE, Damages
@@ -29,15 +32,16 @@ class SearchSpace:
     damages: Damages
     costs: CostModel
 
-    def options(self) -> list[Options]:
-        """Numbers for the optimization."""
-        return [
+    @cached_property
+    def options(self) -> tuple[Options, ...]:
+        """Numbers for the optimization, computed once."""
+        return tuple(
             Options(
                 damages=tuple(self._damage(group, choice) for choice in group.choices),
                 costs=tuple(self.costs.cost(choice) for choice in group.choices),
             )
             for group in self.groups
-        ]
+        )
 
     def _damage(self, group: Group, choice: Choice) -> float:
         """Of the widest choice none; every other one was measured."""
@@ -78,7 +82,7 @@ class SearchSpace:
         for group in self.groups:
             kinds = [choice.kind for choice in group.choices]
             chosen.append(kinds.index(kind) if kind in kinds else len(kinds) - 1)
-        return solution_of(self.options(), chosen)
+        return solution_of(self.options, chosen)
 
     def of_plan(self, plan: PrecisionPlan) -> Solution | None:
         """The choices that have the same types as a plan's layers; None where some have none of these."""
@@ -92,21 +96,23 @@ class SearchSpace:
             if True not in fitting:
                 return None
             chosen.append(fitting.index(True))
-        return solution_of(self.options(), chosen)
+        return solution_of(self.options, chosen)
 
     def point(self, name: str, solution: Solution) -> Point:
         """A solution with its predictions."""
         choices = self.choices(solution)
-        elements: dict[bool, float] = {True: 0.0, False: 0.0}
+        elements: Counter[str | None] = Counter()
         for choice in choices:
-            for layer in choice.layers:
-                elements[choice.layers[layer].quantizes_weight] += self.costs.elements(layer)
+            for key, layer in choice.layers.items():
+                elements[layer.weight] += self.costs.elements(key)
+        whole = max(elements.total(), 1)
         return Point(
             name=name,
             kinds={group.name: choice.kind for group, choice in zip(self.groups, choices, strict=True)},
             seconds=sum(self.costs.seconds(choice) for choice in choices),
             bytes=sum(self.costs.bytes(choice) for choice in choices),
-            fp8_share=elements[True] / max(sum(elements.values()), 1.0),
+            narrow_share=sum(elements[kind] for kind in QUANTIZED) / whole,
+            fp8_share=elements[FP8] / whole,
             predicted=solution.damage,
         )
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import onnx_ir as ir
 
 from r1trt.data_types import DATA_TYPES
-from r1trt.errors import ConfigError
+from r1trt.errors import UsageError
 from r1trt.estimate.gpus import DEVICES, Device
 from r1trt.estimate.times import seconds_of_cost
 from r1trt.export.io import load_export
@@ -52,7 +52,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         if min(self.batch, self.prompt_tokens, self.new_tokens) < 1:
-            raise ConfigError("A workload has sequences, prompts and answers.", found=self)
+            raise UsageError("A workload has sequences, prompts and answers.", found=self)
 
     @property
     def calls(self) -> tuple[tuple[CallSize, int], ...]:
@@ -71,7 +71,7 @@ def device_for_arch(arch: str, name: str | None = None) -> Device:
     found = DEVICES.get(name or DEVICE_OF_ARCH[arch])
     fitting = [device.name for device in DEVICES.values() if device.arch == arch]
     if found is None or found.arch != arch:
-        raise ConfigError(f"No such device of --arch {arch}.", found=name, expected=" | ".join(fitting))
+        raise UsageError(f"No such device of --arch {arch}.", found=name, expected=" | ".join(fitting))
     return found
 
 
@@ -80,13 +80,16 @@ class CostModel:
 
     Args:
         model: Exported graph.
+        plan: The types of layers that are not chosen, for the weights that they share with others.
         objective: What is to be small.
         device: Whose times.
         workload: Of what.
     """
 
-    def __init__(self, model: ir.Model, objective: Objective, device: Device, workload: Workload) -> None:
-        self._nodes = layer_nodes(model)
+    def __init__(
+        self, model: ir.Model, plan: PrecisionPlan, objective: Objective, device: Device, workload: Workload
+    ) -> None:
+        self._nodes, self._layers = layer_nodes(model), plan.layers
         self.objective, self.device, self.workload = objective, device, workload
 
     def cost(self, choice: Choice) -> float:
@@ -101,17 +104,29 @@ class CostModel:
         )
 
     def bytes(self, choice: Choice) -> float:
-        """Bytes of the choice's weights."""
+        """Bytes that the choice's weights add to a build.
+
+        A weight that another layer reads too, as a tied head's is the embedding's table, is stored once for
+        each type: it adds nothing in the type that the other layer has, and all of it in every other one.
+        """
         return sum(self._bytes_of_layer(name, layer) for name, layer in choice.layers.items())
 
     def elements(self, name: str) -> int:
         """Weights of a layer."""
+        return sum(map(_elements, self._weights(name)))
+
+    def _weights(self, name: str) -> list[ir.Value]:
         weights = self._operator(name).scaled_weights(self._nodes[name], by_row=False).values()
-        shapes = [weight.value.shape or () for parts in weights for weight in parts]
-        return sum(math.prod(size for size in shape if isinstance(size, int)) for shape in shapes)
+        return [weight.value for parts in weights for weight in parts]
 
     def _bytes_of_layer(self, name: str, layer: LayerPrecision) -> int:
-        return self.elements(name) * DATA_TYPES[str(layer.weight)].bytes
+        added = [value for value in self._weights(name) if layer.weight not in self._held_types(value, name)]
+        return sum(map(_elements, added)) * DATA_TYPES[str(layer.weight)].bytes
+
+    def _held_types(self, value: ir.Value, name: str) -> set[str | None]:
+        """Types that other layers hold a weight in."""
+        readers = {str(node.name) for node in value.consumers()} - {name}
+        return {self._layers[reader].weight for reader in readers & self._layers.keys()}
 
     def _seconds_of_layer(self, name: str, choice: Choice, call: CallSize) -> float:
         cost, layer = self._cost(name, choice, call), choice.layers[name]
@@ -132,6 +147,10 @@ class CostModel:
         return operator
 
 
+def _elements(weight: ir.Value) -> int:
+    return math.prod(size for size in weight.shape or () if isinstance(size, int))
+
+
 def seconds_by_layer(plan: PrecisionPlan, model: Path, device: str | None = None) -> dict[str, float]:
     """Modelled time of each layer of a plan in one default workload, by name.
 
@@ -145,7 +164,7 @@ def seconds_by_layer(plan: PrecisionPlan, model: Path, device: str | None = None
     """
     export = load_export(model)
     check_plan_fits_model(plan, export.model)
-    costs = CostModel(export.model, "time", device_for_arch(plan.arch, device), Workload())
+    costs = CostModel(export.model, plan, "time", device_for_arch(plan.arch, device), Workload())
     return {
         name: costs.seconds(Choice(kind="planned", layers={name: layer}))
         for name, layer in plan.layers.items()

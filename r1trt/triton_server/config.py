@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1trt.errors import ConfigError
+from r1trt.errors import UsageError
 from r1trt.lifetime.identity import ProcessIdentity
 
 HOST = "127.0.0.1"
@@ -39,7 +39,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError for ports that are not distinct."""
         if len({self.http_port, self.grpc_port, self.metrics_port}) < 3:
-            raise ConfigError(
+            raise UsageError(
                 "The ports have to differ.", found=f"{self.http_port}, {self.grpc_port}, {self.metrics_port}"
             )
 

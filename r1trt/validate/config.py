@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1trt.errors import ConfigError
+from r1trt.errors import UsageError
 
 DEFAULT_WINDOW = 512
 DEFAULT_TOKENS = 2048
@@ -37,4 +37,4 @@ class ValidateConfig:
         """Raises ConfigError for a value out of range."""
         for name, value in (("max_tokens", self.max_tokens), ("window", self.window)):
             if value < 2:
-                raise ConfigError(f"{name} is too small.", found=value, expected="2 or more")
+                raise UsageError(f"{name} is too small.", found=value, expected="2 or more")

@@ -78,6 +78,34 @@ def test_wrong_usage_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "UsageError"
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("build . --arch ada --plan file --calibration file", "--plan and --calibration exclude each other"),
+        ("build . --no-cache --max-seq-len 8 --arch cpu", "--no-cache builds none"),
+        ("generate . --raw --system Be-brief --prompt Hello", "leave out --raw, or --system"),
+        ("precision search . --arch ada", "A search needs a budget."),
+        ("precision search . --arch ada --max-kl 1 --max-perplexity-increase 1%", "needs one budget"),
+        ("precision search . --arch ada --max-kl 0", "above 0"),
+        ("plugins check --sm 90", "A compute capability is named for compiling alone."),
+        ("plugins check --host --time-budget 0", "The time budget must be positive."),
+    ],
+)
+def test_options_that_contradict_each_other_are_wrong_usage(
+    command: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("a file")
+    assert main(command.split()) == 2
+    assert says in capsys.readouterr().err
+    assert main([*command.split(), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 2
+
+
 def test_a_bug_is_not_hidden(fail_with: FailWith) -> None:
     fail_with(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):

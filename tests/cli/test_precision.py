@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
+from r1trt.calibrate.text import MIN_TOKENS
 from r1trt.cli import cli, main
 
 OPTIONS = {
@@ -26,6 +27,17 @@ def test_options_are_these(name: str) -> None:
     assert isinstance(group, click.Group) and set(group.commands) == set(OPTIONS)
     found = {option for parameter in group.commands[name].params for option in parameter.opts}
     assert found == set(OPTIONS[name].split())
+
+
+def test_texts_are_as_long_as_they_must_be() -> None:
+    group = cli.commands["precision"]
+    assert isinstance(group, click.Group)
+    least = {
+        option.name: option.type.min
+        for option in group.commands["search"].params
+        if str(option.name).endswith("_tokens") and isinstance(option.type, click.IntRange)
+    }
+    assert [least[name] for name in ("screen_tokens", "search_tokens", "final_tokens")] == [MIN_TOKENS] * 3
 
 
 @pytest.mark.parametrize("name", OPTIONS)

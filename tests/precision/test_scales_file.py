@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +39,74 @@ def test_long_lists_lie_in_a_file_and_read_back(tmp_path: Path) -> None:
     assert load_plan(path) == LONG
     assert f"weight_scale:\n      stored: {ROWS}\n" in path.read_text()
     np.testing.assert_array_equal(load_file(scales)[KEY], np.asarray(SCALES, np.float32))
+
+
+OTHER = replace(LONG, layers={**LONG.layers, Q: replace(LONG.layers[Q], weight_scale=SCALES[::-1])})
+
+
+def names(directory: Path) -> set[str]:
+    return {item.name for item in directory.iterdir()}
+
+
+@pytest.mark.parametrize("earlier", [LONG, OTHER, PLAN], ids=["same", "other", "short"])
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_write_that_is_killed_leaves_the_earlier_plan(
+    earlier: PrecisionPlan, written: int, tmp_path: Path
+) -> None:
+    """A process that dies before the file number `written` is in place; the next one clears up."""
+    path = tmp_path / "precision.yaml"
+    save_plan(earlier, path)
+    (tmp_path / "new").mkdir()
+    save_plan(LONG, tmp_path / "new" / "precision.yaml")
+    program = """
+import os, sys
+from pathlib import Path
+from r1trt.precision.plan_file import load_plan, save_plan
+
+count, rename = int(sys.argv[3]), Path.replace
+
+def dies(self, target):
+    global count
+    if count == 0:
+        os._exit(9)
+    count -= 1
+    return rename(self, target)
+
+plan = load_plan(Path(sys.argv[1]))
+Path.replace = dies
+save_plan(plan, Path(sys.argv[2]))
+"""
+    arguments = [str(tmp_path / "new" / "precision.yaml"), str(path), str(written)]
+    assert subprocess.run([sys.executable, "-c", program, *arguments], check=False).returncode == 9
+    assert load_plan(path) == earlier
+    shutil.rmtree(tmp_path / "new")
+    files = save_plan(LONG, path)
+    assert load_plan(path) == LONG
+    assert names(tmp_path) == {file.name for file in files} and len(files) == 2
+
+
+def test_plans_take_turns_in_names(tmp_path: Path) -> None:
+    path, first = saved(tmp_path)
+    _, second = save_plan(OTHER, path)
+    assert second != first and load_plan(path) == OTHER
+    assert names(tmp_path) == {path.name, second.name}
+    assert save_plan(LONG, path)[1] == first and names(tmp_path) == {path.name, first.name}
+    assert save_plan(PLAN, path) == [path] and names(tmp_path) == {path.name}
+
+
+def test_scales_that_another_plan_names_stay(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(path.read_text())
+    save_plan(OTHER, path)
+    assert (load_plan(path), load_plan(edited)) == (OTHER, LONG)
+
+
+def test_scales_beside_what_cannot_be_read_stay(tmp_path: Path) -> None:
+    path, scales = saved(tmp_path)
+    (tmp_path / "folder.yaml").mkdir()
+    save_plan(OTHER, path)
+    assert load_plan(path) == OTHER and scales.exists()
 
 
 def test_short_lists_stay_in_the_text(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ IDS = np.random.default_rng(3).integers(2, 300, 40)
 
 def chain_logits(case: Case, kind: str | None) -> np.ndarray:
     plan = case.exact if kind is None else case.plans[kind]
-    (state,) = case.chain.hidden_states(plan, [IDS])
+    (state,) = case.chain.hidden_states(plan, [IDS], "a test")
     return case.chain.session(case.chain.head, plan)(state)[0]
 
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from search_case import Case
 
-from r1trt.evaluate.logits import LogitsComparison
-from r1trt.search.candidates import plan_of_choices
-from r1trt.search.damage import Damage, measured_damages
-from r1trt.search.divergence import Reference
+from r1trt.evaluate.divergence import Reference
+from r1trt.search.candidates import Group, plan_of_choices
+from r1trt.search.damage import Damage, Damages, measured_damages
+from r1trt.search.damage_cache import DamageCache
 
 WINDOWS = [np.random.default_rng(seed).integers(2, 300, 32) for seed in (1, 2)]
-
-
-def test_kl_is_that_of_the_evaluation() -> None:
-    generator = np.random.default_rng(0)
-    exact, tested = generator.normal(size=(2, 50, 300)).astype(np.float32) * 4
-    comparison = LogitsComparison()
-    comparison.update(exact, tested, np.full(50, -1))
-    np.testing.assert_allclose(Reference(exact).kl(tested), comparison.kl_T, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(Reference(exact).kl(exact), 0.0, atol=1e-5)
 
 
 def test_groups_partition_what_can_be_narrower(case: Case) -> None:
@@ -57,7 +52,7 @@ def test_a_damage_is_that_of_a_model_with_one_group_changed(case: Case, at: int)
 
 
 def logits(case: Case, plan: object, window: np.ndarray) -> np.ndarray:
-    (state,) = case.chain.hidden_states(plan, [window])  # type: ignore[arg-type]  # a plan
+    (state,) = case.chain.hidden_states(plan, [window], "a test")  # type: ignore[arg-type]  # a plan
     return case.chain.session(case.chain.head, plan)(state)[0]  # type: ignore[arg-type]  # a plan
 
 
@@ -67,3 +62,28 @@ def test_what_is_known_is_not_measured_again(case: Case) -> None:
         for group in case.groups
     }
     assert not list(measured_damages(case.chain, case.exact, case.groups, WINDOWS, known))
+
+
+def test_what_was_measured_is_known_by_types_and_scales(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R1TRT_CACHE", str(tmp_path))
+    group, *others = case.groups
+    DamageCache(case.groups, WINDOWS, ["weights"]).add(group.name, "fp8", Damage(kl=1.0, error=0.5))
+
+    def known(first: Group, weights: str = "weights") -> Damages:
+        return DamageCache([first, *others], WINDOWS, [weights]).read()
+
+    def changed(**fields: Any) -> Group:
+        choices = [
+            replace(choice, layers={name: replace(layer, **fields) for name, layer in choice.layers.items()})
+            for choice in group.choices
+        ]
+        return replace(group, choices=tuple(choices))
+
+    found = {group.name: {"fp8": Damage(kl=1.0, error=0.5)}}
+    assert known(group) == known(changed(reason="in other words")) == found
+    fewer = replace(group, choices=tuple(choice for choice in group.choices if choice.kind != "fp8 by row"))
+    assert known(fewer) == found
+    assert not known(changed(output="fp32"))
+    assert not known(group, "other weights")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_checkpoints import write_tokenizer
 
 from r1trt.artifacts import BuildArtifact
 from r1trt.build.config import BuildConfig
@@ -14,6 +16,7 @@ from r1trt.build.pipeline import build_engine
 from r1trt.cli import main
 from r1trt.data import CALIBRATION
 from r1trt.errors import ConfigError, PlanError
+from r1trt.export.io import load_export
 from r1trt.precision.plan_file import load_plan
 from r1trt.search.config import Budget, SearchConfig
 from r1trt.search.result import SearchResult
@@ -32,7 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
-def searched(export: Path, output: Path, budget: Budget, **options: Any) -> SearchResult:
+def searched(export: Path, output: Path, budget: Budget | None, **options: Any) -> SearchResult:
     config = SearchConfig(model=export, arch="ada", budget=budget, output=output, **{**TOKENS, **options})
     result, directory = search_precision(config)
     assert directory == output
@@ -76,13 +79,13 @@ def test_int8_serves_where_there_is_no_fp8(llama_export: Path, tmp_path: Path) -
 
 def test_without_a_limit_everything_is_the_cheapest(llama_export: Path, tmp_path: Path) -> None:
     found = searched(llama_export, tmp_path / "all", Budget(kl=1e9))
-    assert found.chosen.fp8_share == 1.0
+    assert found.chosen.narrow_share == found.chosen.fp8_share == 1.0
     assert found.chosen.seconds == min(point.seconds for point in found.front)
 
 
 def test_the_plan_keeps_the_budget_and_is_cheaper_than_bf16(result: tuple[SearchResult, Path]) -> None:
     found, directory = result
-    budget = Budget(kl=float(found.budget.split()[-2]))
+    budget = Budget(kl=float(found.goal.split()[-2]))
     (widest,) = [point for point in found.points if point.name == "all BF16"]
     assert found.chosen.searched is not None and keeps(found.chosen.searched, Budget(kl=budget.nats * 1.01))
     assert len(set(found.chosen.kinds.values())) > 1 and found.chosen.seconds < widest.seconds
@@ -122,10 +125,16 @@ def test_page_and_figures_hold_the_same(result: tuple[SearchResult, Path]) -> No
 
 
 def test_a_point_of_the_front_can_be_taken(llama_export: Path, tmp_path: Path) -> None:
-    found = searched(llama_export, tmp_path / "front", Budget(kl=1.0), from_front=2)
+    found = searched(llama_export, tmp_path / "front", None, from_front=2)
     assert found.chosen.kinds == found.front[1].kinds
+    assert (found.goal, found.facts["keeps_heldout"]) == ("point 2 of the front", None)
+    page = (tmp_path / "front" / "report.html").read_text()
+    assert "Goal: point 2 of the front." in page and "beyond the budget" not in page
+    held = searched(llama_export, tmp_path / "held", Budget(kl=1e-9), from_front=2)
+    assert held.goal == "point 2 of the front, held against a KL divergence of at most 1e-09 nats"
+    assert held.facts["keeps_heldout"] is False
     with pytest.raises(ConfigError, match="no such point"):
-        searched(llama_export, tmp_path / "other", Budget(kl=1.0), from_front=999)
+        searched(llama_export, tmp_path / "other", None, from_front=999)
 
 
 def test_what_was_measured_is_not_measured_again(
@@ -150,6 +159,10 @@ def test_what_was_measured_is_not_measured_again(
     with pytest.raises(CutOffError):
         search_precision(config, interrupt)
     search_precision(config, lambda *event: phases.append(event))
+    assert {"running FP32 on search text", "running all wide on search text"} < {phase[0] for phase in phases}
+    assert {"running FP32 on held-out text", "running all BF16 on held-out text"} < {
+        item[0] for item in phases
+    }
     measured = [(done, total) for phase, done, total in phases if phase == "measuring layers"]
     assert (measured[0][1], measured[-1][0]) == (total_of_first[0] - 5, total_of_first[0] - 5)
     search_precision(config, lambda *event: phases.append(event))
@@ -173,7 +186,8 @@ def test_a_budget_that_cannot_be_met_says_what_can(llama_export: Path, tmp_path:
     ("options", "says"),
     [
         ({"arch": "cpu"}, "nothing to choose from for --arch cpu"),
-        ({"heldout": SHORT}, "too short to measure"),
+        ({"heldout": SHORT}, "heldout text is too short to measure on[^$]*short.txt[^$]*--heldout"),
+        ({"calibration": SHORT}, "calibration text is too short to measure on[^$]*short.txt"),
         ({"heldout": CALIBRATION}, "nothing else reads"),
         ({"device": "h100"}, "No such device of --arch ada"),
         ({"device": "abacus"}, "No such device"),
@@ -192,6 +206,9 @@ def test_what_cannot_be_searched_is_refused(
 def test_there_is_one_budget(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="one budget"):
         Budget(**values)
+    with pytest.raises(ConfigError, match="needs a budget") as caught:
+        SearchConfig(model=Path("model"), arch="ada")
+    assert "--from-front" in caught.value.details["expected"]
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
@@ -220,8 +237,11 @@ def test_the_command(llama_export: Path, tmp_path: Path, capsys: pytest.CaptureF
     )
     text = capsys.readouterr().out
     assert "searched" in text and "100.0%" in text and f"plan: {output}/plan.yaml" in text
-    assert main(["precision", "search", str(llama_export), "--arch", "ada", *ARGUMENTS]) == 1
-    assert "one budget" in capsys.readouterr().err
+    assert "nothing narrower" not in text and "minimized: modelled time on L40S" in text
+    following = f"next: r1trt build {llama_export} --arch ada --plan {output}/plan.yaml"
+    assert following in text.splitlines()
+    assert main(["precision", "search", str(llama_export), "--arch", "ada", *ARGUMENTS]) == 2
+    assert "needs a budget" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +288,23 @@ def test_a_layer_is_explained(
     assert layer in capsys.readouterr().err
 
 
+def test_figures_without_groups_explain_nothing(
+    result: tuple[SearchResult, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(result[1], older)
+    figures = json.loads((older / "search.json").read_text())
+    assert figures["groups"]["model.layers.0.self_attn.q_proj+k_proj+v_proj"] == [
+        f"model.layers.0.self_attn.{name}_proj" for name in "qkv"
+    ]
+    del figures["groups"]
+    (older / "search.json").write_text(json.dumps(figures))
+    assert main(["precision", "explain", str(older), "model.layers.0.self_attn.k_proj"]) == 1
+    assert "do not say which layers chose together" in capsys.readouterr().err
+    assert main(["precision", "explain", str(tmp_path), "model.layers.0.self_attn.k_proj"]) == 1
+    assert "This directory holds no search." in capsys.readouterr().err
+
+
 def test_a_prompt_is_bisected(llama_export: Path, plan: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["precision", "bisect", str(llama_export), plan, "--prompt", "The cat sat on the mat."]
     assert main([*command, "--json"]) == 0
@@ -278,3 +315,27 @@ def test_a_prompt_is_bisected(llama_export: Path, plan: str, capsys: pytest.Capt
     kls = [layer["kl"] for layer in found["layers"]]
     assert kls == sorted(kls, reverse=True) and kls[0] > 0
     assert main(command) == 0 and "next token:" in capsys.readouterr().out
+
+
+def test_a_prompt_of_another_tokenizer_is_refused(
+    llama_export: Path, plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(llama_export, export)
+    larger = tmp_path / "larger"
+    larger.mkdir()
+    write_tokenizer(larger, 2 * load_export(export).config.vocab_size)
+    shutil.copy(larger / "tokenizer.json", export / "tokenizer.json")
+    assert main(["precision", "bisect", str(export), plan, "--prompt", "PreTrainedTokenizerFast"]) == 1
+    assert "token ids that the model's vocabulary does not have" in capsys.readouterr().err
+
+
+def test_of_hoppers_builder_nobody_knows_what_it_executes(
+    llama_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["precision", "search", str(llama_export), "--from-front", "1", *ARGUMENTS]
+    for arch, known in (("hopper", False), ("ada", True)):
+        assert main([*command, "--arch", arch, "-o", str(tmp_path / arch)]) == 0
+        page = (tmp_path / arch / "report.html").read_text()
+        for text in (capsys.readouterr().out, page):
+            assert ("has not been asked" in text) is not known
