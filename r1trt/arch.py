@@ -9,7 +9,7 @@ from typing import Literal
 
 from r1trt.errors import ConfigError, PlanError
 
-BuildPrecision = Literal["fp8", "int8", "bf16", "fp32"]
+BuildPrecision = Literal["fp8", "int8", "int4", "bf16", "fp32"]
 Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 
 
@@ -126,6 +126,13 @@ def require_precision(arch: Architecture, precision: BuildPrecision) -> None:
     Raises:
         PlanError: Says what it lacks and what to use.
     """
+    if precision == "int4" and arch.sms:
+        raise PlanError(
+            f"--arch {arch.name} cannot run INT4.",
+            found="TensorRT-RTX takes INT4 weights with BF16 scales alone, and full TensorRT was not asked",
+            expected="cpu",
+            fix=f"build with --arch {arch.name} --int8, or for cpu",
+        )
     if precision == "fp8" and not arch.fp8:
         raise PlanError(
             f"--arch {arch.name} cannot run FP8.",

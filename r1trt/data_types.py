@@ -35,8 +35,13 @@ class DataType:
 
     @property
     def bytes(self) -> int:
-        """Bytes of one element."""
+        """Bytes of one element in an array."""
         return self.numpy.itemsize
+
+    @property
+    def bits(self) -> int:
+        """Bits of one element where it is stored: two of INT4 share a byte."""
+        return 4 if self.name == "int4" else 8 * self.bytes
 
 
 def _row(name: str, numpy: Any, safetensors: str, onnx: tuple[int, str], *rest: str | None) -> DataType:
@@ -62,6 +67,7 @@ _ROWS = (
     _row("fp8_e8m0", ml_dtypes.float8_e8m0fnu, "F8_E8M0", (24, "FLOAT8E8M0"), "E8M0"),
     _row("fp64", "<f8", "F64", (11, "DOUBLE"), None, "TYPE_FP64"),
     _row("complex64", "<c8", "C64", (14, "COMPLEX64")),
+    _row("int4", ml_dtypes.int4, "I4", (22, "INT4"), "INT4"),
     _row("int8", "i1", "I8", (3, "INT8"), "INT8", "TYPE_INT8"),
     _row("int16", "<i2", "I16", (5, "INT16"), None, "TYPE_INT16"),
     _row("int32", "<i4", "I32", (6, "INT32"), "INT32", "TYPE_INT32"),

@@ -45,7 +45,10 @@ Examples:
     "--arch", type=click.Choice(tuple(ARCHITECTURES)), help="What the engine will run on.  [required]"
 )
 @click.option("--fp8", is_flag=True, help="Matrix products in FP8, the rest as --bf16.")
-@click.option("--int8", is_flag=True, help="Weights of linears in INT8, the rest as --bf16.")
+@click.option(
+    "--int8", is_flag=True, help="Weights of linears in INT8, the rest as --bf16; for cpu as --fp32."
+)
+@click.option("--int4", is_flag=True, help="For cpu: weights of linears in INT4, of the head in INT8.")
 @click.option("--bf16", is_flag=True, help="BF16; norms, router and softmax in FP32.")
 @click.option("--fp32", is_flag=True, help="FP32 throughout.")
 @click.option(
@@ -106,7 +109,14 @@ Examples:
 @output_option("ARCH-PRECISION in MODEL")
 @json_option
 def build(
-    fp8: bool, int8: bool, bf16: bool, fp32: bool, no_cache: bool, as_json: bool, **options: Any
+    fp8: bool,
+    int8: bool,
+    int4: bool,
+    bf16: bool,
+    fp32: bool,
+    no_cache: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Build an engine from MODEL, an export.
 
@@ -119,7 +129,7 @@ def build(
     from r1trt.build.config import BuildConfig
     from r1trt.build.pipeline import build_engine
 
-    precision = _precision({"fp8": fp8, "int8": int8, "bf16": bf16, "fp32": fp32})
+    precision = _precision({"fp8": fp8, "int8": int8, "int4": int4, "bf16": bf16, "fp32": fp32})
     config = BuildConfig(**options, precision=precision, cache=not no_cache)
     started = time.perf_counter()
     with progress_reporter() as progress:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 DOMAIN = "r1trt"
+MICROSOFT = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
 DOMAIN_VERSION = 1
 OPSET = 24
 IR_VERSION = 12

@@ -60,11 +60,14 @@ class Emitter:
         dtype: ir.DataType,
         dims: Sequence[int | str | ir.SymbolicDim | None],
         attributes: Mapping[str, Any] | None = None,
+        domain: str = "",
     ) -> ir.Value:
         """Insert one node with one output."""
         name = f"{self.key}/{what}"
         output = ir.Value(name=f"{name}/out", type=ir.TensorType(dtype), shape=ir.Shape(dims))
-        made = ir.node(op_type, inputs, dict(attributes or {}), outputs=[output], name=name)
+        made = ir.node(op_type, inputs, dict(attributes or {}), domain=domain, outputs=[output], name=name)
+        if domain:
+            self.graph.opset_imports.setdefault(domain, 1)
         self.graph.insert_before(self._anchor, made)
         return output
 

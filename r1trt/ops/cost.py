@@ -90,7 +90,7 @@ def _totals(pairs: Iterable[tuple[str | None, int]]) -> dict[str, int]:
 
 
 def _bytes(pairs: Iterable[tuple[str | None, int]]) -> dict[str, int]:
-    return {name: count * DATA_TYPES[name].bytes for name, count in _totals(pairs).items()}
+    return {name: count * DATA_TYPES[name].bits // 8 for name, count in _totals(pairs).items()}
 
 
 def _sum(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:

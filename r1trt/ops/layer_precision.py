@@ -10,11 +10,12 @@ from typing import Literal, get_args
 from r1trt.errors import PlanError
 from r1trt.graph.weights import Scale
 
-Precision = Literal["fp8_e4m3", "int8", "bf16", "fp32", "int64"]
+Precision = Literal["fp8_e4m3", "int8", "int4", "bf16", "fp32", "int64"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FP8: Precision = "fp8_e4m3"
 INT8: Precision = "int8"
-QUANTIZED: tuple[Precision, ...] = (FP8, INT8)
+INT4: Precision = "int4"
+QUANTIZED: tuple[Precision, ...] = (FP8, INT8, INT4)
 """Types whose values are codes times scales."""
 WIDE: tuple[Precision, ...] = ("bf16", "fp32")
 Implementation = Literal["native", "plugin"]
@@ -45,6 +46,8 @@ class LayerPrecision:
         weight_scale: Scale of quantized weights, one number or one for each index of `weight_axis`; of
             experts that of `w_gate_up`, one an expert and last the shared expert's.
         weight_axis: Axis of the weight that `weight_scale` runs along; None for a single scale.
+        block_size: Neighbours along a row of an `int8` or `int4` weight that share a scale, which is found
+            while the weight is written. An `int8` input is then quantized as it comes, in the same blocks.
         mid_scale: Experts: scale of the FP8 input of `w_down`.
         down_scale: Experts: scales of `w_down`, in the same order.
         shared_weight: Experts: type of the shared expert's weights.
@@ -65,6 +68,7 @@ class LayerPrecision:
     input_scale: float | None = None
     weight_scale: Scale | None = None
     weight_axis: int | None = None
+    block_size: int | None = None
     mid_scale: float | None = None
     down_scale: Scale | None = None
     shared_weight: Precision | None = None
@@ -86,8 +90,13 @@ class LayerPrecision:
         return self.input in QUANTIZED
 
     @property
+    def finds_scales(self) -> bool:
+        """Whether all scales come from elsewhere than the plan: the checkpoint, or the blocks themselves."""
+        return self.own_scales or self.block_size is not None
+
+    @property
     def quantizes_weight(self) -> bool:
-        """Whether the layer's weights are stored as codes, in FP8 or INT8."""
+        """Whether the layer's weights are stored as codes: FP8, INT8 or INT4."""
         return self.weight in QUANTIZED
 
 

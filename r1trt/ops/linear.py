@@ -12,10 +12,12 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.graph.edit import Emitter, data_type, dims_of
+from r1trt.data_types import DATA_TYPES
+from r1trt.graph.block_codes import BlockGrid
+from r1trt.graph.edit import FLOAT, Emitter, data_type, dims_of
 from r1trt.graph.functions import to_float
 from r1trt.graph.network_view import LayerParts, ReadBack
-from r1trt.graph.weights import matmul_weight, typed_weight
+from r1trt.graph.weights import block_product, matmul_weight, typed_weight
 from r1trt.ops.cost import CallSize, Cost, Dims, cost_of
 from r1trt.ops.layer_function import LayerFunction
 from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
@@ -93,8 +95,11 @@ class Linear(LayerFunction[LinearSpec]):
         return {"weight_scale": [weight]}
 
     def realize(self, node: ir.Node, layer: LayerPrecision) -> None:
-        """Replace the node by Transpose, MatMul and Add."""
+        """Replace the node by Transpose, MatMul and Add, or by a product of blocks."""
         emit = Emitter(node, str(node.name))
+        if layer.block_size is not None:
+            self._realize_blocks(node, layer, emit)
+            return
         act = data_type(product_output(layer))
         x = emit.cast(self.required(node, "x"), act, "CastInput")
         if layer.input_scale is not None:
@@ -108,6 +113,13 @@ class Linear(LayerFunction[LinearSpec]):
             y = emit.node("Add", "AddBias", [y, bias], act, dims_of(y))
         emit.finish(node, emit.cast(y, data_type(layer.output), "CastProduct"))
 
+    def _realize_blocks(self, node: ir.Node, layer: LayerPrecision, emit: Emitter) -> None:
+        """One MatMulNBits of ONNX Runtime, which adds the bias too."""
+        x = emit.cast(self.required(node, "x"), FLOAT, "CastInput")
+        bias = typed_weight(emit.graph, self.required(node, "b"), FLOAT) if "b" in self.inputs else None
+        grid = BlockGrid(bits=DATA_TYPES[str(layer.weight)].bits, size=layer.block_size or 0)
+        emit.finish(node, block_product(emit, x, self.required(node, "w"), grid, bias, layer.quantizes_input))
+
     def read_back(self, parts: LayerParts, layer: LayerPrecision) -> ReadBack:
         """Types of the product."""
         return ReadBack(asked_of_product(layer), parts.product_types(parts.products))
@@ -118,7 +130,12 @@ class Linear(LayerFunction[LinearSpec]):
         act, bias = product_output(layer), spec.out_features * spec.has_bias
         return cost_of(
             macs=[(layer.input, rows * weights), (act, rows * bias)],
-            reads=[(layer.input, rows * spec.in_features), (layer.weight, weights), (act, bias)],
+            reads=[
+                (layer.input, rows * spec.in_features),
+                (layer.weight, weights),
+                (act, bias),
+                ("fp32", weights // layer.block_size if layer.block_size else 0),
+            ],
             writes=[(layer.output, rows * spec.out_features)],
         )
 

@@ -154,12 +154,12 @@ class Operator(Signature, ABC, Generic[Spec]):
 
     def missing_input_scales(self, layer: LayerPrecision) -> tuple[str, ...]:
         """Those that calibration measures on text."""
-        needed = self.input_scales * (layer.quantizes_input and not layer.own_scales)
+        needed = self.input_scales * (layer.quantizes_input and not layer.finds_scales)
         return tuple(name for name in needed if getattr(layer, name) is None)
 
     def missing_weight_scales(self, layer: LayerPrecision) -> tuple[str, ...]:
         """Those that calibration measures on the weights."""
-        needed = self.weight_scales * (layer.quantizes_weight and not layer.own_scales)
+        needed = self.weight_scales * (layer.quantizes_weight and not layer.finds_scales)
         return tuple(name for name in needed if getattr(layer, name) is None)
 
     def scaled_weights(self, node: ir.Node, *, by_row: bool) -> dict[str, list[ScaledWeight]]:

@@ -7,20 +7,41 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from r1trt.graph.block_codes import BLOCK_SIZES
 from r1trt.graph.edit import FLOAT, Emitter, dims_of
 from r1trt.graph.network_view import Types
-from r1trt.ops.layer_precision import FP8, QUANTIZED, WIDE, AllowedTypes, LayerPrecision, Precision
+from r1trt.ops.layer_precision import FP8, INT4, INT8, WIDE, AllowedTypes, LayerPrecision, Precision
 
-PRODUCT_TYPES = AllowedTypes(input=(*QUANTIZED, *WIDE), weight=(*QUANTIZED, *WIDE))
+PRODUCT_TYPES = AllowedTypes(input=(FP8, INT8, *WIDE), weight=(FP8, INT8, INT4, *WIDE))
 EXPERT_TYPES = AllowedTypes(input=(FP8, *WIDE), weight=(FP8, *WIDE))
 
 
 def product_problems(layer: LayerPrecision) -> Iterator[str]:
     """Both operands of a product have one type, and so has what they are dequantized to."""
+    if layer.block_size is not None:
+        yield from _block_problems(layer)
+        return
+    if layer.weight == INT4:
+        yield "weight is int4 without block_size; INT4 has a scale a block"
     if layer.quantizes_input and layer.weight != layer.input:
         yield f"input is {layer.input} and weight {layer.weight}; a product of codes has one type for both"
     elif not layer.quantizes_weight and layer.weight != layer.input:
         yield f"input is {layer.input} and weight {layer.weight}; a product has one type for both"
+
+
+def _block_problems(layer: LayerPrecision) -> Iterator[str]:
+    """Weights in blocks meet activations in FP32, or those rounded to INT8 as they come."""
+    if layer.weight not in (INT8, INT4):
+        yield f"block_size belongs to an int8 or int4 weight, and weight is {layer.weight}"
+    if layer.input not in (INT8, "fp32") or layer.output != "fp32":
+        yield (
+            f"input is {layer.input} and output {layer.output}; a product of weights in blocks takes int8 or "
+            "fp32 and gives fp32"
+        )
+    if layer.block_size not in BLOCK_SIZES:
+        yield f"block_size is {layer.block_size}, can be {', '.join(map(str, BLOCK_SIZES))}"
+    if layer.weight_scale is not None or layer.input_scale is not None:
+        yield "scales are given beside block_size; those of blocks are found while the weight is written"
 
 
 def product_output(layer: LayerPrecision) -> Precision:

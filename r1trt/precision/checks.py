@@ -108,6 +108,12 @@ def check_plan(plan: PrecisionPlan, arch: str, backend: Backend | None = None) -
         if plan.arch != arch
         else "plan with --int8 or --bf16, or build for ada, hopper or blackwell",
     )
+    if backend not in (None, "onnxruntime"):
+        _raise(
+            f"The precision plan cannot be built with {backend}: weights in blocks are ONNX Runtime's.",
+            [f"'{name}': block_size is given" for name, layer in plan.layers.items() if layer.block_size],
+            "build with --arch cpu, or give these layers int8 weights with one scale a row",
+        )
     if backend == "tensorrt-rtx":
         _raise(
             "The precision plan cannot be built with TensorRT-RTX, which multiplies by no block scales.",

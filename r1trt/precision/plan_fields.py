@@ -98,6 +98,7 @@ FIELD_READERS: Mapping[str, Callable[[object], Any]] = {
     "input_scale": _read_scale,
     "weight_scale": _read_scales,
     "weight_axis": _read_axis,
+    "block_size": _read_axis,
     "mid_scale": _read_scale,
     "down_scale": _read_scales,
     "shared_weight": _read_precision,

@@ -19,7 +19,8 @@ from r1trt.text import listing
 
 _COMMENT = """\
 # Precision plan: types and scales of each layer, by ONNX node name. Edit it for `r1trt build --plan`.
-# Types: fp8_e4m3, bf16, fp32. A quantized value is q * scale; scales are FP32, one per tensor or one per row.
+# Types: fp8_e4m3, int8, bf16, fp32. A quantized value is q * scale; scales are FP32, one a tensor or a row.
+# For cpu: int8 or int4 weights with a block_size have a scale a block, which is found while they are written.
 """
 
 

@@ -121,7 +121,7 @@ class CostModel:
 
     def _bytes_of_layer(self, name: str, layer: LayerPrecision) -> int:
         added = [value for value in self._weights(name) if layer.weight not in self._held_types(value, name)]
-        return sum(map(_elements, added)) * DATA_TYPES[str(layer.weight)].bytes
+        return sum(map(_elements, added)) * DATA_TYPES[str(layer.weight)].bits // 8
 
     def _held_types(self, value: ir.Value, name: str) -> set[str | None]:
         """Types that other layers hold a weight in."""
