@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from r1trt.calibrate.options import MIN_TOKENS
 from r1trt.errors import PlanError
 
-MIN_TOKENS = 256
+_READ_TIMES = 16
+"""Documents are read up to so many times the tokens that are wanted, so that as many have their turn."""
 
 TokenChunks = list[NDArray[np.int64]]
 
 
-def token_chunks(encoded: Sequence[Sequence[int]], *, length: int, tokens: int) -> TokenChunks:
+def token_chunks(encoded: Iterable[Sequence[int]], *, length: int, tokens: int) -> TokenChunks:
     """Cut documents into chunks of `length` tokens, taken from all documents in turn.
 
     Args:
-        encoded: Each document's token ids.
+        encoded: Each document's token ids; no more are asked for than the tokens can come from.
         length: Tokens of a chunk; the rest of a document is left out unless it is at least half a chunk.
         tokens: Tokens wanted in all.
 
@@ -29,19 +31,33 @@ def token_chunks(encoded: Sequence[Sequence[int]], *, length: int, tokens: int) 
         PlanError: The text is too short to measure ranges on.
     """
     taken: TokenChunks = []
-    for chunk in _in_turn(_usable([np.asarray(ids, np.int64) for ids in encoded], length)):
+    for chunk in _in_turn(_usable(_read(encoded, length, tokens), length)):
         if sum(map(len, taken)) >= tokens:
             break
         taken.append(chunk)
-    found = sum(map(len, taken))
-    if found < MIN_TOKENS:
+    found, needed = sum(map(len, taken)), max(min(length, tokens), MIN_TOKENS)
+    if found < needed:
         raise PlanError(
             "The calibration text is too short.",
             found=f"{found} tokens",
-            expected=f"at least {MIN_TOKENS}",
+            expected=f"at least {needed} tokens" + (": one window" if needed == length else ""),
             fix="pass a longer text with --calibration",
         )
     return taken
+
+
+def _read(encoded: Iterable[Sequence[int]], length: int, tokens: int) -> TokenChunks:
+    """Documents, each up to `tokens` tokens, until their first chunks or many short ones are enough."""
+    documents: TokenChunks = []
+    first = whole = 0
+    for ids in encoded:
+        documents.append(np.asarray(ids[: tokens + length], np.int64))
+        size = len(documents[-1])
+        first += min(size, length) if 2 * size >= length else 0
+        whole += size
+        if first >= tokens or whole >= _READ_TIMES * tokens:
+            break
+    return documents
 
 
 def _usable(documents: TokenChunks, length: int) -> list[TokenChunks]:

@@ -116,22 +116,18 @@ def _measured_space(
     progress: Progress,
 ) -> SearchSpace:
     """What is chosen from, every choice measured, here or by a search before."""
-    calibration = CalibrationConfig(tokenizer=export.artifact.path, text=config.calibration)
+    calibration = CalibrationConfig(
+        tokenizer=export.artifact.path, text=config.calibration, weights=export.weight_marks()
+    )
     plans = candidate_plans(export, config.arch, calibration, progress)
     groups = groups_of_candidates(export.model, plans)
-    cache = DamageCache(plans[BF16], groups, texts.screen, _weight_marks(export))
+    cache = DamageCache(plans[BF16], groups, texts.screen, export.weight_marks())
     damages = cache.read()
     for group, kind, damage in measured_damages(chain, exact, groups, texts.screen, damages, progress):
         cache.add(group, kind, damage)
         damages.setdefault(group, {})[kind] = damage
     base = replace(plans[FP8_TENSOR], layers=plans[BF16].layers)
     return SearchSpace(base=base, groups=groups, damages=damages, costs=costs)
-
-
-def _weight_marks(export: ExportedModel) -> list[str]:
-    """What tells this checkpoint's contents from another's of the same header, without reading them."""
-    files = export.artifact.manifest.weights.files
-    return [f"{file.header_sha256} {(export.weight_base / file.name).stat().st_mtime_ns}" for file in files]
 
 
 def _scores(export: ExportedModel, space: SearchSpace, texts: Texts, progress: Progress) -> CheapScores:
