@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
-from r1trt.runtime.prompts import documents_from_file, encoded_documents
-from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
+from r1trt.runtime.prompts import Document, documents_from_file, encoded_documents
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
+
+_CHARACTERS = 8
+"""Of a long text are read for each token that is wanted, and twice as many where they are not enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +86,29 @@ def calibrated_plan(
 
 def _chunks(text: Path, model: ir.Model, config: CalibrationConfig) -> TokenChunks:
     tokenizer, vocab_size = tokenizer_from_dir(config.tokenizer), _vocab_size(model)
-    encoded = (
-        ids
-        for document in documents_from_file(text)
-        for ids in encoded_documents([document], tokenizer, vocab_size=vocab_size)
-    )
+    encoded = (_beginning(document, config, tokenizer, vocab_size) for document in documents_from_file(text))
     try:
         return token_chunks(encoded, length=config.chunk, tokens=config.tokens)
     except (ConfigError, PlanError) as error:
         raise error.within(text) from error
+
+
+def _beginning(
+    document: Document, config: CalibrationConfig, tokenizer: TextTokenizer, vocab_size: int
+) -> Sequence[int]:
+    """Token ids of a document, of no more of a long text than the tokens can come from."""
+    wanted = config.tokens + config.chunk
+    characters = _CHARACTERS * wanted
+    while len(document.text) > characters:
+        beginning = document.text[:characters]
+        # Tokens end where words do.
+        text = next(iter(beginning.rsplit(maxsplit=1)), beginning)
+        [ids] = encoded_documents([Document(text=text)], tokenizer, vocab_size=vocab_size)
+        if len(ids) >= wanted:
+            return ids
+        characters *= 2
+    [ids] = encoded_documents([document], tokenizer, vocab_size=vocab_size)
+    return ids
 
 
 def _vocab_size(model: ir.Model) -> int:

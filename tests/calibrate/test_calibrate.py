@@ -154,6 +154,18 @@ def test_conversations_are_written_out_with_the_checkpoints_own_template(tmp_pat
     assert plans[0].layers == plans[1].layers
 
 
+@pytest.mark.parametrize("blank", ["", " " * 50_000], ids=["words", "blanks first"])
+def test_what_lies_far_behind_in_a_long_text_is_not_read(
+    blank: str, asa: tuple[Path, ExportedModel], tmp_path: Path
+) -> None:
+    checkpoint, model = asa
+    near, far = tmp_path / "near.txt", tmp_path / "far.txt"
+    near.write_text(blank + TEXT * 20)
+    far.write_text(near.read_text() + "Then other words came. " * 2000)
+    plans = [calibrated(model, config_for(checkpoint, tmp_path, text=text)) for text in (near, far)]
+    assert plans[0].layers == plans[1].layers
+
+
 def test_a_missing_tokenizer(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
     checkpoint, model = asa
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
