@@ -69,8 +69,9 @@ def calibrated_plan(
     measured = activation_scales(plan, model, weight_base, chunks, config, cache, progress)
     if measured.rare:
         progress(rare_experts_line(measured.rare), 1, 1)
+    weights = weight_scales(plan, model, progress, search_rows=config.method == "mse")
     layers = dict(plan.layers)
-    for scales in (measured.scales, weight_scales(plan, model, progress)):
+    for scales in (measured.scales, weights):
         layers |= {key: _completed(layers[key], scales[key]) for key in scales}
     record: dict[str, str | int | float] = {
         **plan.calibration,

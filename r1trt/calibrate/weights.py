@@ -1,4 +1,4 @@
-"""Scales of FP8 weights: the largest magnitudes of the checkpoint itself."""
+"""Scales of FP8 weights: the largest magnitudes of the checkpoint itself, or a search of each row's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from r1trt.calibrate.weight_search import searched_row_scales
 from r1trt.graph.block_scaled import BlockScaledTensor
 from r1trt.graph.quantize import WeightTensor, scale_from_amax, weight_amax
 from r1trt.graph.weights import FP8, weight_source_from_value
@@ -19,13 +20,16 @@ from r1trt.precision.scales_file import short_float
 from r1trt.progress import Progress
 
 
-def weight_scales(plan: PrecisionPlan, model: ir.Model, progress: Progress) -> dict[str, dict[str, Any]]:
+def weight_scales(
+    plan: PrecisionPlan, model: ir.Model, progress: Progress, *, search_rows: bool = False
+) -> dict[str, dict[str, Any]]:
     """Measure the weights of the layers that lack a scale of theirs.
 
     Args:
         plan: Says which layers, and whether a row of a weight has a scale of its own.
         model: The graph that the plan is for.
         progress: Called with ("measuring weights", layers done, layers).
+        search_rows: Whether scales of rows are those of the smallest squared error.
 
     Returns:
         `LayerPrecision`'s scales, by plan key.
@@ -39,17 +43,17 @@ def weight_scales(plan: PrecisionPlan, model: ir.Model, progress: Progress) -> d
     for done, name in enumerate(quantized):
         progress("measuring weights", done, len(quantized))
         weights = operator_of_layer(plan.layers[name]).scaled_weights(nodes[name], by_row=by_row)
-        found[name] = _measured(weights)
+        found[name] = _measured(weights, search_rows=search_rows)
     progress("measuring weights", len(quantized), len(quantized))
     return found
 
 
-def _measured(weights: dict[str, list[ScaledWeight]]) -> dict[str, Any]:
+def _measured(weights: dict[str, list[ScaledWeight]], *, search_rows: bool) -> dict[str, Any]:
     """The lists of scales; a list of one number that runs along no axis is a number."""
     found: dict[str, Any] = {"weight_axis": None}
     changed = whole = 0.0
     for name, parts in weights.items():
-        by_part = [_scales(part) for part in parts]
+        by_part = [_scales(part, search_rows=search_rows) for part in parts]
         scales = tuple(scale for part in by_part for scale in part)
         for part, own in zip(parts, by_part, strict=True):
             squares = _squares(part, own)
@@ -72,7 +76,9 @@ def _squares(weight: ScaledWeight, scales: tuple[float, ...]) -> tuple[float, fl
     return WeightTensor(source, FP8, name=source.name, scale=scale).squares()
 
 
-def _scales(weight: ScaledWeight) -> tuple[float, ...]:
+def _scales(weight: ScaledWeight, *, search_rows: bool) -> tuple[float, ...]:
     source = weight_source_from_value(weight.value, weight.block_scales)
-    amax = weight_amax(source, weight.axis)
-    return tuple(short_float(scale) for scale in scale_from_amax(amax).reshape(-1))
+    scales = scale_from_amax(weight_amax(source, weight.axis)).reshape(-1)
+    if search_rows and weight.axis is not None and source.rows_per_index == 1:
+        scales = searched_row_scales(source, scales)
+    return tuple(short_float(scale) for scale in scales)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from calibrate.calibrations import TEXT, TOKENS, calibrated, chunks_of, config_for, exported, seen_by_hooks
+from safetensors.torch import load_file
 from tiny_checkpoints import write_llama, write_r1_asa
 
 from r1trt.calibrate.calibrate import calibrated_plan
 from r1trt.calibrate.ranges import MSE_FRACTIONS
+from r1trt.calibrate.weight_search import WEIGHT_FRACTIONS
 from r1trt.errors import CheckpointError
 from r1trt.export.io import ExportedModel
 from r1trt.graph.quantize import fp8_from_float
@@ -115,6 +117,27 @@ def test_row_scales(tmp_path: Path) -> None:
     weight = model.model.graph.initializers["model.layers.0.mlp.up_proj.weight"].const_value
     assert weight is not None and layer.weight_axis == 0
     assert layer.weight_scale == pytest.approx(np.abs(weight.numpy()).max(axis=1) / 448, rel=1e-6)
+
+
+def test_the_error_search_finds_the_best_candidate_of_each_row(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True)
+    model = exported(checkpoint, tmp_path / "export")
+    key = "model.layers.0.mlp.up_proj"
+    layer = calibrated(model, config_for(checkpoint, tmp_path, method="mse"), "channel").layers[key]
+    state = load_file(checkpoint / "model.safetensors")
+    rows = state[f"{key}.weight"].float().numpy()
+    assert isinstance(layer.weight_scale, tuple) and len(layer.weight_scale) == len(rows)
+    smaller = 0
+    for row, scale in zip(rows, layer.weight_scale, strict=True):
+        candidates = [np.float32(np.abs(row).max() / 448 * part) for part in WEIGHT_FRACTIONS]
+        errors = [
+            float(((fp8_from_float(row, at).astype(np.float32) * at - row) ** 2).sum()) for at in candidates
+        ]
+        chosen = int(np.argmin(np.abs(np.array(candidates) - scale)))
+        assert scale == pytest.approx(float(candidates[chosen]), rel=1e-6)
+        assert errors[chosen] <= min(errors) * (1 + 1e-5)
+        smaller += chosen > 0
+    assert smaller, "the search never found anything smaller"
 
 
 def test_given_scales_stay(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
