@@ -10,6 +10,7 @@ from r1trt.arch import Backend, BuildPrecision
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.export import ExportManifest
 from r1trt.artifacts.manifest import MANIFEST_FILE
+from r1trt.calibrate.options import PERCENTILE, TOKENS, CalibrationMethod, CalibrationOptions
 from r1trt.errors import ConfigError, UsageError
 from r1trt.precision.implementations import PluginUse
 from r1trt.precision.rules import Requantize
@@ -17,6 +18,7 @@ from r1trt.precision.rules import Requantize
 BackendOption = Backend | Literal["auto"]
 
 DEFAULT_ENGINES = Path("engines")
+_CALIBRATION = ("calibration", "calibration_method", "calibration_percentile", "calibration_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,9 @@ class BuildConfig:
         plan: Precision plan to use in place of the rules'.
         requantize: What becomes of a checkpoint's FP8 with block scales where no product takes it.
         calibration: Text to measure FP8 scales on; None takes the package's.
+        calibration_method: How FP8 scales follow from what was measured; None means "mse".
+        calibration_percentile: For the method "percentile", in percent; None means 99.99.
+        calibration_tokens: Tokens to measure on; None means 8192.
         backend: Builder.
         max_batch_size: Rows of a call at most; None means 4.
         max_input_len: Tokens of a call at most; None means 512, or less where the capacity or the scores of
@@ -56,6 +61,9 @@ class BuildConfig:
     plan: Path | None = None
     requantize: Requantize = "none"
     calibration: Path | None = None
+    calibration_method: CalibrationMethod | None = None
+    calibration_percentile: float | None = None
+    calibration_tokens: int | None = None
     backend: BackendOption = "auto"
     max_batch_size: int | None = None
     max_input_len: int | None = None
@@ -75,12 +83,27 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is too small.", found=value, expected=">= 1")
-        if self.plan is not None and self.calibration is not None:
-            raise UsageError("--plan and --calibration exclude each other: a plan brings its scales.")
+        for name in _CALIBRATION:
+            if self.plan is not None and getattr(self, name) is not None:
+                option = name.replace("_", "-")
+                raise UsageError(f"--plan and --{option} exclude each other: a plan brings its scales.")
+        if self.calibration_percentile is not None and self.calibration_method != "percentile":
+            raise UsageError("--calibration-percentile is for --calibration-method percentile.")
+        _ = self.calibration_options  # refuses what is out of range
         if self.plan is not None and self.requantize != "none":
             raise UsageError("--plan and --requantize exclude each other: a plan says what is quantized.")
         if not self.cache and self.max_seq_len is not None:
             raise UsageError("--max-seq-len is the KV cache's capacity, and --no-cache builds none.")
+
+    @property
+    def calibration_options(self) -> CalibrationOptions:
+        """The calibration's own options. Raises PlanError for one that is out of range."""
+        return CalibrationOptions(
+            text=self.calibration,
+            method=self.calibration_method or "mse",
+            percentile=PERCENTILE if self.calibration_percentile is None else self.calibration_percentile,
+            tokens=TOKENS if self.calibration_tokens is None else self.calibration_tokens,
+        )
 
 
 def newest_export(engines: Path = DEFAULT_ENGINES) -> Path:

@@ -77,7 +77,7 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     contents = read_known_weights(export, output, progress)
     _require_plan_unedited(BuildDirectory(path=output), config)
 
-    plan = with_scales(plan, export, calibration=config.calibration, progress=progress)
+    plan = with_scales(plan, export, calibration=config.calibration_options, progress=progress)
     progress("typing the graph", 0, 1)
     graphs = graphs_from_plan(export.model, plan, target, limits, after_pass=dump)
     progress("typing the graph", 1, 1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
 from r1trt.build.target import BuildTarget
 from r1trt.build.versions import versions_of_build
+from r1trt.calibrate.options import CalibrationOptions
 from r1trt.export.io import ExportedModel
 from r1trt.ops.layer_precision import FP8
 from r1trt.ops.registry import operator_of_layer
@@ -58,7 +58,7 @@ def with_scales(
     plan: PrecisionPlan,
     export: ExportedModel,
     *,
-    calibration: Path | None = None,
+    calibration: CalibrationOptions | None = None,
     progress: Progress = ignore,
 ) -> PrecisionPlan:
     """A plan with all its scales.
@@ -66,7 +66,7 @@ def with_scales(
     Args:
         plan: A plan for the export.
         export: What is built.
-        calibration: Text to measure scales on; None takes the package's.
+        calibration: How scales are found, and on which text; None takes the defaults.
         progress: Called with (phase, done, total).
 
     Raises:
@@ -78,7 +78,8 @@ def with_scales(
     # NOTES: calibration runs the graph, and loads ONNX Runtime for it.
     from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 
-    config = CalibrationConfig(tokenizer=export.artifact.path, text=calibration)
+    options = asdict(calibration or CalibrationOptions())
+    config = CalibrationConfig(**options, tokenizer=export.artifact.path, weights=export.weight_marks())
     plan = calibrated_plan(plan, export.model, export.weight_base, config, progress)
     _say_what_is_requantized(plan, progress)
     return plan

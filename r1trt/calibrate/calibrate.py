@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,47 +10,36 @@ from typing import Any
 import onnx_ir as ir
 
 from r1trt.artifacts.disk import sha256_of_file
-from r1trt.calibrate.ranges import CALIBRATION_METHODS, CalibrationMethod, activation_scales
+from r1trt.calibrate.options import CalibrationOptions
+from r1trt.calibrate.ranges import activation_scales
+from r1trt.calibrate.rare_experts import rare_experts_line
+from r1trt.calibrate.statistics_cache import StatisticsCache
 from r1trt.calibrate.text import TokenChunks, token_chunks
 from r1trt.calibrate.weights import weight_scales
 from r1trt.data import CALIBRATION
-from r1trt.errors import PlanError
+from r1trt.errors import ConfigError, PlanError
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
-from r1trt.runtime.prompts import documents_from_file, encoded_documents
-from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
+from r1trt.runtime.prompts import Document, documents_from_file, encoded_documents
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
+
+_CHARACTERS = 8
+"""Of a long text are read for each token that is wanted, and twice as many where they are not enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationConfig:
-    """Options of a calibration.
+class CalibrationConfig(CalibrationOptions):
+    """Options of a calibration, and what it reads.
 
     Attributes:
         tokenizer: Directory of the model's `tokenizer.json`, and of its chat template where it has one.
-        text: `.txt` or `.jsonl` file; None for the text that comes with the package.
-        method: `amax`: the largest magnitude becomes 448. `mse`: the scale of the smallest squared error.
-        tokens: Tokens to measure on.
-        chunk: Tokens of one call.
+        weights: What tells the weights' contents apart, for the cache of statistics; None keeps none.
     """
 
     tokenizer: Path
-    text: Path | None = None
-    method: CalibrationMethod = "mse"
-    tokens: int = 8192
-    chunk: int = 512
-
-    def __post_init__(self) -> None:
-        """Raises PlanError for a value out of range."""
-        if self.method not in CALIBRATION_METHODS:
-            raise PlanError(
-                "Unknown calibration method.", found=self.method, expected=" | ".join(CALIBRATION_METHODS)
-            )
-        if self.tokens < 1 or self.chunk < 1:
-            raise PlanError(
-                "Calibration needs tokens.", found=(self.tokens, self.chunk), expected="at least 1"
-            )
+    weights: tuple[str, ...] | None = None
 
 
 def calibrated_plan(
@@ -76,27 +65,51 @@ def calibrated_plan(
         return plan
     text = config.text or CALIBRATION
     chunks = _chunks(text, model, config)
-    found = [
-        activation_scales(plan, model, weight_base, chunks, config.method, progress),
-        weight_scales(plan, model, progress),
-    ]
+    cache = StatisticsCache(model, config.weights)
+    measured = activation_scales(plan, model, weight_base, chunks, config, cache, progress)
+    if measured.rare:
+        progress(rare_experts_line(measured.rare), 1, 1)
+    weights = weight_scales(plan, model, progress, search_rows=config.method == "mse")
     layers = dict(plan.layers)
-    for scales in found:
+    for scales in (measured.scales, weights):
         layers |= {key: _completed(layers[key], scales[key]) for key in scales}
     record: dict[str, str | int | float] = {
         **plan.calibration,
         "method": config.method,
+        **({"percentile": config.percentile} if config.method == "percentile" else {}),
         "tokens": sum(map(len, chunks)),
         "text": "package" if config.text is None else config.text.name,
         "text_sha256": sha256_of_file(text),
+        **{f"experts with too few tokens in {item.layer}": str(item) for item in measured.rare},
     }
     return replace(plan, layers=layers, calibration=record)
 
 
 def _chunks(text: Path, model: ir.Model, config: CalibrationConfig) -> TokenChunks:
-    tokenizer = tokenizer_from_dir(config.tokenizer)
-    encoded = encoded_documents(documents_from_file(text), tokenizer, vocab_size=_vocab_size(model))
-    return token_chunks(encoded, length=config.chunk, tokens=config.tokens)
+    tokenizer, vocab_size = tokenizer_from_dir(config.tokenizer), _vocab_size(model)
+    encoded = (_beginning(document, config, tokenizer, vocab_size) for document in documents_from_file(text))
+    try:
+        return token_chunks(encoded, length=config.chunk, tokens=config.tokens)
+    except (ConfigError, PlanError) as error:
+        raise error.within(text) from error
+
+
+def _beginning(
+    document: Document, config: CalibrationConfig, tokenizer: TextTokenizer, vocab_size: int
+) -> Sequence[int]:
+    """Token ids of a document, of no more of a long text than the tokens can come from."""
+    wanted = config.tokens + config.chunk
+    characters = _CHARACTERS * wanted
+    while len(document.text) > characters:
+        beginning = document.text[:characters]
+        # Tokens end where words do.
+        text = next(iter(beginning.rsplit(maxsplit=1)), beginning)
+        [ids] = encoded_documents([Document(text=text)], tokenizer, vocab_size=vocab_size)
+        if len(ids) >= wanted:
+            return ids
+        characters *= 2
+    [ids] = encoded_documents([document], tokenizer, vocab_size=vocab_size)
+    return ids
 
 
 def _vocab_size(model: ir.Model) -> int:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from r1trt.calibrate.weight_grid import Array, Floats, Grid, row_chunks, scales_of_rows, scales_of_weight
 from r1trt.errors import PlanError
+from r1trt.graph.weight_grid import Array, Floats, Grid, row_chunks, scales_of_rows, scales_of_weight
 
 # Columns that errors from before reach in one product; among themselves they pass theirs on one by one.
 _COLUMNS = 128

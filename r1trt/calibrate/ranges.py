@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from r1trt.calibrate.options import CalibrationOptions
+from r1trt.calibrate.rare_experts import MARGIN, RareExperts, counting_probes, rare_experts
+from r1trt.calibrate.runner import Runner
+from r1trt.calibrate.statistics_cache import StatisticsCache
 from r1trt.calibrate.text import TokenChunks
 from r1trt.errors import PlanError
 from r1trt.graph.codes import CODE_TYPES, FP8_CODES, INT8_CODES
+from r1trt.lowerings.histogram import HISTOGRAM, magnitude_at
 from r1trt.lowerings.statistics import Statistic
 from r1trt.ops.registry import operator_of_layer
-from r1trt.passes.add_probes import Probe, probes_for
-from r1trt.passes.pipeline import calibration_passes, run_passes
+from r1trt.passes.add_probes import INPUT_SCALE, Probe, probes_for
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.scales_file import short_float
 from r1trt.progress import Progress
-from r1trt.runtime.onnxruntime_model import LoadOptions, folds_constants
-from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
-from r1trt.runtime.session import Session
-
-CalibrationMethod = Literal["amax", "mse"]
-CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
+from r1trt.text import listing
 
 AMAX = Statistic(amax=True, size=1)
 # Fractions of amax that the error search tries. E4M3 keeps its relative precision over 2^15, so a smaller
@@ -43,14 +39,28 @@ _ERROR_TOKENS = 2048
 MSE = Statistic(amax=False, size=len(MSE_FRACTIONS[FP8_CODES.name]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ActivationScales:
+    """What was found on a text.
+
+    Attributes:
+        scales: `LayerPrecision`'s scales, by plan key; layers that read one value get one scale.
+        rare: Layers with experts that saw too few tokens.
+    """
+
+    scales: Mapping[str, Mapping[str, float]]
+    rare: Sequence[RareExperts] = ()
+
+
 def activation_scales(
     plan: PrecisionPlan,
     model: ir.Model,
     weight_base: Path,
     chunks: TokenChunks,
-    method: CalibrationMethod,
+    options: CalibrationOptions,
+    cache: StatisticsCache,
     progress: Progress,
-) -> dict[str, dict[str, float]]:
+) -> ActivationScales:
     """Run the graph on text, and find the activation scales that a plan lacks.
 
     Args:
@@ -58,14 +68,12 @@ def activation_scales(
         model: Exported graph.
         weight_base: Directory that the graph's external weights are relative to.
         chunks: The text; each chunk starts with an empty cache.
-        method: How a scale follows from what was measured.
+        options: How a scale follows from what was measured.
+        cache: What was measured before.
         progress: Called with (phase, chunks done, chunks).
 
-    Returns:
-        `LayerPrecision`'s scales, by plan key; layers that read one value get one scale.
-
     Raises:
-        PlanError: An activation is not finite.
+        PlanError: Activations are not finite, or all zero.
     """
     missing = {
         key: operator_of_layer(layer).missing_input_scales(layer) for key, layer in plan.layers.items()
@@ -73,27 +81,62 @@ def activation_scales(
     codes = {key: layer.input for key, layer in plan.layers.items() if layer.quantizes_input}
     probes = probes_for(model, missing, codes)
     if not probes:
-        return {}
-    runner = _Runner(model=model, weight_base=weight_base, probes=probes, chunks=chunks, progress=progress)
-    scales = _searched(runner) if method == "mse" else _amax_scales(runner)
+        return ActivationScales(scales={})
+    counts = counting_probes(model, probes)
+    runner = Runner(
+        model=model, weight_base=weight_base, probes=probes, chunks=chunks, cache=cache, progress=progress
+    )
+    numbers = replace(runner, probes=[*probes, *counts]).run("measuring ranges", AMAX)
+    amax = {probe.name: float(numbers[probe.name][0]) for probe in probes}
+    _require_activations(probes, amax)
+    rare = rare_experts(counts, numbers)
+    scales = _scales(runner, amax, options) | _safe_scales(probes, amax, rare)
     found: dict[str, dict[str, float]] = {}
     for probe in probes:
         for key in probe.layers:
             found.setdefault(key, {})[probe.scale] = short_float(scales[probe.name])
-    return found
+    return ActivationScales(scales=found, rare=rare)
 
 
-def _amax_scales(runner: _Runner) -> dict[str, float]:
-    amax = runner.run("measuring ranges", AMAX)
-    kinds = {probe.name: CODE_TYPES[probe.codes] for probe in runner.probes}
-    return {name: float(kinds[name].scale(numbers[0])) for name, numbers in amax.items()}
+def _require_activations(probes: Sequence[Probe], amax: Mapping[str, float]) -> None:
+    zero = [f"{probe.scale} of {', '.join(probe.layers)}" for probe in probes if not amax[probe.name]]
+    if zero:
+        raise PlanError(
+            "Activations are zero on the whole text: no scale follows from them.",
+            found=listing(zero),
+            fix="check the checkpoint's weights; if they are meant so, give these scales, or BF16, in a plan",
+        )
 
 
-def _searched(runner: _Runner) -> dict[str, float]:
+def _scales(runner: Runner, amax: Mapping[str, float], options: CalibrationOptions) -> dict[str, float]:
+    """By probe, as the method finds them."""
+    if options.method == "percentile":
+        given = {name: [largest] for name, largest in amax.items()}
+        histograms = runner.run("measuring histograms", HISTOGRAM, given)
+        magnitudes = {name: magnitude_at(histograms[name], amax[name], options.percentile) for name in amax}
+        return _amax_scales(runner.probes, magnitudes)
+    return _searched(runner, amax) if options.method == "mse" else _amax_scales(runner.probes, amax)
+
+
+def _amax_scales(probes: Sequence[Probe], amax: Mapping[str, float]) -> dict[str, float]:
+    return {probe.name: float(CODE_TYPES[probe.codes].scale(amax[probe.name])) for probe in probes}
+
+
+def _safe_scales(
+    probes: Sequence[Probe], amax: Mapping[str, float], rare: Sequence[RareExperts]
+) -> dict[str, float]:
+    """Of what is measured inside the layers with experts that saw too little."""
+    layers = {item.layer for item in rare}
+    inside = [probe for probe in probes if probe.scale != INPUT_SCALE and probe.layers[0] in layers]
+    return _amax_scales(inside, {probe.name: amax[probe.name] * MARGIN for probe in inside})
+
+
+def _searched(runner: Runner, amax: Mapping[str, float]) -> dict[str, float]:
     """The candidate of the smallest squared error, by probe."""
     fractions = {probe.name: MSE_FRACTIONS[probe.codes] for probe in runner.probes}
     candidates = {
-        name: [scale * part for part in fractions[name]] for name, scale in _amax_scales(runner).items()
+        name: [scale * part for part in fractions[name]]
+        for name, scale in _amax_scales(runner.probes, amax).items()
     }
     some = replace(runner, chunks=_first_tokens(runner.chunks, _ERROR_TOKENS))
     errors = some.run("measuring errors", MSE, candidates)
@@ -104,48 +147,3 @@ def _first_tokens(chunks: TokenChunks, tokens: int) -> TokenChunks:
     """The first chunks, which come from different documents, up to `tokens` tokens."""
     starts = np.cumsum([0, *map(len, chunks)])[:-1]
     return [chunk for chunk, start in zip(chunks, starts, strict=True) if start < tokens]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Runner:
-    """Runs a probed graph over all chunks and folds the statistics; holds one chunk at a time."""
-
-    model: ir.Model
-    weight_base: Path
-    probes: Sequence[Probe]
-    chunks: TokenChunks
-    progress: Progress
-
-    def run(
-        self, phase: str, statistic: Statistic, scales: Mapping[str, Sequence[float]] | None = None
-    ) -> dict[str, NDArray[np.float64]]:
-        """Numbers of each probe over the whole text.
-
-        Raises:
-            PlanError: Some of them are not finite.
-        """
-        self.progress(phase, 0, len(self.chunks))
-        fold = np.maximum if statistic.amax else np.add
-        totals = {probe.name: np.zeros(statistic.size) for probe in self.probes}
-        probed = run_passes(self.model, calibration_passes(self.probes, statistic, scales))
-        with closing(self._session(probed)) as session:
-            session.reset(1)
-            for done, chunk in enumerate(self.chunks, start=1):
-                lengths = np.array([len(chunk)], np.int64), np.zeros(1, np.int64)
-                for name, values in session.run(chunk[None], *lengths).items():
-                    totals[name] = fold(totals[name], values.astype(np.float64))
-                self.progress(phase, done, len(self.chunks))
-        bad = [name for name, numbers in totals.items() if not np.isfinite(numbers).all()]
-        if bad:
-            raise PlanError("Activations are not finite.", where=bad[0], found=f"{len(bad)} probes")
-        return totals
-
-    def _session(self, probed: ir.Model) -> Session:
-        tensors = [value.const_value for value in probed.graph.initializers.values()]
-        weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-        return OnnxRuntimeSession(
-            ir.to_proto(probed).SerializeToString(),
-            weight_base=self.weight_base,
-            outputs={probe.name: probe.name for probe in self.probes},
-            options=LoadOptions(fold_constants=folds_constants(weight_bytes)),
-        )

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from r1trt.calibrate.options import MIN_TOKENS
 from r1trt.errors import PlanError
 
-MIN_TOKENS = 256
+_READ_TIMES = 16
+"""Documents are read up to so many times the tokens that are wanted, so that as many have their turn."""
 
 TokenChunks = list[NDArray[np.int64]]
 
 
-def require_tokens(found: int, *, text: str) -> None:
+def require_tokens(found: int, *, text: str, needed: int = MIN_TOKENS) -> None:
     """Refuse what is too short to measure on.
 
     Args:
         found: Tokens that there are.
         text: Which text it is, as its option is called.
+        needed: Tokens that are wanted at least.
 
     Raises:
-        PlanError: There are less than `MIN_TOKENS`.
+        PlanError: There are less.
     """
-    if found < MIN_TOKENS:
+    if found < needed:
         raise PlanError(
             f"The {text} text is too short to measure on.",
             found=f"{found} tokens",
-            expected=f"at least {MIN_TOKENS}",
+            expected=f"at least {needed} tokens",
             fix=f"pass a longer text with --{text}",
         )
 
 
-def token_chunks(encoded: Sequence[Sequence[int]], *, length: int, tokens: int) -> TokenChunks:
+def token_chunks(encoded: Iterable[Sequence[int]], *, length: int, tokens: int) -> TokenChunks:
     """Cut documents into chunks of `length` tokens, taken from all documents in turn.
 
     Args:
-        encoded: Each document's token ids.
+        encoded: Each document's token ids; no more are asked for than the tokens can come from.
         length: Tokens of a chunk; the rest of a document is left out unless it is at least half a chunk.
         tokens: Tokens wanted in all.
 
@@ -48,12 +51,26 @@ def token_chunks(encoded: Sequence[Sequence[int]], *, length: int, tokens: int) 
         PlanError: The text is too short to measure ranges on.
     """
     taken: TokenChunks = []
-    for chunk in _in_turn(_usable([np.asarray(ids, np.int64) for ids in encoded], length)):
+    for chunk in _in_turn(_usable(_read(encoded, length, tokens), length)):
         if sum(map(len, taken)) >= tokens:
             break
         taken.append(chunk)
-    require_tokens(sum(map(len, taken)), text="calibration")
+    require_tokens(sum(map(len, taken)), text="calibration", needed=max(min(length, tokens), MIN_TOKENS))
     return taken
+
+
+def _read(encoded: Iterable[Sequence[int]], length: int, tokens: int) -> TokenChunks:
+    """Documents, each up to `tokens` tokens, until their first chunks or many short ones are enough."""
+    documents: TokenChunks = []
+    first = whole = 0
+    for ids in encoded:
+        documents.append(np.asarray(ids[: tokens + length], np.int64))
+        size = len(documents[-1])
+        first += min(size, length) if 2 * size >= length else 0
+        whole += size
+        if first >= tokens or whole >= _READ_TIMES * tokens:
+            break
+    return documents
 
 
 def _usable(documents: TokenChunks, length: int) -> list[TokenChunks]:

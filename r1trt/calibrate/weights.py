@@ -1,4 +1,4 @@
-"""Scales of quantized weights: the largest magnitudes of the checkpoint itself."""
+"""Scales of quantized weights: the largest magnitudes of the checkpoint itself, or a search of each row's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from r1trt.calibrate.weight_search import searched_row_scales
 from r1trt.graph.block_scaled import BlockScaledTensor
 from r1trt.graph.codes import CODE_TYPES, CodeType
 from r1trt.graph.quantize import WeightTensor, weight_amax
@@ -21,13 +22,16 @@ from r1trt.precision.scales_file import short_float
 from r1trt.progress import Progress
 
 
-def weight_scales(plan: PrecisionPlan, model: ir.Model, progress: Progress) -> dict[str, dict[str, Any]]:
+def weight_scales(
+    plan: PrecisionPlan, model: ir.Model, progress: Progress, *, search_rows: bool = False
+) -> dict[str, dict[str, Any]]:
     """Measure the weights of the layers that lack a scale of theirs.
 
     Args:
         plan: Says which layers, and whether a row of a weight has a scale of its own.
         model: The graph that the plan is for.
         progress: Called with ("measuring weights", layers done, layers).
+        search_rows: Whether scales of rows are those of the smallest squared error.
 
     Returns:
         `LayerPrecision`'s scales, by plan key.
@@ -42,7 +46,7 @@ def weight_scales(plan: PrecisionPlan, model: ir.Model, progress: Progress) -> d
         progress("measuring weights", done, len(quantized))
         layer = plan.layers[name]
         weights = operator_of_layer(layer).scaled_weights(nodes[name], by_row=by_row or _needs_rows(layer))
-        found[name] = _measured(weights, CODE_TYPES[str(layer.weight)])
+        found[name] = _measured(weights, CODE_TYPES[str(layer.weight)], search_rows=search_rows)
     progress("measuring weights", len(quantized), len(quantized))
     return found
 
@@ -52,12 +56,14 @@ def _needs_rows(layer: LayerPrecision) -> bool:
     return layer.weight == INT8 and not layer.quantizes_input
 
 
-def _measured(weights: dict[str, list[ScaledWeight]], codes: CodeType) -> dict[str, Any]:
+def _measured(
+    weights: dict[str, list[ScaledWeight]], codes: CodeType, *, search_rows: bool
+) -> dict[str, Any]:
     """The lists of scales; a list of one number that runs along no axis is a number."""
     found: dict[str, Any] = {"weight_axis": None}
     changed = whole = 0.0
     for name, parts in weights.items():
-        by_part = [_scales(part, codes) for part in parts]
+        by_part = [_scales(part, codes, search_rows=search_rows) for part in parts]
         scales = tuple(scale for part in by_part for scale in part)
         for part, own in zip(parts, by_part, strict=True):
             squares = _squares(part, own, codes)
@@ -80,7 +86,9 @@ def _squares(weight: ScaledWeight, scales: tuple[float, ...], codes: CodeType) -
     return WeightTensor(source, codes.dtype, name=source.name, scale=scale).squares()
 
 
-def _scales(weight: ScaledWeight, codes: CodeType) -> tuple[float, ...]:
+def _scales(weight: ScaledWeight, codes: CodeType, *, search_rows: bool) -> tuple[float, ...]:
     source = weight_source_from_value(weight.value, weight.block_scales)
-    amax = weight_amax(source, weight.axis)
-    return tuple(short_float(scale) for scale in codes.scale(amax).reshape(-1))
+    scales = codes.scale(weight_amax(source, weight.axis)).reshape(-1)
+    if search_rows and weight.axis is not None and source.rows_per_index == 1:
+        scales = searched_row_scales(source, scales, codes)
+    return tuple(short_float(scale) for scale in scales)

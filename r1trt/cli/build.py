@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
+from r1trt.calibrate.options import CALIBRATION_METHODS, MIN_TOKENS, PERCENTILE, TOKENS
 from r1trt.cli.options import (
     DIRECTORY,
     FILE,
@@ -58,6 +59,24 @@ Examples:
     help="Precision plan (YAML) to use instead of the rules'.",
 )
 @text_option("--calibration", "Text to measure FP8 scales on")
+@click.option(
+    "--calibration-method",
+    type=click.Choice(CALIBRATION_METHODS),
+    help="What becomes the largest FP8 number: the largest magnitude, one that all but a few values stay "
+    "below, or what gives the smallest squared error.  [default: mse]",
+)
+@click.option(
+    "--calibration-percentile",
+    type=click.FloatRange(min=0, max=100, min_open=True),
+    metavar="P",
+    help=f"For --calibration-method percentile: values that stay below, in percent.  [default: {PERCENTILE}]",
+)
+@click.option(
+    "--calibration-tokens",
+    type=click.IntRange(min=MIN_TOKENS),
+    metavar="N",
+    help=f"Tokens of the text to measure on.  [default: {TOKENS}]",
+)
 @click.option(
     "--requantize",
     type=click.Choice(REQUANTIZE),

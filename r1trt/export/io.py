@@ -38,6 +38,15 @@ class ExportedModel:
         """Where the export is."""
         return self.artifact.path
 
+    def weight_marks(self) -> tuple[str, ...]:
+        """What tells the weights' contents from others of the same headers, without reading them.
+
+        Nobody sets the time of a change of status, as one can that of a modification; a copy has another.
+        """
+        files = self.artifact.manifest.weights.files
+        status = [(file, (self.weight_base / file.name).stat()) for file in files]
+        return tuple(f"{file.header_sha256} {at.st_mtime_ns} {at.st_ctime_ns}" for file, at in status)
+
 
 class WeightsGoneError(ExportError):
     """The weights that an export points to are not where they were."""

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from r1trt.data_types import OF_ONNX
 from r1trt.errors import PlanError
-from r1trt.graph.block_codes import BlockGrid, block_tensors
+from r1trt.graph.block_codes import BITS, block_tensors
 from r1trt.graph.block_scaled import BlockScaledTensor
 from r1trt.graph.domain import DEQUANTIZE_BLOCKS, MICROSOFT
 from r1trt.graph.edit import FLOAT, Emitter, dims_of, register, static_dims
 from r1trt.graph.quantize import WeightSource, WeightTensor
+from r1trt.graph.weight_grid import Grid
 
 Scale = float | tuple[float, ...]
 FP8 = ir.DataType.FLOAT8E4M3FN
@@ -216,7 +217,7 @@ def matmul_weight(
 
 
 def block_product(
-    emit: Emitter, x: ir.Value, weight: ir.Value, grid: BlockGrid, bias: ir.Value | None, rounds_input: bool
+    emit: Emitter, x: ir.Value, weight: ir.Value, grid: Grid, bias: ir.Value | None, rounds_input: bool
 ) -> ir.Value:
     """The product of x [...,K] with a weight [N,K] in blocks, plus a bias [N]: com.microsoft.MatMulNBits.
 
@@ -228,8 +229,8 @@ def block_product(
     attributes = {
         "K": columns,
         "N": rows,
-        "bits": grid.bits,
-        "block_size": grid.size,
+        "bits": BITS[grid.code],
+        "block_size": grid.block_size,
         "accuracy_level": _INT8_INPUT if rounds_input else _FLOAT_INPUT,
     }
     dims = (*dims_of(x)[:-1], rows)

@@ -1,4 +1,4 @@
-"""Which scales of values inside an operator calibration can measure, and how: one entry for each scale."""
+"""What calibration can measure inside an operator, and how: an entry for each scale, and experts' tokens."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from r1trt.errors import PlanError
+from r1trt.lowerings.routed_counts import routed_counts_function, routed_inputs
 from r1trt.lowerings.statistics import Statistic, mid_inputs, mid_statistic_function
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.operator import Operator
@@ -29,9 +30,17 @@ class InnerStatistic:
     function: Callable[[Any, Statistic, str], ir.Function]
 
 
-# By the names of the operator and of the scale, one of its `input_scales`.
+ROUTED_TOKENS = "routed_tokens"
+"""No scale: how many tokens each expert is given."""
+
+# By the names of the operator and of the scale, one of its `input_scales`, or `ROUTED_TOKENS`.
 INNER_STATISTICS: Mapping[tuple[str, str], InnerStatistic] = MappingProxyType(
-    {(DYNAMIC_MOE.name, "mid_scale"): InnerStatistic(inputs=mid_inputs, function=mid_statistic_function)}
+    {
+        (DYNAMIC_MOE.name, "mid_scale"): InnerStatistic(inputs=mid_inputs, function=mid_statistic_function),
+        (DYNAMIC_MOE.name, ROUTED_TOKENS): InnerStatistic(
+            inputs=routed_inputs, function=routed_counts_function
+        ),
+    }
 )
 
 
@@ -43,7 +52,7 @@ def inner_statistic(operator: Operator[Any], scale: str) -> InnerStatistic:
     """
     found = INNER_STATISTICS.get((operator.name, scale))
     if found is None:
-        known = ", ".join(f"{inner} of {name}" for name, inner in INNER_STATISTICS)
+        known = ", ".join(f"{inner} of {name}" for name, inner in INNER_STATISTICS if inner != ROUTED_TOKENS)
         raise PlanError(
             "Calibration does not measure this scale.",
             found=f"{scale} of {operator.name}",

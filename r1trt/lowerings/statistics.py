@@ -41,11 +41,13 @@ class Statistic:
     codes: CodeType = FP8_CODES
 
     def measured(self, op: OpBuilder, x: ir.Value, scales: ir.Value) -> ir.Value:
-        """FLOAT [N] of any x; 0 of an empty one. `scales` [N] is not read for amax."""
+        """FLOAT [N] of any x; 0 of an empty one, NaN where x is not finite. amax reads no `scales` [N]."""
         flat = op.Reshape(to_float(op, x), [-1])
         if self.amax:
             magnitudes = op.Concat(op.Abs(flat), op.Constant(value_floats=[0.0]), axis=0)
-            largest: ir.Value = op.ReduceMax(magnitudes, [0], keepdims=1)
+            # NOTES: ONNX Runtime's ReduceMax passes over a NaN; 0 times one, or times infinity, is NaN.
+            broken = op.ReduceSum(op.Mul(flat, 0.0), [0], keepdims=1)
+            largest: ir.Value = op.Add(op.ReduceMax(magnitudes, [0], keepdims=1), broken)
             return largest
         errors = []
         for index in range(self.size):

@@ -12,8 +12,6 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.data_types import DATA_TYPES
-from r1trt.graph.block_codes import BlockGrid
 from r1trt.graph.edit import FLOAT, Emitter, data_type, dims_of
 from r1trt.graph.functions import to_float
 from r1trt.graph.network_view import LayerParts, ReadBack
@@ -25,6 +23,7 @@ from r1trt.ops.operator import ScaledWeight
 from r1trt.ops.product import (
     PRODUCT_TYPES,
     asked_of_product,
+    grid_of_layer,
     product_output,
     product_problems,
     quantize_dequantize,
@@ -117,7 +116,7 @@ class Linear(LayerFunction[LinearSpec]):
         """One MatMulNBits of ONNX Runtime, which adds the bias too."""
         x = emit.cast(self.required(node, "x"), FLOAT, "CastInput")
         bias = typed_weight(emit.graph, self.required(node, "b"), FLOAT) if "b" in self.inputs else None
-        grid = BlockGrid(bits=DATA_TYPES[str(layer.weight)].bits, size=layer.block_size or 0)
+        grid = grid_of_layer(layer)
         emit.finish(node, block_product(emit, x, self.required(node, "w"), grid, bias, layer.quantizes_input))
 
     def read_back(self, parts: LayerParts, layer: LayerPrecision) -> ReadBack:

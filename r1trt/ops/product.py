@@ -10,6 +10,7 @@ import onnx_ir as ir
 from r1trt.graph.block_codes import BLOCK_SIZES
 from r1trt.graph.edit import FLOAT, Emitter, dims_of
 from r1trt.graph.network_view import Types
+from r1trt.graph.weight_grid import CODES, Grid
 from r1trt.ops.layer_precision import FP8, INT4, INT8, WIDE, AllowedTypes, LayerPrecision, Precision
 
 PRODUCT_TYPES = AllowedTypes(input=(FP8, INT8, *WIDE), weight=(FP8, INT8, INT4, *WIDE))
@@ -42,6 +43,14 @@ def _block_problems(layer: LayerPrecision) -> Iterator[str]:
         yield f"block_size is {layer.block_size}, can be {', '.join(map(str, BLOCK_SIZES))}"
     if layer.weight_scale is not None or layer.input_scale is not None:
         yield "scales are given beside block_size; those of blocks are found while the weight is written"
+
+
+def grid_of_layer(layer: LayerPrecision) -> Grid:
+    """The numbers that a quantized weight of a layer may take."""
+    code = next(code for code in CODES if code == layer.weight)
+    if layer.block_size is not None:
+        return Grid(code=code, scaling="block", block_size=layer.block_size)
+    return Grid(code=code, scaling="tensor" if layer.weight_axis is None else "channel")
 
 
 def product_output(layer: LayerPrecision) -> Precision:

@@ -34,14 +34,17 @@ class Probe:
     Attributes:
         name: Name of the graph output.
         layers: Plan keys of the layers whose scale it decides.
-        scale: Which of the operator's `input_scales`: the input's own, or one inside the operator.
+        scale: Which of the operator's `input_scales`: the input's own, or one inside the operator; or another
+            of `INNER_STATISTICS`, which is no scale.
         codes: The type that these layers quantize the value to, as plans name it.
+        statistic: What is measured in place of the pass's statistic.
     """
 
     name: str
     layers: tuple[str, ...]
     scale: str
     codes: str = FP8_CODES.name
+    statistic: Statistic | None = None
 
 
 def probes_for(
@@ -82,8 +85,8 @@ class AddProbesPass(ir.passes.InPlacePass):
 
     Args:
         probes: Measuring points.
-        statistic: What to measure.
-        scales: The N candidate scales of each probe, where the statistic wants them.
+        statistic: What to measure, where a probe has none of its own.
+        scales: Numbers that the statistic wants of each probe: N candidate scales, or its largest magnitude.
     """
 
     def __init__(
@@ -105,16 +108,16 @@ class AddProbesPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, True)
 
     def _add(self, model: ir.Model, node: ir.Node, probe: Probe, bodies: _Bodies) -> None:
-        numbers = np.asarray(self._scales.get(probe.name, [1.0] * self._statistic.size), np.float32)
+        statistic = probe.statistic or replace(self._statistic, codes=CODE_TYPES[probe.codes])
+        numbers = np.asarray(self._scales.get(probe.name, [1.0] * statistic.size), np.float32)
         scales = register(model.graph, ir.tensor(numbers, name=f"{probe.name}/scales"))
         inputs: list[ir.Value | None]
         if probe.scale == INPUT_SCALE:
-            statistic = replace(self._statistic, codes=CODE_TYPES[probe.codes])
             inputs, function = [_first_input(node)], statistic_function(statistic)
         else:
-            inputs, function = self._inside(node, probe.scale, bodies)
+            inputs, function = self._inside(node, probe.scale, statistic, bodies)
         model.functions.setdefault(function.identifier(), function)
-        size = ir.Shape([self._statistic.size])
+        size = ir.Shape([statistic.size])
         output = ir.Value(name=probe.name, type=ir.TensorType(FLOAT), shape=size)
         call = ir.node(
             function.name,
@@ -127,14 +130,17 @@ class AddProbesPass(ir.passes.InPlacePass):
         model.graph.append(call)
         model.graph.outputs.append(output)
 
-    def _inside(self, node: ir.Node, scale: str, made: _Bodies) -> tuple[list[ir.Value | None], ir.Function]:
+    @staticmethod
+    def _inside(
+        node: ir.Node, scale: str, statistic: Statistic, made: _Bodies
+    ) -> tuple[list[ir.Value | None], ir.Function]:
         """What measures a value inside a node; functions of several specs differ in their overloads."""
         operator = _operator(node)
         inner, spec = inner_statistic(operator, scale), operator.spec_from_node(node)
         bodies = made.setdefault((operator.name, scale), {})
         if spec not in bodies:
             overload = str(len(bodies) + 1) if bodies else ""
-            bodies[spec] = inner.function(spec, self._statistic, overload)
+            bodies[spec] = inner.function(spec, statistic, overload)
         return [operator.input(node, name) for name in inner.inputs(spec)], bodies[spec]
 
 

@@ -144,13 +144,17 @@ def segment_passes(plan: PrecisionPlan) -> Passes:
     ]
 
 
+def measured_passes() -> Passes:
+    """What calibration runs, before anything is measured in it."""
+    return [RemoveCachePass(), SetBodiesPass("onnxruntime")]
+
+
 def calibration_passes(
     probes: Sequence[Probe], statistic: Statistic, scales: Mapping[str, Sequence[float]] | None = None
 ) -> Passes:
     """What turns an exported graph into one whose outputs are statistics of its activations."""
     return [
-        RemoveCachePass(),
-        SetBodiesPass("onnxruntime"),
+        *measured_passes(),
         AddProbesPass(probes, statistic, scales),
         RemoveUnusedNodesPass(),
     ]

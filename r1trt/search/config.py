@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from r1trt.calibrate.text import MIN_TOKENS
+from r1trt.calibrate.options import MIN_TOKENS
 from r1trt.errors import UsageError
 from r1trt.search.times import Objective, Workload
 

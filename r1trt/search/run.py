@@ -100,7 +100,9 @@ def _measured_space(
     progress: Progress,
 ) -> SearchSpace:
     """What is chosen from, every choice measured, here or by a search before."""
-    calibration = CalibrationConfig(tokenizer=export.artifact.path, text=config.calibration)
+    calibration = CalibrationConfig(
+        tokenizer=export.artifact.path, text=config.calibration, weights=export.weight_marks()
+    )
     plans = candidate_plans(export, config.arch, calibration, progress)
     groups = groups_of_candidates(export.model, plans)
     cache = DamageCache(groups, texts.screen, _model_marks(export))
@@ -116,11 +118,7 @@ def _measured_space(
 
 def _model_marks(export: ExportedModel) -> list[str]:
     """What tells this graph and this checkpoint's contents from others, without reading the weights."""
-    files = export.artifact.manifest.weights.files
-    weights = [
-        f"{file.header_sha256} {(export.weight_base / file.name).stat().st_mtime_ns}" for file in files
-    ]
-    return [sha256_of_file(export.artifact.graph), *weights]
+    return [sha256_of_file(export.artifact.graph), *export.weight_marks()]
 
 
 def _scores(export: ExportedModel, space: SearchSpace, texts: Texts, progress: Progress) -> CheapScores:

@@ -9,61 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from calibrate.calibrations import TEXT, TOKENS, calibrated, chunks_of, config_for, exported, seen_by_hooks
+from safetensors.torch import load_file
 from tiny_checkpoints import write_llama, write_r1_asa
 
-from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
+from r1trt.calibrate.calibrate import calibrated_plan
 from r1trt.calibrate.ranges import MSE_FRACTIONS
-from r1trt.calibrate.text import TokenChunks, token_chunks
-from r1trt.errors import CheckpointError, ConfigError
-from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.export.io import ExportedModel, load_export
+from r1trt.calibrate.weight_search import WEIGHT_FRACTIONS
+from r1trt.errors import CheckpointError
+from r1trt.export.io import ExportedModel
 from r1trt.graph.codes import FP8_CODES
 from r1trt.model import load_checkpoint
-from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
-from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
-TOKENS, CHUNK = 300, 64
-TEXT = "The cat sat on the mat, and 17 other things happened on 3 May. " * 40
 RTOL = 1e-5
-
-
-def exported(checkpoint: Path, directory: Path) -> ExportedModel:
-    return load_export(
-        export_checkpoint(ExportConfig(checkpoint=checkpoint, output=directory, max_seq_len=64))
-    )
-
-
-def config_for(checkpoint: Path, directory: Path, **options: object) -> CalibrationConfig:
-    text = directory / "text.txt"
-    text.write_text(TEXT)
-    base = CalibrationConfig(tokenizer=checkpoint, text=text, method="amax", tokens=TOKENS, chunk=CHUNK)
-    return replace(base, **options)  # type: ignore[arg-type]  # the dataclass checks them
-
-
-def calibrated(model: ExportedModel, config: CalibrationConfig, scaling: str = "tensor") -> PrecisionPlan:
-    plan = plan_from_rules(model.model, "ada", "fp8", weight_scaling=scaling)  # type: ignore[arg-type]
-    return calibrated_plan(plan, model.model, model.weight_base, config)
-
-
-def chunks_of(config: CalibrationConfig) -> TokenChunks:
-    ids = tokenizer_from_dir(config.tokenizer).encode(TEXT)
-    return token_chunks([ids], length=config.chunk, tokens=config.tokens)
-
-
-def seen_by_hooks(checkpoint: Path, config: CalibrationConfig) -> dict[str, list[torch.Tensor]]:
-    """Inputs of every nn.Linear of the PyTorch reference on the same chunks, by module name."""
-    module = load_checkpoint(checkpoint, torch.float32)
-    seen: dict[str, list[torch.Tensor]] = {}
-    for name, child in module.named_modules():
-        if isinstance(child, torch.nn.Linear):
-            child.register_forward_hook(
-                lambda _m, inputs, _y, name=name: seen.setdefault(name, []).append(inputs[0].flatten())
-            )
-    with torch.no_grad():
-        for chunk in chunks_of(config):
-            module(torch.from_numpy(chunk)[None])
-    return seen
 
 
 def amax_of(tensors: list[torch.Tensor]) -> float:
@@ -184,6 +143,27 @@ def test_layers_of_one_input_and_two_types_have_scales_of_their_own(
     )
 
 
+def test_the_error_search_finds_the_best_candidate_of_each_row(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True)
+    model = exported(checkpoint, tmp_path / "export")
+    key = "model.layers.0.mlp.up_proj"
+    layer = calibrated(model, config_for(checkpoint, tmp_path, method="mse"), "channel").layers[key]
+    state = load_file(checkpoint / "model.safetensors")
+    rows = state[f"{key}.weight"].float().numpy()
+    assert isinstance(layer.weight_scale, tuple) and len(layer.weight_scale) == len(rows)
+    smaller = 0
+    for row, scale in zip(rows, layer.weight_scale, strict=True):
+        candidates = [np.float32(np.abs(row).max() / 448 * part) for part in WEIGHT_FRACTIONS]
+        errors = [
+            float(((FP8_CODES.codes(row, at).astype(np.float32) * at - row) ** 2).sum()) for at in candidates
+        ]
+        chosen = int(np.argmin(np.abs(np.array(candidates) - scale)))
+        assert scale == pytest.approx(float(candidates[chosen]), rel=1e-6)
+        assert errors[chosen] <= min(errors) * (1 + 1e-5)
+        smaller += chosen > 0
+    assert smaller, "the search never found anything smaller"
+
+
 def test_given_scales_stay(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
     checkpoint, model = asa
     config = config_for(checkpoint, tmp_path)
@@ -196,22 +176,15 @@ def test_given_scales_stay(asa: tuple[Path, ExportedModel], tmp_path: Path) -> N
     assert done.layers == {**full.layers, kept: given}
 
 
-def test_progress_and_record(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
-    checkpoint, model = asa
+def test_progress_and_record(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True)
+    model = exported(checkpoint, tmp_path / "export")
     calls: list[tuple[str, int, int]] = []
-    plan = plan_from_rules(model.model, "ada", "fp8")
     config = config_for(checkpoint, tmp_path)
-    done = calibrated_plan(plan, model.model, model.weight_base, config, lambda *call: calls.append(call))
+    done = calibrated(model, config, progress=lambda *call: calls.append(call))
     assert {phase for phase, _, _ in calls} == {"measuring ranges", "measuring weights"}
     assert all(done <= total for _, done, total in calls)
     assert done.calibration["method"] == "amax" and int(done.calibration["tokens"]) >= TOKENS
-
-
-def test_a_tokenizer_of_another_vocabulary(tmp_path: Path) -> None:
-    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True, vocab_size=200)
-    model = exported(checkpoint, tmp_path / "export")
-    with pytest.raises(ConfigError, match="0 to 199"):
-        calibrated(model, config_for(checkpoint, tmp_path))
 
 
 def test_conversations_are_written_out_with_the_checkpoints_own_template(tmp_path: Path) -> None:
@@ -225,6 +198,18 @@ def test_conversations_are_written_out_with_the_checkpoints_own_template(tmp_pat
     )
     plain.write_text(json.dumps({"text": f"[user] {TEXT}[assistant] {TEXT}"}))
     plans = [calibrated(model, config_for(checkpoint, tmp_path, text=text)) for text in (chat, plain)]
+    assert plans[0].layers == plans[1].layers
+
+
+@pytest.mark.parametrize("blank", ["", " " * 50_000], ids=["words", "blanks first"])
+def test_what_lies_far_behind_in_a_long_text_is_not_read(
+    blank: str, asa: tuple[Path, ExportedModel], tmp_path: Path
+) -> None:
+    checkpoint, model = asa
+    near, far = tmp_path / "near.txt", tmp_path / "far.txt"
+    near.write_text(blank + TEXT * 20)
+    far.write_text(near.read_text() + "Then other words came. " * 2000)
+    plans = [calibrated(model, config_for(checkpoint, tmp_path, text=text)) for text in (near, far)]
     assert plans[0].layers == plans[1].layers
 
 

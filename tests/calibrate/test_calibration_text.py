@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from r1trt.calibrate.text import token_chunks
@@ -33,3 +35,27 @@ def test_less_than_half_a_chunk_is_left_out() -> None:
 def test_many_short_documents_are_joined() -> None:
     chunks = token_chunks([range(10)] * 100, length=128, tokens=300)
     assert [len(chunk) for chunk in chunks] == [128, 128, 128]
+
+
+def test_no_more_documents_are_read_than_the_tokens_come_from() -> None:
+    read = []
+
+    def documents() -> Iterator[list[int]]:
+        for number in range(1000):
+            read.append(number)
+            yield [number] * 100
+
+    chunks = token_chunks(documents(), length=100, tokens=1000)
+    assert len(chunks) == 10 and len(read) == 10
+
+
+def test_many_short_documents_are_read_up_to_a_limit() -> None:
+    read = []
+
+    def documents() -> Iterator[list[int]]:
+        for number in range(10_000):
+            read.append(number)
+            yield [number] * 10
+
+    chunks = token_chunks(documents(), length=100, tokens=1000)
+    assert len(chunks) == 10 and len(read) == 1600

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from r1trt.calibrate import weight_grid
 from r1trt.calibrate.compensate import compensated_weight, hessian_of_inputs
-from r1trt.calibrate.weight_grid import (
+from r1trt.errors import PlanError
+from r1trt.graph.weight_grid import (
     FRACTIONS,
     Grid,
     dequantized_weight,
     rounded_weight,
     scales_of_weight,
 )
-from r1trt.errors import PlanError
 
 GRIDS = [
     Grid(code="fp8_e4m3", scaling="tensor"),

@@ -15,7 +15,8 @@ OPTIONS = {
     "estimate": "model --batch --max-seq-len --max-input-len --json",
     "export": "checkpoint --output -o --max-seq-len --copy --dry-run --last-token-logits --json",
     "build": (
-        "model --arch --fp8 --int8 --bf16 --fp32 --plan --requantize --calibration --backend --max-batch-size"
+        "model --arch --fp8 --int8 --int4 --bf16 --fp32 --plan --requantize --calibration"
+        " --calibration-method --calibration-percentile --calibration-tokens --backend --max-batch-size"
         " --max-input-len --max-seq-len --no-cache --plugins --plugin-library --embed-plugins --trust-plugins"
         " --allow-fake-fp8 --timing-cache --dump-passes --output -o --json"
     ),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r1trt.errors import PlanError
-from r1trt.graph.quantize import FP8_MAX, fp8_from_float
+from r1trt.graph.codes import CODE_TYPES
 
 Code = Literal["fp8_e4m3", "int8", "int4"]
 CODES: tuple[Code, ...] = get_args(Code)
@@ -28,6 +28,7 @@ FRACTIONS: dict[Code, tuple[float, ...]] = {
     "int4": (1.0, *(1.2 - step / 40 for step in range(21) if step != 8)),
 }
 _CHUNK_BYTES = 16 << 20
+_INT4_LOWEST = -8
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -66,10 +67,9 @@ class Grid:
 
     def codes(self, values: Array, scales: Array) -> Array:
         """Codes nearest to FP32 `values`; FP32 `scales` broadcast against them."""
-        if self.code == "fp8_e4m3":
-            return fp8_from_float(values, scales)
-        low, high = (-127, 127) if self.code == "int8" else (-8, 7)
-        return np.clip(np.rint(values / scales), low, high).astype(np.int8)
+        if self.code != "int4":
+            return CODE_TYPES[self.code].codes(values, scales)
+        return np.clip(np.rint(values / scales), _INT4_LOWEST, -_INT4_LOWEST - 1).astype(np.int8)
 
     def largest_scales(self, values_nk: Floats) -> Floats:
         """Scales [n,1] that give each row's largest magnitude the outermost code; 1 for rows of zeros.
@@ -79,9 +79,9 @@ class Grid:
         largest_n1 = np.argmax(np.abs(values_nk), axis=1, keepdims=True)
         extreme_n1 = np.take_along_axis(values_nk, largest_n1, axis=1)
         if self.code == "int4":
-            scales = extreme_n1 / np.float32(-8)
+            scales = extreme_n1 / np.float32(_INT4_LOWEST)
         else:
-            scales = np.abs(extreme_n1) / np.float32(FP8_MAX if self.code == "fp8_e4m3" else 127)
+            scales = np.abs(extreme_n1) / np.float32(CODE_TYPES[self.code].largest)
         # A subnormal magnitude underflows to 0; such weights are negligible.
         return np.where(scales != 0, scales, np.float32(1)).astype(np.float32)
 
