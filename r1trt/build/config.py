@@ -35,6 +35,7 @@ class BuildConfig:
         calibration_method: How FP8 scales follow from what was measured; None means "mse".
         calibration_percentile: For the method "percentile", in percent; None means 99.99.
         calibration_tokens: Tokens to measure on; None means 8192.
+        compensate: Whether quantized weights make up for rounding errors; None means where some are INT4.
         backend: Builder.
         max_batch_size: Rows of a call at most; None means 4.
         max_input_len: Tokens of a call at most; None means 512, or less where the capacity or the scores of
@@ -64,6 +65,7 @@ class BuildConfig:
     calibration_method: CalibrationMethod | None = None
     calibration_percentile: float | None = None
     calibration_tokens: int | None = None
+    compensate: bool | None = None
     backend: BackendOption = "auto"
     max_batch_size: int | None = None
     max_input_len: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -31,6 +32,7 @@ def graphs_from_plan(
     target: BuildTarget,
     limits: BuildLimits,
     *,
+    weights: Mapping[str, ir.TensorProtocol] | None = None,
     after_pass: AfterPass | None = None,
 ) -> BuildGraphs:
     """Write a plan into copies of the exported graph.
@@ -40,13 +42,14 @@ def graphs_from_plan(
         plan: Its plan, with all scales.
         target: What is built for.
         limits: What the engine accepts.
+        weights: Quantized weights that are made already, by name; None rounds all to nearest.
         after_pass: Called with each pass's name and the graph behind it.
 
     Raises:
         BuildError: The graph has a form that the builder does not build correctly, or no plugin computes.
         PlanError: The plan does not fit the graph.
     """
-    passes = passes_for(target.backend, plan, capacity=limits.capacity, sms=target.sms)
+    passes = passes_for(target.backend, plan, capacity=limits.capacity, sms=target.sms, weights=weights)
     engine = run_passes(model, passes, after_pass=after_pass)
     if target.backend == "onnxruntime":
         return BuildGraphs(engine=engine)

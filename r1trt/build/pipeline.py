@@ -13,6 +13,7 @@ from r1trt.artifacts.atomic import atomic_directory
 from r1trt.artifacts.build import BuildDirectory, BuildManifest
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.build.builder_api import backend_available
+from r1trt.build.compensation import compensated_weights
 from r1trt.build.config import BuildConfig, newest_export
 from r1trt.build.finish import build_engines_by_config, builder_unavailable, finish_build
 from r1trt.build.graphs import graphs_from_plan
@@ -78,23 +79,24 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     _require_plan_unedited(BuildDirectory(path=output), config)
 
     plan = with_scales(plan, export, calibration=config.calibration_options, progress=progress)
-    progress("typing the graph", 0, 1)
-    graphs = graphs_from_plan(export.model, plan, target, limits, after_pass=dump)
-    progress("typing the graph", 1, 1)
-    with atomic_directory(output, kind=BuildManifest.KIND) as directory:
-        build = write_build(
-            directory,
-            export=export,
-            target=target,
-            limits=limits,
-            plan=plan,
-            graphs=graphs,
-            plugins=plugins,
-            contents=contents,
-            progress=progress,
-        )
-        if not build.manifest.is_finished and missing is None:
-            build_engines_by_config(build, config, progress)
+    with compensated_weights(plan, export, config, progress) as (plan, weights):
+        progress("typing the graph", 0, 1)
+        graphs = graphs_from_plan(export.model, plan, target, limits, weights=weights, after_pass=dump)
+        progress("typing the graph", 1, 1)
+        with atomic_directory(output, kind=BuildManifest.KIND) as directory:
+            build = write_build(
+                directory,
+                export=export,
+                target=target,
+                limits=limits,
+                plan=plan,
+                graphs=graphs,
+                plugins=plugins,
+                contents=contents,
+                progress=progress,
+            )
+            if not build.manifest.is_finished and missing is None:
+                build_engines_by_config(build, config, progress)
     if missing is not None:
         lacks_library = bool(in_plugins) and plugins.library is None
         compile_for = target.arch.name if lacks_library else None

@@ -14,7 +14,7 @@ from r1trt.artifacts.build import BuildDirectory
 from r1trt.artifacts.disk import require_free_space
 from r1trt.data_types import OF_ONNX
 from r1trt.errors import BuildError
-from r1trt.graph.quantize import WeightSource
+from r1trt.graph.quantize import WeightSource, stored_rows
 from r1trt.passes.fp8_as_bytes import bytes_of
 from r1trt.progress import Progress, ignore
 
@@ -127,10 +127,7 @@ def _header(entries: list[_Entry]) -> bytes:
 
 def _stream(entry: _Entry, file: BinaryIO, base: int) -> None:
     if isinstance(entry.tensor, ir.ExternalTensor):
-        source = WeightSource(
-            name=str(entry.value.name), parts=(entry.tensor,), shape=tuple(_dims(entry.tensor))
-        )
-        for chunk in source.chunks():
+        for chunk in stored_rows(entry.tensor, [1, *_dims(entry.tensor)][-1]):
             file.write(np.ascontiguousarray(chunk).view(np.uint8).data)
     elif isinstance(entry.tensor, ir.LazyTensor):
         entry.tensor.tofile(file)

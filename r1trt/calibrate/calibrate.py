@@ -64,7 +64,7 @@ def calibrated_plan(
     if not plan.missing_scales:
         return plan
     text = config.text or CALIBRATION
-    chunks = _chunks(text, model, config)
+    chunks = chunks_of_text(model, config)
     cache = StatisticsCache(model, config.weights)
     measured = activation_scales(plan, model, weight_base, chunks, config, cache, progress)
     if measured.rare:
@@ -85,7 +85,13 @@ def calibrated_plan(
     return replace(plan, layers=layers, calibration=record)
 
 
-def _chunks(text: Path, model: ir.Model, config: CalibrationConfig) -> TokenChunks:
+def chunks_of_text(model: ir.Model, config: CalibrationConfig) -> TokenChunks:
+    """The tokens that a calibration reads.
+
+    Raises:
+        R1TrtError: The text or the tokenizer cannot be used.
+    """
+    text = config.text or CALIBRATION
     tokenizer, vocab_size = tokenizer_from_dir(config.tokenizer), _vocab_size(model)
     encoded = (_beginning(document, config, tokenizer, vocab_size) for document in documents_from_file(text))
     try:

@@ -5,10 +5,9 @@ the rounded weight less the weight. Once some columns are rounded, the others th
 the upper triangle U of H^-1 = U^T U: a column that is rounded by r adds r U[k,j] / U[k,k] to each column j
 after it (https://arxiv.org/abs/2210.17323).
 
-What H counts decides what is kept. Every token attends to a sequence's first, whose inputs are unlike all
-others' and one in hundreds: the plain sum lets errors gather there. `hessian_of_inputs` counts it more often.
+What H counts decides what is kept: see `r1trt.lowerings.input_products`.
 
-Legend: T tokens, N rows of a weight, K its columns, B blocks of a row, n some rows, k some columns.
+Legend: N rows of a weight, K its columns, B blocks of a row, n some rows, k some columns.
 """
 
 from __future__ import annotations
@@ -21,37 +20,15 @@ from r1trt.graph.weight_grid import Array, Floats, Grid, row_chunks, scales_of_r
 # Columns that errors from before reach in one product; among themselves they pass theirs on one by one.
 _COLUMNS = 128
 
-FIRST_TOKEN_COUNT = 32
-"""How many tokens the first of a sequence counts for.
-
-Mean KL divergence of SmolLM2-135M with its layers in INT4, blocks of 32, on 2,048 held-out tokens, H of 8,317
-tokens in chunks of 512. Searched scales: 0.183 rounded to nearest; compensated, 0.144 where a first token
-counts for 1, 0.101 for 32, 0.107 for 256. Scales of the largest magnitudes: 0.301 rounded to nearest;
-compensated, 0.356 with the plain sum of products, 0.151 where a first token counts for 32.
-"""
-
-
-def hessian_of_inputs(inputs_TK: Array, starts_T: Array, *, first_count: int = FIRST_TOKEN_COUNT) -> Floats:
-    """H of some tokens, all as long as each other; H of more tokens is the sum.
-
-    Args:
-        inputs_TK: What a linear read, finite floats.
-        starts_T: Whether a token is the first of its sequence.
-        first_count: How many tokens such a one counts for.
-
-    Returns:
-        FP32 [K,K].
-    """
-    inputs = inputs_TK.astype(np.float32)
-    norm_T1 = np.linalg.norm(inputs, axis=1, keepdims=True)
-    count_T1 = np.where(np.asarray(starts_T, bool), np.float32(first_count), np.float32(1))[:, None]
-    inputs *= np.sqrt(count_T1) / np.where(norm_T1 > 0, norm_T1, np.float32(1))
-    products_KK: Floats = inputs.T @ inputs
-    return products_KK
-
 
 def compensated_weight(
-    weight_NK: Array, hessian_KK: Array, grid: Grid, *, searched: bool = True, damping: float = 0.01
+    weight_NK: Array,
+    hessian_KK: Array,
+    grid: Grid,
+    *,
+    searched: bool = True,
+    scales: Floats | None = None,
+    damping: float = 0.01,
 ) -> tuple[Array, Floats]:
     """Quantize a weight so that its products with the inputs change little.
 
@@ -59,11 +36,12 @@ def compensated_weight(
 
     Args:
         weight_NK: Finite floats.
-        hessian_KK: See `hessian_of_inputs`; any multiple of it does. Columns of no input are rounded to
+        hessian_KK: H, or any multiple of it. Columns of no input are rounded to
             nearest.
         grid: What the weight becomes. The scale of a block suits what the columns before it left to it.
         searched: Scales of the smallest squared error, columns counted by the diagonal of H; else those of
             the largest magnitudes, which do as well for INT8 and FP8.
+        scales: Known ones, [1,1] or [N,1], of a tensor or of rows; None finds them.
         damping: Part of the mean of H's diagonal that is added to the diagonal.
 
     Returns:
@@ -74,14 +52,16 @@ def compensated_weight(
     """
     feedback_KK = _feedback(hessian_KK, weight_NK.shape[1], damping)
     importance_K = np.diagonal(hessian_KK) if searched else None
-    fixed = None if grid.scaling == "block" else scales_of_weight(weight_NK, grid, importance_K)
+    fixed = scales
+    if fixed is None and grid.scaling != "block":
+        fixed = scales_of_weight(weight_NK, grid, importance_K)
     parts = []
     for rows in row_chunks(weight_NK):
         weight_Kn = np.array(weight_NK[rows].T, np.float32, order="C")
         given = fixed if fixed is None or grid.scaling == "tensor" else fixed[rows]
         parts.append(_compensated_rows(weight_Kn, feedback_KK, grid, importance_K, given))
-    codes, scales = zip(*parts, strict=True)
-    return np.concatenate(codes), np.concatenate(scales) if fixed is None else fixed
+    codes, found = zip(*parts, strict=True)
+    return np.concatenate(codes), np.concatenate(found) if fixed is None else fixed
 
 
 def _feedback(hessian_KK: Array, width: int, damping: float) -> Floats:

@@ -16,7 +16,7 @@ TOKENS, MIN_TOKENS = 8192, 256
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationOptions:
-    """How activation scales are found.
+    """What is measured on, and how activation scales follow.
 
     Attributes:
         text: `.txt` or `.jsonl` file; None for the text that comes with the package.

@@ -85,6 +85,12 @@ Examples:
     help="A checkpoint's FP8 with block scales, where no product takes those: BF16, or FP8 again with one "
     "scale for a weight or one a row.",
 )
+@click.option(
+    "--compensate/--no-compensate",
+    default=None,
+    help="Let each column of a quantized weight make up for the rounding of those before it (GPTQ), on the "
+    "text of --calibration; default: where weights are INT4.",
+)
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Builder.")
 @click.option("--max-batch-size", type=click.IntRange(min=1), metavar="N", help="Rows of a call, at most.")
 @click.option("--max-input-len", type=click.IntRange(min=1), metavar="N", help="Tokens of a call, at most.")

@@ -76,6 +76,11 @@ class BlockRows(RowTensor):
         return ir.Tensor(np.concatenate(list(self.rows())), dtype=self.dtype, name=self.name)
 
 
+def block_name(weight: str, grid: Grid) -> str:
+    """Name of a weight's codes in a typed graph; that of its scales ends in ".scales"."""
+    return f"{weight}.{grid.code}_blocks{grid.block_size}"
+
+
 def block_tensors(source: WeightSource, grid: Grid, name: str) -> tuple[BlockRows, BlockRows]:
     """Packed codes UINT8 [N,G,b*bits/8] and scales FLOAT [N,G] of a weight [N,K], rounded to nearest.
 
@@ -88,12 +93,13 @@ def block_tensors(source: WeightSource, grid: Grid, name: str) -> tuple[BlockRow
     def scales_of(chunk_NK: Array) -> Array:
         return scales_of_weight(chunk_NK, grid, importance_K)
 
+    scales_name = f"{block_name(name, grid)}.scales"
     codes = BlockRows(
         source,
         lambda chunk_NK: packed_codes(rounded_weight(chunk_NK, scales_of(chunk_NK), grid), grid),
         dtype=ir.DataType.UINT8,
         dims=(rows, blocks, size * BITS[grid.code] // _BYTE),
-        name=f"{name}.{grid.code}",
+        name=block_name(name, grid),
     )
-    scales = BlockRows(source, scales_of, dtype=ir.DataType.FLOAT, dims=(rows, blocks), name=f"{name}.scales")
+    scales = BlockRows(source, scales_of, dtype=ir.DataType.FLOAT, dims=(rows, blocks), name=scales_name)
     return codes, scales

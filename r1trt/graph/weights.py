@@ -198,8 +198,13 @@ def typed_weight(
     source = weight_source_from_value(value, block_scales)
     computed = any(isinstance(part, BlockScaledTensor) for part in source.parts)
     changed = computed or source.dtype != dtype or scale is not None
-    name = f"{source.name}.{OF_ONNX[dtype].name}" if changed else source.name
+    name = typed_weight_name(source, dtype) if changed else source.name
     return register(graph, WeightTensor(source, dtype, name=name, scale=scale))
+
+
+def typed_weight_name(source: WeightSource, dtype: ir.DataType) -> str:
+    """Name of a weight in a typed graph, where its type is not the checkpoint's."""
+    return f"{source.name}.{OF_ONNX[dtype].name}"
 
 
 def matmul_weight(

@@ -30,6 +30,7 @@ from r1trt.passes.remove_cache import RemoveCachePass
 from r1trt.passes.retype_interface import RetypeInterfacePass
 from r1trt.passes.set_bodies import DropBodiesPass, SetBodiesPass
 from r1trt.passes.set_capacity import SetCapacityPass
+from r1trt.passes.set_weights import SetWeightsPass
 from r1trt.passes.share_conversions import ShareConversionsPass
 from r1trt.passes.simulate_bf16 import SimulateBf16Pass
 from r1trt.precision.implementations import plugin_layers
@@ -41,7 +42,12 @@ AfterPass = Callable[[str, ir.Model], None]
 
 
 def passes_for(
-    backend: Backend, plan: PrecisionPlan, *, capacity: int | None, sms: Sequence[int] = ()
+    backend: Backend,
+    plan: PrecisionPlan,
+    *,
+    capacity: int | None,
+    sms: Sequence[int] = (),
+    weights: Mapping[str, ir.TensorProtocol] | None = None,
 ) -> Passes:
     """What turns an exported graph into what a backend gets.
 
@@ -50,12 +56,14 @@ def passes_for(
         plan: A plan for the graph, with all scales.
         capacity: Tokens of the KV cache; None for a scoring graph without one.
         sms: Compute capabilities that are built for.
+        weights: Quantized weights that are made already, by name; the others are rounded to nearest.
     """
+    typing = typing_passes(plan, weights or {})
     cache = RemoveCachePass() if capacity is None else SetCapacityPass(capacity)
     if backend == "tensorrt":
         return [
             cache,
-            *typing_passes(plan),
+            *typing,
             # TensorRT's own layers for what it has some for.
             SetBodiesPass("tensorrt-rtx", leave=plugin_layers(plan)),
             CheckOnnxPass(),
@@ -68,7 +76,7 @@ def passes_for(
     if backend == "tensorrt-rtx":
         return [
             cache,
-            *typing_passes(plan),
+            *typing,
             SetBodiesPass("tensorrt-rtx"),
             CheckOnnxPass(),
             InlineBodiesPass(),
@@ -76,7 +84,7 @@ def passes_for(
         ]
     return [
         cache,
-        *typing_passes(plan),
+        *typing,
         *_onnxruntime_passes(CheckOnnxPass()),
         PretransposeWeightsPass(),
     ]
@@ -98,7 +106,7 @@ def _onnxruntime_passes(*checks: Pass) -> Passes:
     ]
 
 
-def typing_passes(plan: PrecisionPlan) -> Passes:
+def typing_passes(plan: PrecisionPlan, weights: Mapping[str, ir.TensorProtocol]) -> Passes:
     """A plan into a graph whose operators are calls without bodies."""
     return [
         CheckPlanPass(plan),
@@ -106,6 +114,7 @@ def typing_passes(plan: PrecisionPlan) -> Passes:
         # Each layer in its planned types; values between layers stay FLOAT.
         RetypeInterfacePass(plan),
         RealizeLayersPass(plan),
+        SetWeightsPass(weights),
         # Layers that agree on a type hand it on directly.
         CancelCastsPass(),
         ShareConversionsPass(),

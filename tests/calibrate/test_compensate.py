@@ -7,11 +7,12 @@ from itertools import pairwise
 import ml_dtypes
 import numpy as np
 import pytest
+from calibrate.products import products_of_inputs
 from numpy.typing import NDArray
 
-from r1trt.calibrate import weight_grid
-from r1trt.calibrate.compensate import compensated_weight, hessian_of_inputs
+from r1trt.calibrate.compensate import compensated_weight
 from r1trt.errors import PlanError
+from r1trt.graph import weight_grid
 from r1trt.graph.weight_grid import (
     FRACTIONS,
     Grid,
@@ -210,17 +211,6 @@ def test_rows_in_chunks(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def test_all_tokens_count_alike_and_a_first_one_more() -> None:
-    inputs = np.random.default_rng(3).normal(size=(6, 5)) * np.array([[1e-3, 1, 0, 1e4, 2, 3]]).T
-    starts = np.array([True, False, False, True, False, False])
-    want = np.zeros((5, 5))
-    for row, first in zip(inputs, starts, strict=True):
-        want += (7 if first else 1) * np.outer(row, row) / max(float(row @ row), 1e-300)
-    got = hessian_of_inputs(inputs, starts, first_count=7)
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-
-
 def test_first_tokens_keep_their_outputs() -> None:
     """One token in hundreds that is unlike the others: a plain sum gives it up, counting it more keeps it."""
     rng = np.random.default_rng(4)
@@ -229,7 +219,7 @@ def test_first_tokens_keep_their_outputs() -> None:
     starts = np.arange(len(inputs)) < 2
     weight, grid = weight_of(), Grid(code="int4", scaling="block", block_size=32)
     errors = []
-    for hessian in (inputs.T @ inputs, hessian_of_inputs(inputs, starts)):
+    for hessian in (inputs.T @ inputs, products_of_inputs(inputs, starts)):
         rounded = dequantized_weight(*compensated_weight(weight, hessian, grid), grid)
         errors.append(float(np.square(inputs[starts] @ (rounded - weight).T).sum()))
     assert errors[1] < 0.3 * errors[0], errors

@@ -46,7 +46,8 @@ INPUTS: dict[str, Inputs] = {
     "R1HLAAttention": ATTENTION,
     "R1DynamicMoE": MOE,
 }
-# Input, weight and output that a plan may give: B bf16, F fp32, 8 fp8_e4m3, i int8, I int64, - none.
+# Input, weight and output that a plan may give: B bf16, F fp32, 8 fp8_e4m3, i int8, n int4 (only in blocks),
+# I int64, - none.
 ALLOWED = {
     "R1Embedding": "IBB IBF IFB IFF",
     "R1RMSNorm": "BFB BFF FFB FFF",
@@ -61,7 +62,7 @@ ALLOWED = {
     "R1HLAAttention": "B-B F-F",
     "R1DynamicMoE": "88B 88F BBB FFF",
 }
-LETTERS = {"bf16": "B", "fp32": "F", "fp8_e4m3": "8", "int8": "i", "int64": "I", None: "-"}
+LETTERS = {"bf16": "B", "fp32": "F", "fp8_e4m3": "8", "int8": "i", "int4": "n", "int64": "I", None: "-"}
 
 
 def every_layer(operator: Operator[Any]) -> Iterator[tuple[str, LayerPrecision]]:
@@ -133,6 +134,7 @@ REFUSED: list[tuple[LayerPrecision, dict[str, Any], str]] = [
     (LINEAR_LAYER, {"weight_scale": (0.1, 0.2), "weight_axis": 1}, "along their rows"),
     (LINEAR_LAYER, {"input": "bf16"}, "input_scale belongs to a quantized input"),
     (LINEAR_LAYER, {"weight": "bf16"}, "a product of codes has one type for both"),
+    (LINEAR_LAYER, {"input": "int8", "weight": "int4", "input_scale": None}, "INT4 has a scale a block"),
     (LINEAR_LAYER, {"weight": "int8"}, "input is fp8_e4m3 and weight int8; a product of codes has one type"),
     (MOE_LAYER, {"weight": "int8", "shared_weight": "int8"}, "weight is int8, but can be fp8_e4m3 or"),
     (MOE_LAYER, {"input": "bf16"}, "no weight-only form"),

@@ -20,7 +20,7 @@ def typed_model_from_plan(model: ir.Model, plan: PrecisionPlan, backend: Backend
         bodies = [SetBodiesPass("tensorrt-rtx")]
     elif backend == "onnxruntime":
         bodies = [SetBodiesPass("onnxruntime", "tensorrt-rtx")]
-    return run_passes(model, [*typing_passes(plan), *bodies, CheckOnnxPass()])
+    return run_passes(model, [*typing_passes(plan, {}), *bodies, CheckOnnxPass()])
 
 
 def simulated_model_from_typed(typed: ir.Model) -> ir.Model:

@@ -1,0 +1,66 @@
+"""Between step 1 and 2 of a build: quantized weights whose rounding errors are made up for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+
+import onnx_ir as ir
+
+from r1trt.build.config import BuildConfig
+from r1trt.export.io import ExportedModel
+from r1trt.lifetime.temporary import temporary_directory
+from r1trt.ops.layer_precision import INT4
+from r1trt.precision.plan import PrecisionPlan
+from r1trt.progress import Progress
+
+
+def wants_compensation(plan: PrecisionPlan, asked: bool | None) -> bool:
+    """What was asked for; of nobody who asked, INT4 weights are compensated, and others are not."""
+    if asked is not None:
+        return asked
+    return any(layer.weight == INT4 for layer in plan.layers.values())
+
+
+@contextmanager
+def compensated_weights(
+    plan: PrecisionPlan, export: ExportedModel, build: BuildConfig, progress: Progress
+) -> Iterator[tuple[PrecisionPlan, Mapping[str, ir.TensorProtocol]]]:
+    """The plan with a record of it, and quantized weights by name; their files last as long as the block.
+
+    Where no compensation is wanted, the plan as it is, and no weights: they are then rounded to nearest.
+
+    Args:
+        plan: With all its scales.
+        export: What is built.
+        build: Whether weights are to be compensated; the text, and how much of it.
+        progress: Called with (phase, done, total).
+
+    Raises:
+        R1TrtError: The text, or the model on it, cannot be used.
+    """
+    if not wants_compensation(plan, build.compensate):
+        yield plan, {}
+        return
+    # NOTES: it runs the graph, and loads ONNX Runtime for it.
+    from r1trt.calibrate.calibrate import CalibrationConfig, chunks_of_text
+    from r1trt.calibrate.compensated import Compensation, compensated_layers
+
+    config = CalibrationConfig(**asdict(build.calibration_options), tokenizer=export.artifact.path)
+    chunks = chunks_of_text(export.model, config)
+    with temporary_directory("weights") as directory:
+        compensation = Compensation(
+            plan=plan,
+            model=export.model,
+            weight_base=export.weight_base,
+            chunks=chunks,
+            directory=directory,
+            progress=progress,
+        )
+        record = {
+            **plan.calibration,
+            "compensated_layers": len(compensated_layers(plan)),
+            "compensated_tokens": sum(map(len, chunks)),
+        }
+        yield replace(plan, calibration=record), compensation.weights()
