@@ -71,7 +71,7 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
     chain = ModelChain(export.model, export.weight_base, config.threads)
     exact = plan_from_rules(export.model, config.arch, "fp32", backend="tensorrt-rtx")
     costs = CostModel(export.model, config.minimize, device, config.workload)
-    space = _measured_space(config, export, chain, exact, texts, costs, progress)
+    space = measured_space(config, export, chain, exact, texts, costs, progress)
     curve = front(space.options())
     found, runs = _found(config, space, Measurement(chain, exact, texts.search), curve, progress)
     final = Measurement(chain, exact, texts.final)
@@ -106,7 +106,7 @@ def _held_to(plan: PrecisionPlan, chosen: Point) -> PrecisionPlan:
     return replace(plan, thresholds=limits, calibration={**plan.calibration, "weight_scaling": "by layer"})
 
 
-def _measured_space(
+def measured_space(
     config: SearchConfig,
     export: ExportedModel,
     chain: ModelChain,
@@ -115,7 +115,7 @@ def _measured_space(
     costs: CostModel,
     progress: Progress,
 ) -> SearchSpace:
-    """What is chosen from, every choice measured, here or by a search before."""
+    """What is chosen from, every choice measured, here or by a search before. Raises R1TrtError."""
     calibration = CalibrationConfig(tokenizer=export.artifact.path, text=config.calibration)
     plans = candidate_plans(export, config.arch, calibration, progress)
     groups = groups_of_candidates(export.model, plans)
