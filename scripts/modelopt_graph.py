@@ -20,7 +20,7 @@ from r1trt.precision.rules import plan_from_rules
 
 
 def standard_graph(export: ExportedModel, path: Path) -> Path:
-    """Writes a dense model's scoring graph in FP32, of standard operators and with weights that products read directly.
+    """Writes a dense model's scoring graph in FP32: standard operators, weights that products read directly.
 
     Args:
         export: What is written.
