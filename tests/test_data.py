@@ -9,16 +9,17 @@ import pytest
 import r1trt.data
 from r1trt.data import CALIBRATION, HELDOUT
 from r1trt.runtime.prompts import documents_from_file, token_ids
+from r1trt.search.config import SearchConfig
 from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
-MIN_TOKENS = 6000
+MIN_TOKENS = {CALIBRATION: 6000, HELDOUT: SearchConfig.final_tokens}
 
 
-@pytest.mark.parametrize("path", [CALIBRATION, HELDOUT], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", MIN_TOKENS, ids=lambda path: path.name)
 def test_texts_hold_enough_tokens(smollm2_dir: Path, path: Path) -> None:
     tokenizer = tokenizer_from_dir(smollm2_dir)
     documents = documents_from_file(path)
-    assert sum(len(token_ids(document, tokenizer)) for document in documents) >= MIN_TOKENS
+    assert sum(len(token_ids(document, tokenizer)) for document in documents) >= MIN_TOKENS[path]
 
 
 def test_calibration_is_mixed_and_shares_nothing_with_the_held_out_text() -> None:

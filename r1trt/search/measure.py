@@ -6,7 +6,7 @@ Legend: S tokens of one window, N tokens in all, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,9 +86,13 @@ class Measurement:
         """Run a plan with all its scales, and compare; `name` is what progress calls it."""
         states = self._run(plan, name)
         head = self._chain.session(self._chain.head, plan)
+        return self.compare(head(state)[0] for state in states)
+
+    def compare(self, tested: Iterable[Array]) -> Measured:
+        """What a model costs that was run elsewhere: its logits [S, V], for each window in turn."""
         pieces = [
-            _compared(self._exact_head(exact)[0], head(state)[0], window.targets)
-            for exact, state, window in zip(self._exact_states, states, self._windows, strict=True)
+            _compared(self._exact_head(exact)[0], tested_SV, window.targets)
+            for exact, tested_SV, window in zip(self._exact_states, tested, self._windows, strict=True)
         ]
         kl_N, agree_N, exact_N, tested_N = (np.concatenate(part) for part in zip(*pieces, strict=True))
         known_N = np.concatenate([window.targets >= 0 for window in self._windows])

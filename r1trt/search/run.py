@@ -53,7 +53,7 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
     texts = texts_of_search(config, export)
     chain = ModelChain(export.model, export.weight_base, config.threads)
     exact = plan_from_rules(export.model, config.arch, "fp32", backend="tensorrt-rtx")
-    space = _measured_space(config, export, chain, exact, texts, device, progress)
+    space = measured_space(config, export, chain, exact, texts, device, progress)
     curve = front(space.options)
     measurement = Measurement(chain, exact, texts.search, "search", progress)
     found, runs = _found(config, space, measurement, curve)
@@ -90,7 +90,7 @@ def _held_to(plan: PrecisionPlan, chosen: Point) -> PrecisionPlan:
     return replace(plan, thresholds=limits, calibration={**plan.calibration, "weight_scaling": "by layer"})
 
 
-def _measured_space(
+def measured_space(
     config: SearchConfig,
     export: ExportedModel,
     chain: ModelChain,
@@ -99,7 +99,7 @@ def _measured_space(
     device: Device,
     progress: Progress,
 ) -> SearchSpace:
-    """What is chosen from, every choice measured, here or by a search before."""
+    """What is chosen from, every choice measured, here or by a search before. Raises R1TrtError."""
     calibration = CalibrationConfig(
         tokenizer=export.artifact.path, text=config.calibration, weights=export.weight_marks()
     )
