@@ -11,16 +11,20 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from r1trt.arch import BuildPrecision, architecture
+from r1trt.arch import Backend, BuildPrecision, architecture
 from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 from r1trt.export.io import ExportedModel
-from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
+from r1trt.ops.layer_precision import FP8, INT4, INT8, LayerPrecision, Precision
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
 from r1trt.progress import Progress, ignore
-from r1trt.search.kinds import BF16, Kind, kinds_for_arch
+from r1trt.search.kinds import Kind, kinds_for_arch
+
+WIDEST: Mapping[Backend, BuildPrecision] = {"tensorrt": "bf16", "tensorrt-rtx": "bf16", "onnxruntime": "fp32"}
+"""What everything is in that is not narrowed."""
+_PRECISIONS: Mapping[Precision, BuildPrecision] = {FP8: "fp8", INT8: "int8", INT4: "int4"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class Group:
 def candidate_plans(
     export: ExportedModel, arch: str, calibration: CalibrationConfig, progress: Progress = ignore
 ) -> dict[str, PrecisionPlan]:
-    """Complete plans by kind: BF16 throughout, and each narrower one wherever an operator can have it.
+    """Complete plans by kind: the widest types throughout, and each narrower one where operators have it.
 
     Args:
         export: The model.
@@ -68,14 +72,17 @@ def candidate_plans(
     Raises:
         PlanError: The architecture has nothing narrower than BF16 to offer.
     """
-    plans = {BF16: plan_from_rules(export.model, arch, "bf16")}
+    target = architecture(arch)
+    widest = WIDEST[target.backend]
+    wide = plan_from_rules(export.model, arch, widest)
+    plans: dict[str, PrecisionPlan] = {widest: wide}
     measured: dict[Precision, PrecisionPlan] = {}
-    for kind in kinds_for_arch(architecture(arch)):
-        plan = _narrow(export.model, plans[BF16], kind)
+    for kind in kinds_for_arch(target):
+        plan = _narrow(export.model, wide, kind)
         if kind.type in measured:
             plan = _with_input_scales(plan, measured[kind.type])
         plan = calibrated_plan(plan, export.model, export.weight_base, calibration, progress)
-        if kind.quantizes_input:
+        if kind.quantizes_input and kind.block_size is None:
             measured.setdefault(kind.type, plan)
         plans[kind.name] = plan
     return plans
@@ -84,9 +91,8 @@ def candidate_plans(
 def _narrow(model: ir.Model, wide: PrecisionPlan, kind: Kind) -> PrecisionPlan:
     """A kind's types wherever an operator can have them, its scales open."""
     layers = {name: _narrow_layer(node, wide.layers[name], kind) for name, node in layer_nodes(model).items()}
-    scaling = {"weight_scaling": "channel" if kind.by_row else "tensor"}
-    precision: BuildPrecision = "fp8" if kind.type == FP8 else "int8"
-    return replace(wide, precision=precision, calibration=scaling, layers=layers)
+    scaling = {} if kind.block_size else {"weight_scaling": "channel" if kind.by_row else "tensor"}
+    return replace(wide, precision=_PRECISIONS[kind.type], calibration=scaling, layers=layers)
 
 
 def _narrow_layer(node: ir.Node, wide: LayerPrecision, kind: Kind) -> LayerPrecision:
@@ -97,6 +103,8 @@ def _narrow_layer(node: ir.Node, wide: LayerPrecision, kind: Kind) -> LayerPreci
         return operator.default_layer(node, "bf16", fp8=True)
     if operator.input_scales != ("input_scale",):
         return wide  # experts have no such form
+    if kind.block_size is not None:
+        return replace(wide, weight=kind.type, input=INT8, block_size=kind.block_size)
     return replace(wide, weight=kind.type, input=kind.type if kind.quantizes_input else wide.input)
 
 

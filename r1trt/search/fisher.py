@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from r1trt.graph.codes import CODE_TYPES, CodeType
+from r1trt.graph.weight_grid import dequantized_weight, rounded_weight, scales_of_weight
 from r1trt.ops.layer_precision import LayerPrecision
+from r1trt.ops.product import grid_of_layer
 from r1trt.progress import Progress, ignore
 from r1trt.search.candidates import Choice, Group
 from r1trt.search.chain import Array
@@ -156,12 +158,23 @@ def _sums(
 
 
 def _quantized(x: Tensor, weight: Tensor, layer: LayerPrecision) -> Tensor:
+    if layer.block_size is not None:
+        return x @ _in_blocks(weight, layer).T
     if layer.weight_scale is not None:
         scale = np.asarray(layer.weight_scale, np.float32)
         weight = _rounded(weight, scale[:, None] if scale.ndim else scale, CODE_TYPES[str(layer.weight)])
     if layer.input_scale is not None:
         x = _rounded(x, np.asarray(layer.input_scale, np.float32), CODE_TYPES[layer.input])
     return x @ weight.T
+
+
+def _in_blocks(weight: Tensor, layer: LayerPrecision) -> Tensor:
+    """A weight rounded to nearest; activations are taken as they are, which cost a fraction of it."""
+    import torch
+
+    grid, values_NK = grid_of_layer(layer), weight.numpy()
+    scales = scales_of_weight(values_NK, grid)
+    return torch.from_numpy(dequantized_weight(rounded_weight(values_NK, scales, grid), scales, grid))
 
 
 def _rounded(values: Tensor, scale: Array, codes: CodeType) -> Tensor:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from r1trt.arch import LIBRARIES, Architecture
 from r1trt.build.versions import versions_of_build
 from r1trt.errors import PlanError
-from r1trt.ops.layer_precision import FP8, INT8, Precision
+from r1trt.ops.layer_precision import FP8, INT4, INT8, Precision
 from r1trt.precision.capabilities import Capabilities, capabilities_of
-
-BF16 = "bf16"
+from r1trt.precision.rules import BLOCK_SIZE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +28,7 @@ class Kind:
         quantizes_input: Whether activations are quantized too, with one static scale; otherwise they stay in
             BF16, and the weights widen inside the product: decoding reads half, and multiplies no faster.
         by_row: Whether a row of a weight has a scale of its own.
+        block_size: Neighbours along a row that share a scale; None for no blocks.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Kind:
     type: Precision
     quantizes_input: bool
     by_row: bool
+    block_size: int | None = None
 
 
 FP8_WEIGHTS = Kind(name="fp8 weights", form="fp8_weight", type=FP8, quantizes_input=False, by_row=False)
@@ -47,6 +48,11 @@ FP8_TENSOR = Kind(name="fp8", form="fp8", type=FP8, quantizes_input=True, by_row
 INT8_ROW = Kind(name="int8 by row", form="int8_rows", type=INT8, quantizes_input=True, by_row=True)
 INT8_TENSOR = Kind(name="int8", form="int8", type=INT8, quantizes_input=True, by_row=False)
 
+INT8_BLOCKS, INT4_BLOCKS = (
+    Kind(name=kind, form="MatMulNBits", type=kind, quantizes_input=True, by_row=False, block_size=BLOCK_SIZE)
+    for kind in (INT8, INT4)
+)
+
 # INT8 steps evenly, and one scale a row keeps weights closer than FP8's three bits do; activations with
 # outliers want FP8, which is as fast where there is any.
 _OF_FP8: Sequence[Kind] = (INT8_WEIGHTS, FP8_ROW, FP8_TENSOR)
@@ -56,17 +62,13 @@ _UNASKED: Sequence[Kind] = (FP8_WEIGHTS, FP8_ROW, FP8_TENSOR)
 
 
 def kinds_for_arch(target: Architecture) -> tuple[Kind, ...]:
-    """What a search may choose from beside BF16, the most accurate first and the cheapest last.
+    """What a search may choose from beside the widest types, the most accurate first and the cheapest last.
 
     Raises:
-        PlanError: The architecture has nothing narrower than BF16 to offer.
+        PlanError: The builder executes nothing narrower than BF16.
     """
-    if not target.sms:
-        raise PlanError(
-            f"There is nothing to choose from for --arch {target.name}.",
-            found="ONNX Runtime computes FP8 and BF16 in FP32",
-            expected="an architecture with products narrower than BF16",
-        )
+    if target.backend == "onnxruntime":
+        return INT8_BLOCKS, INT4_BLOCKS
     if not target.offline_sms:
         return tuple(_UNASKED)
     tables = [capabilities_of(installed_version(), sm) for sm in target.offline_sms]

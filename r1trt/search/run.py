@@ -25,7 +25,6 @@ from r1trt.search.config import SearchConfig
 from r1trt.search.damage import Damages, measured_damages
 from r1trt.search.damage_cache import DamageCache
 from r1trt.search.fisher import CheapScores, cheap_scores
-from r1trt.search.kinds import BF16
 from r1trt.search.measure import Measurement
 from r1trt.search.optimize import Solution, front, greedy_within, random_within, solution_of
 from r1trt.search.page import page_of_result
@@ -110,8 +109,8 @@ def measured_space(
     for group, kind, damage in measured_damages(chain, exact, groups, texts.screen, damages, progress):
         cache.add(group, kind, damage)
         damages.setdefault(group, {})[kind] = damage
-    narrowest = list(plans.values())[-1]
-    base = replace(narrowest, layers=plans[BF16].layers)
+    widest, *_, narrowest = plans.values()
+    base = replace(narrowest, layers=widest.layers)
     costs = CostModel(export.model, base, config.minimize, device, config.workload)
     return SearchSpace(base=base, groups=groups, damages=damages, costs=costs)
 
@@ -146,12 +145,12 @@ def _found(
 def _compared(
     space: SearchSpace, found: Found, export: ExportedModel, config: SearchConfig
 ) -> list[tuple[Point, Solution]]:
-    """All BF16, the rules' plan, all FP8; and what simpler searches find for the same sum of damages."""
+    """All wide, the rules' plan, all narrow; and what simpler searches find for the same sum of damages."""
     options, budget = space.options, found.solution.damage
     narrow = space.base.precision
     rules = space.of_plan(plan_from_rules(export.model, config.arch, narrow))
     solutions = {
-        "all BF16": solution_of(options, [0] * len(options)),
+        f"all {space.groups[0].choices[0].kind.upper()}": solution_of(options, [0] * len(options)),
         **({} if rules is None else {"rules": rules}),
         f"all {narrow.upper()}": space.all_of(narrow),
         "greedy, same damage": greedy_within(options, budget),

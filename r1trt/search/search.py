@@ -113,8 +113,8 @@ def _require_possible(widest: Found, budget: Budget) -> None:
     raise PlanError(
         "The budget cannot be met: not even the widest types keep it.",
         found=f"{budget}",
-        expected=f"at least {found.high:.4g} (all in BF16: {found.mean:.4g}, with the interval of "
-        f"{measured.tokens} tokens)",
+        expected=f"at least {found.high:.4g} (all of the widest types: {found.mean:.4g}, with the interval "
+        f"of {measured.tokens} tokens)",
         fix="allow more, or measure on more tokens, which narrows the interval",
     )
 

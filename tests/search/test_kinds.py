@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from r1trt.arch import ARCHITECTURES
-from r1trt.errors import PlanError
 from r1trt.precision.capabilities import capabilities_of
 from r1trt.search.kinds import installed_version, kinds_for_arch
 
@@ -33,6 +32,9 @@ def test_kinds(arch: str) -> None:
             assert found.weight == kind.type
 
 
-def test_a_cpu_has_nothing_to_choose_from() -> None:
-    with pytest.raises(PlanError, match="nothing to choose from for --arch cpu"):
-        kinds_for_arch(ARCHITECTURES["cpu"])
+def test_a_cpu_has_blocks() -> None:
+    kinds = kinds_for_arch(ARCHITECTURES["cpu"])
+    assert [(kind.name, kind.type, kind.block_size) for kind in kinds] == [
+        ("int8", "int8", 32),
+        ("int4", "int4", 32),
+    ]

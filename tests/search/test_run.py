@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from tiny_checkpoints import write_tokenizer
 
@@ -75,6 +76,23 @@ def test_int8_serves_where_there_is_no_fp8(llama_export: Path, tmp_path: Path) -
     layers = {layer["name"]: layer for layer in json.loads((engine / "layers.json").read_text())["layers"]}
     product = layers["model.layers.0.self_attn.q_proj"]["executed"]
     assert product and all(text.startswith("int8 x int8 -> ") for text in product)
+
+
+def test_blocks_serve_on_a_cpu(llama_export: Path, tmp_path: Path) -> None:
+    config = SearchConfig(
+        model=llama_export, arch="cpu", budget=Budget(kl=1e9), output=tmp_path / "found", **TOKENS
+    )
+    found, directory = search_precision(config)
+    assert {kind for kinds in found.damages.values() for kind in kinds} == {"int8", "int4"}
+    assert {point.name for point in found.points} >= {"all FP32", "rules", "all INT4"}
+    assert set(found.chosen.kinds.values()) == {"int4"} and found.chosen.narrow_share == 1.0
+    engine = build_engine(
+        BuildConfig(model=llama_export, arch="cpu", plan=directory / "plan.yaml", output=tmp_path / "engine")
+    )
+    products = [node for node in onnx.load(engine / "cpu.onnx").graph.node if node.op_type == "MatMulNBits"]
+    assert len(products) == sum(map(len, found.groups.values()))
+    plan = load_plan(engine / "precision.yaml")
+    assert plan.calibration["compensated_layers"] == len(products)
 
 
 def test_without_a_limit_everything_is_the_cheapest(llama_export: Path, tmp_path: Path) -> None:
@@ -178,14 +196,13 @@ def test_bytes_are_another_objective(llama_export: Path, tmp_path: Path) -> None
 def test_a_budget_that_cannot_be_met_says_what_can(llama_export: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="not even the widest types keep it") as caught:
         searched(llama_export, tmp_path / "none", Budget(kl=1e-9))
-    assert "all in BF16: " in caught.value.details["expected"]
+    assert "all of the widest types: " in caught.value.details["expected"]
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"arch": "cpu"}, "nothing to choose from for --arch cpu"),
         ({"heldout": SHORT}, "heldout text is too short to measure on[^$]*short.txt[^$]*--heldout"),
         ({"calibration": SHORT}, "calibration text is too short to measure on[^$]*short.txt"),
         ({"heldout": CALIBRATION}, "nothing else reads"),
