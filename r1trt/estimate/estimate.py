@@ -19,7 +19,7 @@ from r1trt.estimate.source import SizedModel
 from r1trt.estimate.steps import Step, build_step, export_step, validation_step
 from r1trt.machine import Memory, free_disk, memory_of_machine
 
-PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "bf16", "int8", "fp8")
+PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "bf16", "int8", "fp8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +119,9 @@ def estimate_of(model: SizedModel, use: Use, directory: Path, *, copy: bool = Fa
 
 
 def _precisions(arch: Architecture) -> Iterator[BuildPrecision]:
-    """On a CPU the narrow types are simulated, which says nothing of their cost."""
+    """On a CPU floating-point types narrower than FP32 are simulated, which says nothing of their cost."""
     if not arch.sms:
-        yield "fp32"
+        yield from ("fp32", "int8", "int4")
         return
     yield "bf16"
     yield "fp8" if arch.fp8 else "int8"

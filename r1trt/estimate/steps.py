@@ -39,6 +39,8 @@ BUILD_SECONDS, TYPED_IN_SECOND = 1.0, 200 * MB
 BUILDER_SECONDS, BUILT_IN_SECOND = 17.0, 48 * MB
 """A builder compiles and times kernels for each engine, whatever the weights, and then writes them."""
 CALIBRATED_IN_SECOND = 3.5e6
+COMPENSATION_MEMORY, COMPENSATED_IN_SECOND = 4000 * MB, 0.6e6
+"""Beside calibration's: sums of products, their inverse, and one weight in FP32."""
 VALIDATION_SECONDS, VALIDATED_IN_SECOND = 8.0, 6.5e6
 """Parameters, for the tokens that each has where no other number is given."""
 
@@ -93,6 +95,9 @@ def build_step(
     if planned.plan.missing_scales and not calibrated:
         memory += _calibration_memory(model)
         seconds += parameters(model) / CALIBRATED_IN_SECOND
+    if planned.precision == "int4":  # compensated, unless it is told not to
+        memory += _calibration_memory(model) + COMPENSATION_MEMORY
+        seconds += parameters(model) / COMPENSATED_IN_SECOND
     least = WRITE_MEMORY
     if backend != "onnxruntime" and engines:
         memory = max(memory, builder_memory(weights))

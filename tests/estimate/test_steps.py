@@ -112,7 +112,7 @@ def test_an_estimate_is_one_whole(tmp_path: Path) -> None:
     steps = {item.step.name: item for item in found.steps}
     assert "export" in steps and "build --arch ampere --fp8" not in steps
     assert {"build --arch ada --fp8", "build --arch ampere --bf16", "build --arch cpu --fp32"} <= set(steps)
-    assert set(found.weight_bytes) == set(found.kv_cache) == {"fp32", "bf16", "int8", "fp8"}
+    assert set(found.weight_bytes) == set(found.kv_cache) == {"fp32", "bf16", "int8", "fp8", "int4"}
     assert found.weight_bytes["fp8"]["fp8_e4m3"] == 68451041280
     devices = {(item.device, item.precision) for item in found.placements}
     assert {("a100", "bf16"), ("a100", "int8")} <= devices and ("a100", "fp8") not in devices
