@@ -108,18 +108,7 @@ def check_plan(plan: PrecisionPlan, arch: str, backend: Backend | None = None) -
         if plan.arch != arch
         else "plan with --int8 or --bf16, or build for ada, hopper or blackwell",
     )
-    if backend not in (None, "onnxruntime"):
-        _raise(
-            f"The precision plan cannot be built with {backend}: weights in blocks are ONNX Runtime's.",
-            [f"'{name}': block_size is given" for name, layer in plan.layers.items() if layer.block_size],
-            "build with --arch cpu, or give these layers int8 weights with one scale a row",
-        )
-    if backend == "tensorrt-rtx":
-        _raise(
-            "The precision plan cannot be built with TensorRT-RTX, which multiplies by no block scales.",
-            [f"'{name}': own_scales is given" for name, layer in plan.layers.items() if layer.own_scales],
-            "give these layers bf16 in the plan, or fp8_e4m3 with scales of their own",
-        )
+    _require_scales(plan, backend)
     if backend == "tensorrt":
         _raise(
             "The precision plan cannot be built with TensorRT: its plugins compute in other types.",
@@ -135,6 +124,22 @@ def check_plan(plan: PrecisionPlan, arch: str, backend: Backend | None = None) -
                 if layer.implementation == "plugin"
             ],
             "build with --backend tensorrt, or make a plan for this builder",
+        )
+
+
+def _require_scales(plan: PrecisionPlan, backend: Backend | None) -> None:
+    """Refuse scalings that the builder does not multiply by."""
+    if backend not in (None, "onnxruntime"):
+        _raise(
+            f"The precision plan cannot be built with {backend}: weights in blocks are ONNX Runtime's.",
+            [f"'{name}': block_size is given" for name, layer in plan.layers.items() if layer.block_size],
+            "build with --arch cpu, or give these layers int8 weights with one scale a row",
+        )
+    if backend == "tensorrt-rtx":
+        _raise(
+            "The precision plan cannot be built with TensorRT-RTX, which multiplies by no block scales.",
+            [f"'{name}': own_scales is given" for name, layer in plan.layers.items() if layer.own_scales],
+            "give these layers bf16 in the plan, or fp8_e4m3 with scales of their own",
         )
 
 

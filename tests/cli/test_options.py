@@ -16,7 +16,7 @@ OPTIONS = {
     "export": "checkpoint --output -o --max-seq-len --copy --dry-run --last-token-logits --json",
     "build": (
         "model --arch --fp8 --int8 --int4 --bf16 --fp32 --plan --requantize --calibration"
-        " --calibration-method --calibration-percentile --calibration-tokens --compensate --no-compensate"
+        " --calibration-method --calibration-percentile --calibration-tokens --compensate"
         " --backend --max-batch-size"
         " --max-input-len --max-seq-len --no-cache --plugins --plugin-library --embed-plugins --trust-plugins"
         " --allow-fake-fp8 --timing-cache --dump-passes --output -o --json"
