@@ -14,6 +14,7 @@ from r1trt.artifacts.build import BuildDirectory
 from r1trt.artifacts.disk import require_free_space
 from r1trt.data_types import OF_ONNX
 from r1trt.errors import BuildError
+from r1trt.graph.joined import JoinedTensor
 from r1trt.graph.quantize import WeightSource, WeightTensor
 from r1trt.passes.fp8_as_bytes import bytes_of
 from r1trt.progress import Progress, ignore
@@ -132,7 +133,7 @@ def _stream(entry: _Entry, file: BinaryIO, base: int) -> None:
         )
         for chunk in source.chunks():
             file.write(np.ascontiguousarray(chunk).view(np.uint8).data)
-    elif isinstance(entry.tensor, WeightTensor):
+    elif isinstance(entry.tensor, WeightTensor | JoinedTensor):
         entry.tensor.tofile(file)
     else:
         file.write(entry.tensor.tobytes())

@@ -19,6 +19,7 @@ from r1trt.passes.check_traps import CheckBuilderFormsPass, CheckTypedPass
 from r1trt.passes.fp8_as_bytes import Fp8AsBytesPass
 from r1trt.passes.infer_types import InferTypesPass
 from r1trt.passes.inline_bodies import InlineBodiesPass
+from r1trt.passes.merge_products import MergeProductsPass
 from r1trt.passes.name_absent_inputs import (
     CheckPluginTypesPass,
     NameAbsentInputsPass,
@@ -77,6 +78,8 @@ def passes_for(
     return [
         cache,
         *typing_passes(plan),
+        # Fewer, larger nodes where all is FP32.
+        MergeProductsPass(),
         *_onnxruntime_passes(CheckOnnxPass()),
         PretransposeWeightsPass(),
     ]
