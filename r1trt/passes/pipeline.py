@@ -18,6 +18,7 @@ from r1trt.passes.check_plan import CheckPlanPass
 from r1trt.passes.check_traps import CheckBuilderFormsPass, CheckTypedPass
 from r1trt.passes.fp8_as_bytes import Fp8AsBytesPass
 from r1trt.passes.fuse_attention import FuseAttentionPass
+from r1trt.passes.fuse_norms import FuseNormsPass
 from r1trt.passes.infer_types import InferTypesPass
 from r1trt.passes.inline_bodies import InlineBodiesPass
 from r1trt.passes.merge_products import MergeProductsPass
@@ -82,6 +83,7 @@ def passes_for(
         # Fewer, larger nodes where all is FP32.
         MergeProductsPass(),
         FuseAttentionPass(),
+        FuseNormsPass(),
         *_onnxruntime_passes(CheckOnnxPass()),
         PretransposeWeightsPass(),
     ]
