@@ -16,6 +16,7 @@ from r1trt.graph.quantize import RowTensor, WeightSource
 from r1trt.graph.weight_grid import Grid, rounded_weight, scales_of_weight
 
 Array = NDArray[Any]
+MATMUL_NBITS = "MatMulNBits"
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 """What the operator takes (ONNX Runtime's ContribOperators.md, MatMulNBits)."""
 BITS = {"int4": 4, "int8": 8}

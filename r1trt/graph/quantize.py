@@ -84,11 +84,21 @@ class WeightSource:
     def chunks(self) -> Iterator[Array]:
         """Rows [r,K] in order, in the stored type, about CHUNK_BYTES at a time."""
         for part in self.parts:
-            yield from part.rows() if isinstance(part, RowTensor) else stored_rows(part, self.row_size)
+            yield from rows_of(part, self.row_size)
 
 
 def _dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     return tuple(int(size) for size in tensor.shape if isinstance(size, int))
+
+
+def rows_of(part: ir.TensorProtocol, row_size: int) -> Iterator[Array]:
+    """Rows of a tensor in order, about CHUNK_BYTES at a time: computed, converted, or as they are stored."""
+    if isinstance(part, RowTensor):
+        yield from part.rows()
+    elif isinstance(part, WeightTensor):
+        yield from (chunk.reshape(-1, row_size) for chunk in part.chunks())
+    else:
+        yield from stored_rows(part, row_size)
 
 
 def stored_rows(part: ir.TensorProtocol, row_size: int) -> Iterator[Array]:
@@ -199,9 +209,19 @@ class WeightTensor(ir.LazyTensor):
     def chunks(self) -> Iterator[Array]:
         """The stored elements in order, as arrays of the target type."""
         if self._transposed:
-            yield np.ascontiguousarray(np.concatenate(list(self._rows())).T)
+            yield self._turned()
         else:
             yield from self._rows()
+
+    def _turned(self) -> Array:
+        """All of it as [K,N], which is filled while the rows are read."""
+        rows, columns = self._source.shape
+        dtype, start = self._converts_to.numpy(), 0
+        turned: Array = np.empty((columns, rows), dtype)
+        for chunk in self._rows():
+            turned[:, start : start + len(chunk)] = chunk.T
+            start += len(chunk)
+        return turned
 
     def _rows(self) -> Iterator[Array]:
         start = 0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from r1trt.data_types import OF_ONNX
 from r1trt.errors import PlanError
-from r1trt.graph.block_codes import BITS, block_tensors
+from r1trt.graph.block_codes import BITS, MATMUL_NBITS, block_tensors
 from r1trt.graph.block_scaled import BlockScaledTensor
 from r1trt.graph.domain import DEQUANTIZE_BLOCKS, MICROSOFT
 from r1trt.graph.edit import FLOAT, Emitter, dims_of, register, static_dims
@@ -240,7 +240,7 @@ def block_product(
     }
     dims = (*dims_of(x)[:-1], rows)
     return emit.node(
-        "MatMulNBits",
+        MATMUL_NBITS,
         "MatMul",
         inputs if bias is not None else inputs[:3],
         FLOAT,

@@ -41,7 +41,7 @@ def write_documents(repository: Path, name: str, bundle: EngineBundle) -> None:
 def requirements_from_bundle(bundle: EngineBundle) -> list[str]:
     """Packages that a generation model imports, as pip takes them."""
     if bundle.manifest.backend == "onnxruntime":
-        return [*_REQUIREMENTS, f"{bundle.library}>=1.24"]
+        return [*_REQUIREMENTS, f"{bundle.library}>=1.32"]
     exact = f"=={bundle.library_version}" if bundle.library_version else ""
     return [*_REQUIREMENTS, *_GPU_REQUIREMENTS, f"{bundle.library}{exact}"]
 

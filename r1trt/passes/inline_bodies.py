@@ -6,6 +6,8 @@ the precision plan it comes from.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
@@ -20,11 +22,12 @@ class InlineBodiesPass(ir.passes.InPlacePass):
 
     Args:
         keep: Operators whose types this backend's bodies take stay calls.
+        inline: Names of operators whose calls do not stay even so.
     """
 
-    def __init__(self, keep: LoweringBackend | None = None) -> None:
+    def __init__(self, keep: LoweringBackend | None = None, inline: Collection[str] = ()) -> None:
         super().__init__()
-        self._keep = keep
+        self._keep, self._inline = keep, inline
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Give each call a copy of its body, named after the call, and inline the copies."""
@@ -50,7 +53,9 @@ class InlineBodiesPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(own))
 
     def _keeps(self, node: ir.Node) -> bool:
-        return self._keep is not None and operator_of(node) is not None and computes(self._keep, node)
+        if self._keep is None or node.op_type in self._inline:
+            return False
+        return operator_of(node) is not None and computes(self._keep, node)
 
 
 def _renamed(body: ir.Function, call: str) -> ir.Function:

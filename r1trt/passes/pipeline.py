@@ -6,19 +6,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
 from r1trt.arch import Backend
 from r1trt.errors import ExportError, R1TrtError
 from r1trt.lowerings.statistics import Statistic
+from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
+from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.passes.add_probes import AddProbesPass, Probe
 from r1trt.passes.cancel_casts import CancelCastsPass
 from r1trt.passes.check_onnx import CheckOnnxPass
 from r1trt.passes.check_plan import CheckPlanPass
 from r1trt.passes.check_traps import CheckBuilderFormsPass, CheckTypedPass
 from r1trt.passes.fp8_as_bytes import Fp8AsBytesPass
+from r1trt.passes.fuse_attention import FuseAttentionPass
+from r1trt.passes.fuse_norms import FuseNormsPass
 from r1trt.passes.infer_types import InferTypesPass
 from r1trt.passes.inline_bodies import InlineBodiesPass
+from r1trt.passes.known_sizes import KnownSizesPass
+from r1trt.passes.merge_products import MergeProductsPass
 from r1trt.passes.name_absent_inputs import (
     CheckPluginTypesPass,
     NameAbsentInputsPass,
@@ -85,7 +91,15 @@ def passes_for(
     return [
         cache,
         *typing,
+        # Fewer, larger nodes where all is FP32.
+        MergeProductsPass(),
+        FuseAttentionPass(),
+        FuseNormsPass(),
         *_onnxruntime_passes(CheckOnnxPass()),
+        # What every layer would compute for itself, positions and masks, is computed once.
+        InlineBodiesPass(keep="onnxruntime", inline=(DYNAMIC_ROPE.name, HLA_ATTENTION.name)),
+        KnownSizesPass(),
+        CommonSubexpressionEliminationPass(),
         PretransposeWeightsPass(),
     ]
 

@@ -86,7 +86,8 @@ def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptio
             "ONNX Runtime cannot load the graph.",
             where=where,
             found=error,
-            fix="check that the weight files are complete (r1trt inspect), or build again",
+            fix="check that the weight files are complete (r1trt inspect) and that this is ONNX Runtime 1.32 "
+            "or newer, which cpu engines need, or build again",
         ) from error
 
 

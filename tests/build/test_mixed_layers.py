@@ -32,7 +32,7 @@ from r1trt.ops.embedding import EMBEDDING
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.linear import LINEAR
-from r1trt.ops.registry import LAYER_OPERATORS, OPERATORS, operator_of
+from r1trt.ops.registry import LAYER_OPERATORS, operator_of
 from r1trt.ops.rms_norm import RMS_NORM
 from r1trt.ops.swiglu import SWIGLU
 from r1trt.passes.pipeline import passes_for, run_passes, simulation_passes
@@ -189,13 +189,15 @@ def test_the_cpu_runs_its_own_bodies_where_it_can(
     built = build(case, tmp_path, "cpu")
     engine = ir.load(built.cpu_engine)
     calls = {str(node.name): node for node in engine.graph if operator_of(node) is not None}
-    wide = {
+    experts = {name for name, layer in case.mixed.layers.items() if layer.op == DYNAMIC_MOE.name}
+    assert set(calls) == experts and all(computes("onnxruntime", node) for node in calls.values())
+    # Only ONNX Runtime's own body of an attention looks whether a branch counts.
+    own = {
         name
         for name, layer in case.mixed.layers.items()
-        if layer.op == DYNAMIC_MOE.name
-        or (layer.op in OPERATORS and (layer.input, layer.output) == ("fp32", "fp32"))
+        if layer.op == HLA_ATTENTION.name and (layer.input, layer.output) == ("fp32", "fp32")
     }
-    assert set(calls) == wide and len({node.op_type for node in calls.values()}) == len(OPERATORS)
-    assert all(computes("onnxruntime", node) for node in calls.values())
+    branches = {str(node.name).rpartition("/")[0] for node in engine.graph if node.op_type == "If"}
+    assert own and branches == own
     found = run(engine, built.path, FEEDS, ["logits"])
     np.testing.assert_allclose(found["logits"], mixed_values["onnxruntime"]["logits"], atol=1e-5)

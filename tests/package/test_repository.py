@@ -185,7 +185,7 @@ def test_another_tensorrt_version_is_refused(
 @pytest.mark.parametrize(
     ("changes", "requirement"),
     [
-        ({}, "onnxruntime>=1.24"),
+        ({}, "onnxruntime>=1.32"),
         (TENSORRT, "tensorrt-cu13==11.4.0.106"),
         (TENSORRT_RTX, "tensorrt-rtx-cu13==1.7.1.13"),
     ],

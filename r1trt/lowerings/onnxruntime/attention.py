@@ -18,10 +18,16 @@ from r1trt.ops.hla_attention import AttentionSpec
 
 
 def _full_attention(
-    op: OpBuilder, spec: AttentionSpec, q: ir.Value, keys: ir.Value, values: ir.Value, position_BS: ir.Value
+    op: OpBuilder,
+    spec: AttentionSpec,
+    q: ir.Value,
+    keys: ir.Value,
+    values: ir.Value,
+    length: ir.Value,
+    position_BS: ir.Value,
 ) -> ir.Value:
-    """Causal softmax attention over all keys; [B,H,S,dv]."""
-    key_index = arange(op, dim(op, keys, 2))
+    """Causal softmax attention over all L keys; [B,H,S,dv]."""
+    key_index = arange(op, length)
     visible = op.LessOrEqual(key_index, op.Unsqueeze(position_BS, [1, 3]))
     out: ir.Value = op.Attention(q, keys, values, visible, scale=spec.scale)
     return out
@@ -64,6 +70,7 @@ def _mix(
     keys: ir.Value,
     values: ir.Value,
     lam_BSH: ir.Value,
+    length: ir.Value,
     past_len: ir.Value,
     position_BS: ir.Value,
     real_BS: ir.Value,
@@ -78,7 +85,7 @@ def _mix(
         op,
         "full",
         wants_full,
-        lambda inner: _full_attention(inner, spec, q, keys, values, position_BS),
+        lambda inner: _full_attention(inner, spec, q, keys, values, length, position_BS),
         zeros,
     )
     block = _if_any(
@@ -88,12 +95,12 @@ def _mix(
     return mixed
 
 
-def _updated(op: OpBuilder, cache: ir.Value, new: ir.Value, past_len: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The whole cache after the update, and its rows up to the longest sequence."""
-    updated = op.TensorScatter(cache, new, past_len, axis=2)
-    longest = op.Reshape(op.ReduceMax(past_len, keepdims=0), [1])
-    end = op.Add(longest, dim(op, new, 2))
-    return updated, op.Slice(updated, [0], end, [2])
+def _length(op: OpBuilder, spec: AttentionSpec, tokens: ir.Value, past_len: ir.Value) -> ir.Value:
+    """L, int64 [1]; in all layers of a graph one expression of its inputs."""
+    if spec.capacity is None:
+        return tokens
+    length: ir.Value = op.Add(op.Reshape(op.ReduceMax(past_len, keepdims=0), [1]), tokens)
+    return length
 
 
 def attention_body(spec: AttentionSpec) -> Body:
@@ -113,7 +120,8 @@ def attention_body(spec: AttentionSpec) -> Body:
         past_len: ir.Value,
         seq_len: ir.Value,
     ) -> list[ir.Value]:
-        token_S = arange(op, dim(op, q, 1))
+        tokens = dim(op, q, 1)
+        token_S, length = arange(op, tokens), _length(op, spec, tokens, past_len)
         position_BS = op.Add(op.Unsqueeze(past_len, [1]), token_S)
         caches: list[ir.Value] = []
 
@@ -122,17 +130,17 @@ def attention_body(spec: AttentionSpec) -> Body:
             new = op.Transpose(new, perm=[0, 2, 1, 3])
             if spec.capacity is None:
                 return new
-            updated, known = _updated(op, cache, new, past_len)
-            caches.append(updated)
+            caches.append(op.TensorScatter(cache, new, past_len, axis=2))
+            known: ir.Value = op.Slice(caches[-1], [0], length, [2])
             return known
 
         q, keys = op.Transpose(q, perm=[0, 2, 1, 3]), all_of(k, key_cache)
         values = _values_in(op, spec, keys) if spec.latent else all_of(v, value_cache)
         if spec.has_lam:
             real_BS = op.Less(op.Unsqueeze(token_S, [0]), op.Unsqueeze(seq_len, [1]))
-            y = _mix(op, spec, q, keys, values, lam, past_len, position_BS, real_BS)
+            y = _mix(op, spec, q, keys, values, lam, length, past_len, position_BS, real_BS)
         else:
-            y = _full_attention(op, spec, q, keys, values, position_BS)
+            y = _full_attention(op, spec, q, keys, values, length, position_BS)
         return [op.Transpose(y, perm=[0, 2, 1, 3]), *caches]
 
     return body
