@@ -85,7 +85,11 @@ class SearchSpace:
         return solution_of(self.options, chosen)
 
     def of_plan(self, plan: PrecisionPlan) -> Solution | None:
-        """The choices that have the same types as a plan's layers; None where some have none of these."""
+        """The choices that have the same types as a plan's layers; None where some have none of these.
+
+        Of several of these the one whose weights are scaled as the plan's scales are found.
+        """
+        by_row = plan.calibration.get("weight_scaling") == "channel"
         chosen = []
         for group in self.groups:
             first = group.layers[0]
@@ -95,7 +99,11 @@ class SearchSpace:
             ]
             if True not in fitting:
                 return None
-            chosen.append(fitting.index(True))
+            alike = [
+                fits and (choice.layers[first].weight_axis is not None) == by_row
+                for fits, choice in zip(fitting, group.choices, strict=True)
+            ]
+            chosen.append(alike.index(True) if True in alike else fitting.index(True))
         return solution_of(self.options, chosen)
 
     def point(self, name: str, solution: Solution) -> Point:

@@ -111,6 +111,8 @@ def test_the_plan_keeps_the_budget_and_is_cheaper_than_bf16(result: tuple[Search
     assert not plan.missing_scales
     reasons = {layer.reason.partition(";")[0] for layer in plan.layers.values() if "searched" in layer.reason}
     assert reasons <= {f"searched: {kind}" for kind in ("bf16", "int8 weights", "fp8", "fp8 by row")}
+    (rules,) = [point for point in found.points if point.name == "rules"]
+    assert set(rules.kinds.values()) == {"fp8", "bf16"}
     greedy, chance = (
         next(point for point in found.points if point.name.startswith(name)) for name in ("greedy", "random")
     )
