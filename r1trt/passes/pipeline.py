@@ -88,10 +88,15 @@ def passes_for(
             InlineBodiesPass(),
             CheckBuilderFormsPass(backend, sms),
         ]
+    return [cache, *typing, *_cpu_engine_passes()]
+
+
+def _cpu_engine_passes() -> Passes:
+    """A typed graph into what ONNX Runtime serves: fewer, larger nodes where all is FP32.
+
+    Graphs that stand for another builder's arithmetic keep its layers, and have none of this.
+    """
     return [
-        cache,
-        *typing,
-        # Fewer, larger nodes where all is FP32.
         MergeProductsPass(),
         FuseAttentionPass(),
         FuseNormsPass(),
