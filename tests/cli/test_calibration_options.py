@@ -42,16 +42,16 @@ def test_a_build_says_how_it_calibrated(here: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--calibration-percentile", "99"), 1, "is for --calibration-method percentile"),
+        (("--calibration-percentile", "99"), 2, "is for --calibration-method percentile"),
         (("--calibration-method", "percentile", "--calibration-percentile", "101"), 2, "101"),
         (("--calibration-method", "entropy"), 2, "'entropy' is not one of"),
         (("--calibration-tokens", "10"), 2, "10 is not in the range"),
         (
             ("--plan", "text.txt", "--calibration-method", "amax"),
-            1,
+            2,
             "--plan and --calibration-method exclude",
         ),
-        (("--plan", "text.txt", "--calibration-tokens", "999"), 1, "--plan and --calibration-tokens exclude"),
+        (("--plan", "text.txt", "--calibration-tokens", "999"), 2, "--plan and --calibration-tokens exclude"),
     ],
 )
 def test_options_that_do_not_fit(

@@ -26,7 +26,7 @@ REPOSITORY = repository_manifest()
         ({**ENGINE, "cache": False}, [], 1, "no KV cache"),
         (manifest(**TENSORRT), [], 3, "for a CPU only"),
         ({**ENGINE, "source": {"model_name": "a/b"}}, [], 1, "with --model-name"),
-        (ENGINE, ["--http-port", "9000", "--grpc-port", "9000"], 1, "ports have to differ"),
+        (ENGINE, ["--http-port", "9000", "--grpc-port", "9000"], 2, "ports have to differ"),
         (ENGINE, ["--rows", "5"], 1, "not built for so many rows"),
         (ENGINE, ["--http-port", "0"], 2, "--http-port"),
         (ENGINE, ["--threads", "0"], 2, "--threads"),
