@@ -9,11 +9,14 @@ from dataclasses import asdict, replace
 import onnx_ir as ir
 
 from r1trt.build.config import BuildConfig
+from r1trt.errors import UsageError
 from r1trt.export.io import ExportedModel
 from r1trt.lifetime.temporary import temporary_directory
 from r1trt.ops.layer_precision import INT4
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress
+
+_RECORD = "compensated_"
 
 
 def wants_compensation(plan: PrecisionPlan, asked: bool | None) -> bool:
@@ -21,6 +24,17 @@ def wants_compensation(plan: PrecisionPlan, asked: bool | None) -> bool:
     if asked is not None:
         return asked
     return any(layer.weight == INT4 for layer in plan.layers.values())
+
+
+def _require_layers(plan: PrecisionPlan) -> None:
+    from r1trt.calibrate.compensated import compensated_layers
+
+    if not compensated_layers(plan):
+        raise UsageError(
+            "--compensate has nothing to compensate.",
+            found=f"no linear of the plan has quantized weights ({plan.precision})",
+            fix="leave it out, or build with --int4, --int8 or --fp8",
+        )
 
 
 @contextmanager
@@ -40,9 +54,12 @@ def compensated_weights(
     Raises:
         R1TrtError: The text, or the model on it, cannot be used.
     """
+    # What an earlier build did is no record of this one.
+    kept = {key: value for key, value in plan.calibration.items() if not key.startswith(_RECORD)}
     if not wants_compensation(plan, build.compensate):
-        yield plan, {}
+        yield replace(plan, calibration=kept), {}
         return
+    _require_layers(plan)
     # NOTES: it runs the graph, and loads ONNX Runtime for it.
     from r1trt.calibrate.calibrate import CalibrationConfig, chunks_of_text
     from r1trt.calibrate.compensated import Compensation, compensated_layers
@@ -59,7 +76,7 @@ def compensated_weights(
             progress=progress,
         )
         record = {
-            **plan.calibration,
+            **kept,
             "compensated_layers": len(compensated_layers(plan)),
             "compensated_tokens": sum(map(len, chunks)),
         }

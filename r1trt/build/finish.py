@@ -31,6 +31,7 @@ _DECIDED = (
         "calibration_method",
         "calibration_percentile",
         "calibration_tokens",
+        "compensate",
         "max_batch_size",
         "max_input_len",
         "max_seq_len",

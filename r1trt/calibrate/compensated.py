@@ -20,7 +20,7 @@ from r1trt.calibrate.text import TokenChunks
 from r1trt.errors import PlanError
 from r1trt.graph.block_codes import block_name, packed_codes
 from r1trt.graph.edit import data_type, static_dims
-from r1trt.graph.quantize import WeightSource
+from r1trt.graph.quantize import WeightSource, require_finite
 from r1trt.graph.weights import typed_weight_name, weight_source_from_value
 from r1trt.lowerings.input_products import input_products
 from r1trt.ops.layer_precision import INT4, LayerPrecision
@@ -162,7 +162,12 @@ def _width(node: ir.Node) -> int:
 
 
 def _whole(source: WeightSource) -> NDArray[np.float32]:
-    return np.concatenate([chunk.astype(np.float32) for chunk in source.chunks()])
+    whole_NK, start = np.empty(source.shape, np.float32), 0
+    for chunk in source.chunks():
+        require_finite(chunk, source.name)
+        whole_NK[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return whole_NK
 
 
 def _known_scales(layer: LayerPrecision) -> NDArray[np.float32] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from r1trt.arch import Backend
@@ -40,6 +41,7 @@ BUILDER_SECONDS, BUILT_IN_SECOND = 17.0, 48 * MB
 """A builder compiles and times kernels for each engine, whatever the weights, and then writes them."""
 CALIBRATED_IN_SECOND = 3.5e6
 COMPENSATION_MEMORY, COMPENSATED_IN_SECOND = 4000 * MB, 0.6e6
+INVERSE_BYTES = 40
 """Beside calibration's: sums of products, their inverse, and one weight in FP32."""
 VALIDATION_SECONDS, VALIDATED_IN_SECOND = 8.0, 6.5e6
 """Parameters, for the tokens that each has where no other number is given."""
@@ -96,7 +98,7 @@ def build_step(
         memory += _calibration_memory(model)
         seconds += parameters(model) / CALIBRATED_IN_SECOND
     if planned.precision == "int4":  # compensated, unless it is told not to
-        memory += _calibration_memory(model) + COMPENSATION_MEMORY
+        memory += _calibration_memory(model) + COMPENSATION_MEMORY + _inverse_memory(model)
         seconds += parameters(model) / COMPENSATED_IN_SECOND
     least = WRITE_MEMORY
     if backend != "onnxruntime" and engines:
@@ -111,6 +113,19 @@ def build_step(
         disk=written + COMPANION_BYTES,
         seconds=seconds,
     )
+
+
+def _inverse_memory(model: SizedModel) -> int:
+    """Of the widest linear's sum of products: some copies in FP64."""
+    widest = max((max(shape[1:], default=0) for shape in _linear_shapes(model)), default=0)
+    return INVERSE_BYTES * widest**2
+
+
+def _linear_shapes(model: SizedModel) -> Iterator[tuple[int, ...]]:
+    for tensor in model.tensors.values():
+        shape = tuple(int(size) for size in tensor.shape if isinstance(size, int))
+        if len(shape) == 2:
+            yield shape
 
 
 def _calibration_memory(model: SizedModel) -> int:

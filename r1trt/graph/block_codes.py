@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from r1trt.graph.quantize import RowTensor, WeightSource
+from r1trt.graph.quantize import RowTensor, WeightSource, require_finite
 from r1trt.graph.weight_grid import Grid, rounded_weight, scales_of_weight
 
 Array = NDArray[Any]
@@ -66,7 +66,9 @@ class BlockRows(RowTensor):
     def rows(self) -> Iterator[Array]:
         """Rows in order, some at a time."""
         for chunk in self._source.chunks():
-            yield np.ascontiguousarray(self._part(chunk.astype(np.float32)))
+            values = chunk.astype(np.float32)
+            require_finite(values, self._source.name)
+            yield np.ascontiguousarray(self._part(values))
 
     def tofile(self, file: Any) -> None:
         """Stream the rows into a binary file."""
@@ -82,6 +84,11 @@ def block_name(weight: str, grid: Grid) -> str:
     return f"{weight}.{grid.code}_blocks{grid.block_size}"
 
 
+def block_importance(grid: Grid, columns: int) -> Array | None:
+    """Of a search of scales, which INT4 gains by, columns that count alike; None searches nothing."""
+    return np.ones(columns, np.float32) if grid.code == "int4" else None
+
+
 def block_tensors(source: WeightSource, grid: Grid, name: str) -> tuple[BlockRows, BlockRows]:
     """Packed codes UINT8 [N,G,b*bits/8] and scales FLOAT [N,G] of a weight [N,K], rounded to nearest.
 
@@ -89,7 +96,7 @@ def block_tensors(source: WeightSource, grid: Grid, name: str) -> tuple[BlockRow
     """
     rows, columns = source.shape
     blocks, size = len(grid.blocks(columns)), grid.block_size or columns
-    importance_K = np.ones(columns, np.float32) if grid.code == "int4" else None
+    importance_K = block_importance(grid, columns)
 
     def scales_of(chunk_NK: Array) -> Array:
         return scales_of_weight(chunk_NK, grid, importance_K)

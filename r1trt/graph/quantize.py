@@ -126,6 +126,16 @@ def stored_rows(part: ir.TensorProtocol, row_size: int) -> Iterator[Array]:
         raise CheckpointError("A weight file cannot be read.", where=path, found=error) from error
 
 
+def require_finite(values: Array, where: str) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        CheckpointError: One is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise CheckpointError("A weight is not finite.", where=where, fix="repair the checkpoint")
+
+
 def weight_amax(source: WeightSource, axis: int | None) -> NDArray[np.float32]:
     """Largest magnitude of the weights, one number, or one for each index of axis 0; FP32.
 
@@ -140,8 +150,7 @@ def weight_amax(source: WeightSource, axis: int | None) -> NDArray[np.float32]:
 
 def _row_amax(source: WeightSource, chunk: Array) -> NDArray[np.float32]:
     amax: NDArray[np.float32] = np.abs(chunk.astype(np.float32)).max(axis=1)
-    if not np.isfinite(amax).all():
-        raise CheckpointError("A weight is not finite.", where=source.name, fix="repair the checkpoint")
+    require_finite(amax, source.name)
     return amax
 
 

@@ -45,6 +45,11 @@ class InputProducts(Statistic):
         """Its body knows K."""
         return f"products{self.width}"
 
+    @property
+    def wants(self) -> int:
+        """None of K*K is read; a graph's value has at least one."""
+        return 1
+
     def measured(self, op: OpBuilder, x: ir.Value, scales: ir.Value) -> ir.Value:
         """FLOAT [K*K]; `scales` is not read."""
         x_SK = op.Reshape(to_float(op, x), [-1, self.width])

@@ -45,6 +45,11 @@ class Statistic:
         """What tells its functions in one graph apart."""
         return self.codes.name
 
+    @property
+    def wants(self) -> int:
+        """How many numbers it is given of a value, where nobody gives others."""
+        return self.size
+
     def measured(self, op: OpBuilder, x: ir.Value, scales: ir.Value) -> ir.Value:
         """FLOAT [N] of any x; 0 of an empty one, NaN where x is not finite. amax reads no `scales` [N]."""
         flat = op.Reshape(to_float(op, x), [-1])

@@ -20,7 +20,7 @@ from r1trt.graph.domain import OPSET as OPSET
 from r1trt.graph.functions import AttributeValue as AttributeValue
 from r1trt.graph.network_view import LayerParts, ReadBack
 from r1trt.ops.cost import CallSize, Cost
-from r1trt.ops.layer_precision import SCALES, AllowedTypes, LayerPrecision, Precision
+from r1trt.ops.layer_precision import INT4, SCALES, AllowedTypes, LayerPrecision, Precision
 from r1trt.ops.signature import Signature
 
 Spec = TypeVar("Spec")
@@ -119,6 +119,8 @@ class Operator(Signature, ABC, Generic[Spec]):
             yield "weight_axis belongs to a list of weight scales, and to nothing else"
         if layer.own_scales and not self.block_scales:
             yield f"own_scales is given, but {self.name} computes with no block scales"
+        if layer.block_size is not None and INT4 not in self.types.weight:
+            yield f"block_size is {layer.block_size}, but {self.name} has no weights in blocks"
         if layer.weight_error is not None and not layer.quantizes_weight:
             yield "weight_error belongs to a quantized weight"
         if layer.implementation is not None and not self.plugin_types:

@@ -109,7 +109,7 @@ class AddProbesPass(ir.passes.InPlacePass):
 
     def _add(self, model: ir.Model, node: ir.Node, probe: Probe, bodies: _Bodies) -> None:
         statistic = probe.statistic or replace(self._statistic, codes=CODE_TYPES[probe.codes])
-        numbers = np.asarray(self._scales.get(probe.name, [1.0] * statistic.size), np.float32)
+        numbers = np.asarray(self._scales.get(probe.name, [1.0] * statistic.wants), np.float32)
         scales = register(model.graph, ir.tensor(numbers, name=f"{probe.name}/scales"))
         inputs: list[ir.Value | None]
         if probe.scale == INPUT_SCALE:

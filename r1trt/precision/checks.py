@@ -132,7 +132,11 @@ def _require_scales(plan: PrecisionPlan, backend: Backend | None) -> None:
     if backend not in (None, "onnxruntime"):
         _raise(
             f"The precision plan cannot be built with {backend}: weights in blocks are ONNX Runtime's.",
-            [f"'{name}': block_size is given" for name, layer in plan.layers.items() if layer.block_size],
+            [
+                f"'{name}': block_size is given"
+                for name, layer in plan.layers.items()
+                if layer.block_size is not None
+            ],
             "build with --arch cpu, or give these layers int8 weights with one scale a row",
         )
     if backend == "tensorrt-rtx":

@@ -129,7 +129,9 @@ class _Rules:
     def layer(self, name: str, node: ir.Node) -> LayerPrecision:
         operator, fp8 = _operator(node), self.precision == "fp8"
         if self.precision in (INT8, INT4) and INT8 in operator.types.weight:
-            return self._of_integers(name, operator.default_layer(node, self._activation, fp8=False))
+            layer = self._of_integers(name, operator.default_layer(node, self._activation, fp8=False))
+            again = "; weights quantized again from FP8 with block scales" if is_in_block_fp8(node) else ""
+            return replace(layer, reason=layer.reason + again)
         if is_in_block_fp8(node):
             return self._of_block_fp8(node)
         layer = operator.default_layer(node, self._activation, fp8=fp8 and name != HEAD)

@@ -18,7 +18,7 @@ from r1trt.ops.layer_precision import FP8, INT4, INT8, LayerPrecision, Precision
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
-from r1trt.precision.rules import plan_from_rules
+from r1trt.precision.rules import THRESHOLDS, plan_from_rules
 from r1trt.progress import Progress, ignore
 from r1trt.search.kinds import Kind, kinds_for_arch
 
@@ -92,7 +92,10 @@ def _narrow(model: ir.Model, wide: PrecisionPlan, kind: Kind) -> PrecisionPlan:
     """A kind's types wherever an operator can have them, its scales open."""
     layers = {name: _narrow_layer(node, wide.layers[name], kind) for name, node in layer_nodes(model).items()}
     scaling = {} if kind.block_size else {"weight_scaling": "channel" if kind.by_row else "tensor"}
-    return replace(wide, precision=_PRECISIONS[kind.type], calibration=scaling, layers=layers)
+    precision = _PRECISIONS[kind.type]
+    return replace(
+        wide, precision=precision, thresholds=THRESHOLDS[precision], calibration=scaling, layers=layers
+    )
 
 
 def _narrow_layer(node: ir.Node, wide: LayerPrecision, kind: Kind) -> LayerPrecision:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from r1trt.graph.block_codes import block_importance
 from r1trt.graph.codes import CODE_TYPES, CodeType
 from r1trt.graph.weight_grid import dequantized_weight, rounded_weight, scales_of_weight
 from r1trt.ops.layer_precision import LayerPrecision
@@ -173,7 +174,7 @@ def _in_blocks(weight: Tensor, layer: LayerPrecision) -> Tensor:
     import torch
 
     grid, values_NK = grid_of_layer(layer), weight.numpy()
-    scales = scales_of_weight(values_NK, grid)
+    scales = scales_of_weight(values_NK, grid, block_importance(grid, values_NK.shape[1]))
     return torch.from_numpy(dequantized_weight(rounded_weight(values_NK, scales, grid), scales, grid))
 
 

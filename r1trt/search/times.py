@@ -121,7 +121,9 @@ class CostModel:
 
     def _bytes_of_layer(self, name: str, layer: LayerPrecision) -> int:
         added = [value for value in self._weights(name) if layer.weight not in self._held_types(value, name)]
-        return sum(map(_elements, added)) * DATA_TYPES[str(layer.weight)].bits // 8
+        elements = sum(map(_elements, added))
+        scales = elements // layer.block_size if layer.block_size else 0
+        return elements * DATA_TYPES[str(layer.weight)].bits // 8 + scales * DATA_TYPES["fp32"].bytes
 
     def _held_types(self, value: ir.Value, name: str) -> set[str | None]:
         """Types that other layers hold a weight in."""

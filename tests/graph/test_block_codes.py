@@ -10,6 +10,7 @@ import pytest
 from passes.hand_made import HandMade, normal, outputs_of, plan_of
 from passes.typed import typed_model_from_plan
 
+from r1trt.errors import CheckpointError
 from r1trt.graph import quantize
 from r1trt.graph.block_codes import BLOCK_SIZES, block_tensors
 from r1trt.graph.quantize import WeightSource
@@ -95,6 +96,17 @@ def test_a_searched_scale_is_no_worse_than_that_of_the_largest_magnitude() -> No
     step = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2) / -8
     nearest = np.clip(np.rint(blocks / step), -8, 7) * step
     assert error < 0.95 * np.square(nearest - blocks).sum()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(bad: float) -> None:
+    weight = normal(5, N, K)
+    weight[3, 7] = bad
+    source = WeightSource(name="layer.weight", parts=(ir.tensor(weight, name="w"),), shape=(N, K))
+    for tensor in block_tensors(source, Grid(code="int8", scaling="block", block_size=32), "w"):
+        with pytest.raises(CheckpointError, match="not finite") as caught:
+            tensor.tofile(io.BytesIO())
+        assert caught.value.details["where"] == "layer.weight"
 
 
 def test_block_sizes_are_the_operators() -> None:

@@ -135,6 +135,7 @@ REFUSED: list[tuple[LayerPrecision, dict[str, Any], str]] = [
     (LINEAR_LAYER, {"input": "bf16"}, "input_scale belongs to a quantized input"),
     (LINEAR_LAYER, {"weight": "bf16"}, "a product of codes has one type for both"),
     (LINEAR_LAYER, {"input": "int8", "weight": "int4", "input_scale": None}, "INT4 has a scale a block"),
+    (MOE_LAYER, {"block_size": 32}, "block_size is 32, but R1DynamicMoE has no weights in blocks"),
     (LINEAR_LAYER, {"weight": "int8"}, "input is fp8_e4m3 and weight int8; a product of codes has one type"),
     (MOE_LAYER, {"weight": "int8", "shared_weight": "int8"}, "weight is int8, but can be fp8_e4m3 or"),
     (MOE_LAYER, {"input": "bf16"}, "no weight-only form"),

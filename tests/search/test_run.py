@@ -16,9 +16,10 @@ from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.cli import main
 from r1trt.data import CALIBRATION
-from r1trt.errors import ConfigError, PlanError
+from r1trt.errors import ConfigError, PlanError, UsageError
 from r1trt.export.io import load_export
 from r1trt.precision.plan_file import load_plan
+from r1trt.precision.rules import THRESHOLDS
 from r1trt.search.config import Budget, SearchConfig
 from r1trt.search.result import SearchResult
 from r1trt.search.run import search_precision
@@ -93,6 +94,16 @@ def test_blocks_serve_on_a_cpu(llama_export: Path, tmp_path: Path) -> None:
     assert "MatMulNBits" in operators and "MatMul" not in operators
     plan = load_plan(engine / "precision.yaml")
     assert plan.calibration["compensated_layers"] == sum(map(len, found.groups.values()))
+    assert plan.thresholds.agreement_min == THRESHOLDS["int4"].agreement_min
+    nearest = build_engine(
+        BuildConfig(
+            model=llama_export, arch="cpu", plan=engine / "precision.yaml", compensate=False,
+            output=tmp_path / "nearest",
+        )
+    )  # fmt: skip
+    assert "compensated_layers" not in load_plan(nearest / "precision.yaml").calibration
+    with pytest.raises(UsageError, match="nothing to compensate"):
+        build_engine(BuildConfig(model=llama_export, arch="cpu", precision="fp32", compensate=True))
 
 
 def test_without_a_limit_everything_is_the_cheapest(llama_export: Path, tmp_path: Path) -> None:
