@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-NOTES = """Each has a process of its own that stays alive; they take turns, task by task, in every round. Numbers
+NOTES = """\
+Each has a process of its own that stays alive; they take turns, task by task, in every round. Numbers
 are medians (least to most). Loading ends when one token has been read; files lie in the machine's cache, and
 starting Python is not counted. Peak memory is that of a fresh process for one row, with a prompt read and
 some tokens written; mapped files and Python's libraries count. r1trt caches keys and values in FP32,
