@@ -145,9 +145,10 @@ def versions(options: argparse.Namespace) -> dict[str, str]:
         "serving environment": ", ".join(line for line in requirements if not line.startswith("#")),
     }
     if options.peer:
-        from llama_server import CMAKE_OPTIONS, PACKAGE, llama_server_program, llama_server_version
+        from llama_build import CMAKE_OPTIONS, PACKAGE, llama_program
+        from llama_server import llama_server_version
 
-        version = llama_server_version(llama_server_program(options.peer_env))
+        version = llama_server_version(llama_program(options.peer_env, "llama-server"))
         result["llama-server"] = f"of {PACKAGE}: {version}; {' '.join(CMAKE_OPTIONS)}"
     return result
 

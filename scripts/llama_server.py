@@ -1,8 +1,7 @@
-"""llama.cpp's server as a peer of ours: built from its source on PyPI, with the same weights, and a client.
+"""llama.cpp's server as a peer of ours: with the same weights, and a client.
 
-`llama-cpp-python` carries llama.cpp's source. Of it only `llama-server` is built, for this machine's own CPU;
-that takes CMake, a C++ compiler and some minutes, once. The program does continuous batching in C++; the
-Python package's own server answers one request at a time, and would be a weaker peer.
+The program of `llama_build.py` does continuous batching in C++; the Python package's own server answers one
+request at a time, and would be a weaker peer.
 """
 
 from __future__ import annotations
@@ -10,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
 import re
 import subprocess
-import sys
-import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,41 +24,9 @@ from load_generator import Outcome, Request, Send
 
 from r1trt.artifacts.atomic import atomic_directory
 
-PACKAGE = "llama-cpp-python==0.3.36"
 HOST = "127.0.0.1"
 READY_TIMEOUT_S = 120.0
-CMAKE_OPTIONS = (
-    "-DCMAKE_BUILD_TYPE=Release",
-    "-DBUILD_SHARED_LIBS=OFF",
-    "-DGGML_NATIVE=ON",
-    "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_CURL=OFF",
-    "-DLLAMA_OPENSSL=OFF",
-    "-DLLAMA_BUILD_UI=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF",
-)
 _ALL_F32 = 0  # GGUF's file type
-
-
-def llama_server_program(directory: Path) -> Path:
-    """Returns the program, built in `directory` unless it is there already."""
-    program = directory / "build" / "bin" / "llama-server"
-    if program.exists():
-        return program
-    directory.mkdir(parents=True, exist_ok=True)
-    print(f"building llama-server of {PACKAGE} in {directory}: some minutes", file=sys.stderr, flush=True)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    subprocess.run([*pip, "--dest", str(directory), PACKAGE], check=True)
-    archive = next(directory.glob("llama_cpp_python-*.tar.gz"))
-    with tarfile.open(archive) as tar:
-        tar.extractall(directory, filter="data")
-    source = directory / archive.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
-    build = directory / "build"
-    subprocess.run(["cmake", "-S", str(source), "-B", str(build), *CMAKE_OPTIONS], check=True)
-    jobs = str(os.cpu_count() or 1)
-    subprocess.run(["cmake", "--build", str(build), "--target", "llama-server", "-j", jobs], check=True)
-    return program
 
 
 def llama_server_version(program: Path) -> str:

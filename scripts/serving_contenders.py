@@ -110,10 +110,11 @@ def our_loop(
 @contextmanager
 def peer_server(options: argparse.Namespace, prompt_ids: dict[str, list[int]]) -> Iterator[Contender]:
     """Builds and starts llama.cpp's server, with the same weights in FP32."""
-    from llama_server import fp32_gguf, llama_sender, llama_server, llama_server_program, server_arguments
+    from llama_build import llama_program
+    from llama_server import fp32_gguf, llama_sender, llama_server, server_arguments
     from make_smollm2 import gguf_of_package
 
-    program = llama_server_program(options.peer_env)
+    program = llama_program(options.peer_env, "llama-server")
     model = fp32_gguf(gguf_of_package(), options.peer_env / "models")
     arguments = server_arguments(rows=options.rows, capacity=CAPACITY, threads=options.threads)
     port = options.port + 3
