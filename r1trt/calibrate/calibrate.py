@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.calibrate.options import CalibrationOptions
-from r1trt.calibrate.ranges import activation_scales
+from r1trt.calibrate.ranges import ActivationScales, activation_scales
 from r1trt.calibrate.rare_experts import rare_experts_line
 from r1trt.calibrate.statistics_cache import StatisticsCache
 from r1trt.calibrate.text import TokenChunks, token_chunks
@@ -63,26 +63,32 @@ def calibrated_plan(
     """
     if not plan.missing_scales:
         return plan
-    text = config.text or CALIBRATION
+    measured, record = _measured(plan, model, weight_base, config, progress)
+    weights = weight_scales(plan, model, progress, search_rows=config.method == "mse")
+    layers = dict(plan.layers)
+    for scales in (measured.scales, weights):
+        layers |= {key: _completed(layers[key], scales[key]) for key in scales}
+    return replace(plan, layers=layers, calibration={**plan.calibration, "method": config.method, **record})
+
+
+def _measured(
+    plan: PrecisionPlan, model: ir.Model, weight_base: Path, config: CalibrationConfig, progress: Progress
+) -> tuple[ActivationScales, dict[str, str | int | float]]:
+    """Activation scales and what they were measured on; a plan of weights alone reads no text."""
+    if not any(operator_of_layer(layer).missing_input_scales(layer) for layer in plan.layers.values()):
+        return ActivationScales(scales={}), {}
     chunks = chunks_of_text(model, config)
     cache = StatisticsCache(model, config.weights)
     measured = activation_scales(plan, model, weight_base, chunks, config, cache, progress)
     if measured.rare:
         progress(rare_experts_line(measured.rare), 1, 1)
-    weights = weight_scales(plan, model, progress, search_rows=config.method == "mse")
-    layers = dict(plan.layers)
-    for scales in (measured.scales, weights):
-        layers |= {key: _completed(layers[key], scales[key]) for key in scales}
-    record: dict[str, str | int | float] = {
-        **plan.calibration,
-        "method": config.method,
+    return measured, {
         **({"percentile": config.percentile} if config.method == "percentile" else {}),
         "tokens": sum(map(len, chunks)),
         "text": "package" if config.text is None else config.text.name,
-        "text_sha256": sha256_of_file(text),
+        "text_sha256": sha256_of_file(config.text or CALIBRATION),
         **{f"experts with too few tokens in {item.layer}": str(item) for item in measured.rare},
     }
-    return replace(plan, layers=layers, calibration=record)
 
 
 def chunks_of_text(model: ir.Model, config: CalibrationConfig) -> TokenChunks:

@@ -164,6 +164,14 @@ def test_the_error_search_finds_the_best_candidate_of_each_row(tmp_path: Path) -
     assert smaller, "the search never found anything smaller"
 
 
+def test_weights_alone_need_no_text(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
+    checkpoint, model = asa
+    config = replace(config_for(checkpoint, tmp_path), text=tmp_path / "nowhere.txt")
+    plan = plan_from_rules(model.model, "ampere", "int8")
+    done = calibrated_plan(plan, model.model, model.weight_base, config)
+    assert not done.missing_scales and "text_sha256" not in done.calibration
+
+
 def test_given_scales_stay(asa: tuple[Path, ExportedModel], tmp_path: Path) -> None:
     checkpoint, model = asa
     config = config_for(checkpoint, tmp_path)
