@@ -26,18 +26,26 @@ class OurEngine:
         self._session = session_from_engine(directory, threads=threads)
         self._session.reset(rows)
         self._rows = rows
-        self._held = 0
+        self._held = self._filled = 0  # tokens of the rows in use, and of all rows
         self.vocab_size = self._session.limits.vocab_size
 
     def read(self, ids_BS: Ids) -> None:
         """Reads prompts in the calls that the engine was built for."""
         prefill(self._session, ids_BS.tolist())
-        self._held = ids_BS.shape[1]
+        self._held, self._filled = ids_BS.shape[1], 0
 
     def seek(self, depth: int, batch: int) -> None:
-        """Rows of zeros take the time of any others, so none is computed."""
-        if self._session.rows != self._rows:
+        """Reads zeros into the first row where it does not hold enough; the others get copies of it."""
+        # NOTES: caches that nothing has written share one page of zeros, which is read faster than any other.
+        if self._session.rows != self._rows or self._filled < depth:
             self._session.reset(self._rows)
+            one_B, size = np.ones(1, np.int64), self._session.limits.max_input_len or depth
+            for start in range(0, depth, size):
+                length = min(size, depth - start)
+                self._session.step(np.zeros((1, length), np.int64), one_B * length, one_B * start)
+            for row in range(1, self._rows):
+                self._session.move(0, row, depth)
+            self._filled = depth
         self._held = depth
 
     def step(self, ids_B: Ids) -> None:
