@@ -14,7 +14,7 @@ from r1trt.data_types import DATA_TYPES, OF_ONNX, OF_SAFETENSORS, OF_TENSORRT, D
 def test_the_formats_agree_on_a_type(row: DataType) -> None:
     onnx_type = ir.DataType(row.onnx)
     assert onnx_type.name == row.onnx_name
-    assert onnx_type.numpy() == row.numpy and onnx_type.itemsize == row.bytes
+    assert onnx_type.numpy() == row.numpy and onnx_type.itemsize * 8 == row.bits
     assert row.triton is None or row.triton in dict(model_config_pb2.DataType.items())
 
 

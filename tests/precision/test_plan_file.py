@@ -97,7 +97,7 @@ BAD = {
         "a product of codes has one type for both",
     ),
     "FP8 norm": ("    weight: fp32", "    weight: fp8_e4m3", "weight is fp8_e4m3"),
-    "unknown precision": ("precision: fp8", "precision: int4", "int4"),
+    "unknown precision": ("precision: fp8", "precision: int2", "int2"),
     "another schema": ("schema: 1", "schema: 9", "schema is 9"),
     "agreement above 1": ("agreement_min: 0.85", "agreement_min: 85", "agreement_min"),
     "repeated layer": ("  model.norm:", f"  {Q}:", "repeats keys"),
