@@ -15,7 +15,7 @@ from harness.compile import CACHE, objects
 from kernels.build import build_library
 from kernels.mutants_rope import MUTANTS
 
-from r1trt.errors import ConfigError
+from r1trt.errors import UsageError
 from r1trt.plugin_checks import build, check
 from r1trt.plugin_checks.context import HOST, Budget, Context
 from r1trt.plugin_checks.stages import STAGES
@@ -154,7 +154,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     ids=str,
 )
 def test_options_that_contradict_each_other(arguments: tuple[str, ...]) -> None:
-    assert "error: " in run("check", *arguments, rc=ConfigError.exit_code)
+    assert "error: " in run("check", *arguments, rc=UsageError.exit_code)
 
 
 def test_a_wrong_kernel_fails() -> None:
