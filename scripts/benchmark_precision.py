@@ -40,7 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = {arch: measured(options, arch, cache) for arch in options.arch or ["ada"]}
     first = next(iter(results.values()))
     first["from_nothing"] = not options.keep_cache
-    document = {"model": options.name, "day": day, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "results": results}
+    document = {
+        "model": options.name,
+        "day": day,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "results": results,
+    }
     path = options.output / f"precision-search-{options.name.lower()}-{day}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page(document), encoding="utf-8")
