@@ -16,22 +16,23 @@ _READ_TIMES = 16
 TokenChunks = list[NDArray[np.int64]]
 
 
-def require_tokens(found: int, *, text: str, needed: int = MIN_TOKENS) -> None:
+def require_tokens(found: int, *, text: str, window: int = 0) -> None:
     """Refuse what is too short to measure on.
 
     Args:
         found: Tokens that there are.
         text: Which text it is, as its option is called.
-        needed: Tokens that are wanted at least.
+        window: Tokens of a window, which the text has to fill.
 
     Raises:
         PlanError: There are less.
     """
+    needed = max(window, MIN_TOKENS)
     if found < needed:
         raise PlanError(
             f"The {text} text is too short to measure on.",
             found=f"{found} tokens",
-            expected=f"at least {needed} tokens",
+            expected=f"at least {needed} tokens" + (": one window" if needed == window else ""),
             fix=f"pass a longer text with --{text}",
         )
 
@@ -55,7 +56,7 @@ def token_chunks(encoded: Iterable[Sequence[int]], *, length: int, tokens: int) 
         if sum(map(len, taken)) >= tokens:
             break
         taken.append(chunk)
-    require_tokens(sum(map(len, taken)), text="calibration", needed=max(min(length, tokens), MIN_TOKENS))
+    require_tokens(sum(map(len, taken)), text="calibration", window=min(length, tokens))
     return taken
 
 

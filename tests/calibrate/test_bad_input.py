@@ -30,7 +30,7 @@ def test_a_text_that_is_shorter_than_a_window(llama: tuple[Path, ExportedModel],
     text.write_text(TEXT[:400])
     error = refused(llama, text, chunk=512, tokens=8192)
     assert "too short" in error.message and error.details["where"] == str(text)
-    assert error.details["expected"] == "at least 512 tokens"
+    assert error.details["expected"] == "at least 512 tokens: one window"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ def test_no_command_ends_in_a_traceback(
             code = main([command, str(directory), *arguments])
             printed = capsys.readouterr()
             (printed.out + printed.err).encode("utf-8")
-            assert code in (0, 1, 2, 3), printed.err
+            # What `serve` is told of its ports is wrong by itself.
+            assert code in (0, 1, 3) or (code == 2 and "ports have to differ" in printed.err), printed.err
             refused += "manifest.json" in printed.err
             if is_refused(directory):
                 assert code == 1 and f"where: {blamed(directory, printed.err)}\n" in printed.err
