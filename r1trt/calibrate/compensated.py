@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from r1trt.calibrate.compensate import compensated_weight
+from r1trt.calibrate.runner import probed_session
 from r1trt.calibrate.text import TokenChunks
 from r1trt.errors import PlanError
 from r1trt.graph.block_codes import block_name, packed_codes
@@ -28,12 +29,9 @@ from r1trt.ops.linear import LINEAR, LINEAR_BIAS
 from r1trt.ops.product import grid_of_layer
 from r1trt.ops.registry import layer_operator_of
 from r1trt.passes.add_probes import INPUT_SCALE, Probe, probes_for
-from r1trt.passes.pipeline import calibration_passes, run_passes
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress
-from r1trt.runtime.onnxruntime_model import LoadOptions, folds_constants
-from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 
 PASS_BYTES = 1 << 30
 """Of the sums of products that one pass over the text gathers; more layers take more passes."""
@@ -90,18 +88,10 @@ class Compensation:
         return found
 
     def _hessians(self, probes: Sequence[Probe], nodes: dict[str, ir.Node]) -> dict[str, NDArray[np.float32]]:
-        own = [
-            Probe(
-                name=probe.name,
-                layers=probe.layers,
-                scale=probe.scale,
-                statistic=input_products(_width(nodes[probe.layers[0]])),
-            )
-            for probe in probes
-        ]
-        probed = run_passes(self.model, calibration_passes(own, input_products(1)))
+        widths = {probe.name: _width(nodes[probe.layers[0]]) for probe in probes}
+        own = [replace(probe, statistic=input_products(widths[probe.name])) for probe in probes]
         totals: dict[str, NDArray[np.float32]] = {}
-        with closing(self._session(probed, own)) as session:
+        with closing(probed_session(self.model, self.weight_base, own, input_products(1))) as session:
             session.reset(1)
             for done, chunk in enumerate(self.chunks):
                 self.progress("measuring inputs", done, len(self.chunks))
@@ -109,18 +99,7 @@ class Compensation:
                 for name, products in found.items():
                     totals[name] = totals[name] + products if name in totals else products
         self.progress("measuring inputs", len(self.chunks), len(self.chunks))
-        widths = {probe.name: _width(nodes[probe.layers[0]]) for probe in own}
         return {name: total.reshape(widths[name], widths[name]) for name, total in totals.items()}
-
-    def _session(self, probed: ir.Model, probes: Sequence[Probe]) -> OnnxRuntimeSession:
-        tensors = [value.const_value for value in probed.graph.initializers.values()]
-        weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-        return OnnxRuntimeSession(
-            ir.to_proto(probed).SerializeToString(),
-            weight_base=self.weight_base,
-            outputs={probe.name: probe.name for probe in probes},
-            options=LoadOptions(fold_constants=folds_constants(weight_bytes)),
-        )
 
     def _compensated(self, key: str, node: ir.Node, hessian_KK: NDArray[np.float32]) -> Weights:
         layer = self.plan.layers[key]

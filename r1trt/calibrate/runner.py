@@ -107,7 +107,7 @@ class Runner:
         own = {probe.name: probe.statistic or statistic for probe in probes}
         start = grown[probes[0].name].done
         self.progress(phase, start, len(self.chunks))
-        with closing(self._session(probes, statistic, scales)) as session:
+        with closing(probed_session(self.model, self.weight_base, probes, statistic, scales)) as session:
             session.reset(1)
             for done, chunk in enumerate(self.chunks[start:], start=start + 1):
                 found = session.run(chunk[None], np.array([len(chunk)], np.int64), np.zeros(1, np.int64))
@@ -123,21 +123,24 @@ class Runner:
                 yield grown
                 self.progress(phase, done, len(self.chunks))
 
-    def _session(
-        self,
-        probes: Sequence[Probe],
-        statistic: Statistic,
-        scales: Mapping[str, Sequence[float]] | None,
-    ) -> Session:
-        probed = run_passes(self.model, calibration_passes(probes, statistic, scales))
-        tensors = [value.const_value for value in probed.graph.initializers.values()]
-        weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-        return OnnxRuntimeSession(
-            ir.to_proto(probed).SerializeToString(),
-            weight_base=self.weight_base,
-            outputs={probe.name: probe.name for probe in probes},
-            options=LoadOptions(fold_constants=folds_constants(weight_bytes)),
-        )
+
+def probed_session(
+    model: ir.Model,
+    weight_base: Path,
+    probes: Sequence[Probe],
+    statistic: Statistic,
+    scales: Mapping[str, Sequence[float]] | None = None,
+) -> Session:
+    """A session whose results are statistics by the probes' names; see `calibration_passes`."""
+    probed = run_passes(model, calibration_passes(probes, statistic, scales))
+    tensors = [value.const_value for value in probed.graph.initializers.values()]
+    weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    return OnnxRuntimeSession(
+        ir.to_proto(probed).SerializeToString(),
+        weight_base=weight_base,
+        outputs={probe.name: probe.name for probe in probes},
+        options=LoadOptions(fold_constants=folds_constants(weight_bytes)),
+    )
 
 
 def _folded(
