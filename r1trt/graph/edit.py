@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from r1trt.data_types import DATA_TYPES
 from r1trt.errors import PlanError
+from r1trt.graph.domain import MICROSOFT
 
 FLOAT = ir.DataType.FLOAT
+Dims = Sequence[int | str | ir.SymbolicDim | None]
 # What stands behind a layer and gives its users FLOAT; `cancel_casts` takes it out where they want less.
 CAST_OUTPUT = "CastOutput"
 
@@ -58,18 +60,45 @@ class Emitter:
         what: str,
         inputs: Sequence[ir.Value | None],
         dtype: ir.DataType,
-        dims: Sequence[int | str | ir.SymbolicDim | None],
+        dims: Dims,
         attributes: Mapping[str, Any] | None = None,
-        domain: str = "",
     ) -> ir.Value:
         """Insert one node with one output."""
         name = f"{self.key}/{what}"
         output = ir.Value(name=f"{name}/out", type=ir.TensorType(dtype), shape=ir.Shape(dims))
-        made = ir.node(op_type, inputs, dict(attributes or {}), domain=domain, outputs=[output], name=name)
-        if domain:
-            self.graph.opset_imports.setdefault(domain, 1)
+        made = ir.node(op_type, inputs, dict(attributes or {}), outputs=[output], name=name)
         self.graph.insert_before(self._anchor, made)
         return output
+
+    def contrib_node(
+        self,
+        op_type: str,
+        what: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[Dims | None],
+        attributes: Mapping[str, Any],
+    ) -> list[ir.Value]:
+        """Insert a node of ONNX Runtime's own domain.
+
+        Args:
+            op_type: Of that domain.
+            what: End of the node's name; values are called after it.
+            inputs: None where an optional one is left out.
+            outputs: The shape of each, all of them FLOAT; None where an optional one is left out.
+            attributes: The node's.
+
+        Returns:
+            A value for each output, those left out among them.
+        """
+        name = f"{self.key}/{what}"
+        values = [
+            _float_output(f"{name}/out.{index}" if index else f"{name}/out", dims)
+            for index, dims in enumerate(outputs)
+        ]
+        made = ir.node(op_type, inputs, dict(attributes), domain=MICROSOFT, outputs=values, name=name)
+        self.graph.insert_before(self._anchor, made)
+        self.graph.opset_imports.setdefault(MICROSOFT, 1)
+        return values
 
     def cast(self, value: ir.Value, dtype: ir.DataType, what: str) -> ir.Value:
         """`value` in the type `dtype`; no node where it has it."""
@@ -85,6 +114,12 @@ class Emitter:
         """Replace a node of one output by `result`, cast back to FLOAT, and take the node out."""
         replace_value(node.outputs[0], self.cast(result, FLOAT, CAST_OUTPUT))
         self.graph.remove(node, safe=True)
+
+
+def _float_output(name: str, dims: Dims | None) -> ir.Value:
+    if dims is None:
+        return ir.Value(name="")
+    return ir.Value(name=name, type=ir.TensorType(FLOAT), shape=ir.Shape(dims))
 
 
 def register(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:

@@ -13,8 +13,8 @@ from r1trt.data_types import OF_ONNX
 from r1trt.errors import PlanError
 from r1trt.graph.block_codes import BITS, MATMUL_NBITS, block_tensors
 from r1trt.graph.block_scaled import BlockScaledTensor
-from r1trt.graph.domain import DEQUANTIZE_BLOCKS, MICROSOFT
-from r1trt.graph.edit import FLOAT, Emitter, dims_of, register, static_dims
+from r1trt.graph.domain import DEQUANTIZE_BLOCKS
+from r1trt.graph.edit import Emitter, dims_of, register, static_dims
 from r1trt.graph.quantize import WeightSource, WeightTensor
 from r1trt.graph.weight_grid import Grid
 
@@ -238,16 +238,8 @@ def block_product(
         "block_size": grid.block_size,
         "accuracy_level": _INT8_INPUT if rounds_input else _FLOAT_INPUT,
     }
-    dims = (*dims_of(x)[:-1], rows)
-    return emit.node(
-        MATMUL_NBITS,
-        "MatMul",
-        inputs if bias is not None else inputs[:3],
-        FLOAT,
-        dims,
-        attributes,
-        domain=MICROSOFT,
-    )
+    inputs = inputs if bias is not None else inputs[:3]
+    return emit.contrib_node(MATMUL_NBITS, "MatMul", inputs, [(*dims_of(x)[:-1], rows)], attributes)[0]
 
 
 def dequantized(

@@ -13,7 +13,6 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from r1trt.graph.contrib import contrib_node
 from r1trt.graph.edit import FLOAT, Emitter, dims_of, register, replace_value
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE, RopeSpec
 from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
@@ -144,8 +143,8 @@ def _fuse(found: _Fusable, queries: Sequence[ir.Value | None], lengths: _Lengths
     }
     width = spec.num_heads * spec.head_dim
     outputs = [(*dims_of(node.outputs[0])[:2], width), *(dims_of(value) for value in node.outputs[1:])]
-    name = f"{node.name}/GroupQueryAttention"
-    y, *updated = contrib_node(node, "GroupQueryAttention", name, inputs, outputs, attributes)
+    emit, name = Emitter(node, str(node.name)), "GroupQueryAttention"
+    y, *updated = emit.contrib_node(name, name, inputs, outputs, attributes)
     _replace_heads(node, y, width)
     for old, new in zip(node.outputs[1:], updated, strict=True):
         replace_value(old, new)

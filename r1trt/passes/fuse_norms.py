@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from r1trt.graph.contrib import contrib_node
-from r1trt.graph.edit import FLOAT, dims_of, replace_value
+from r1trt.graph.edit import FLOAT, Emitter, dims_of, replace_value
 
 _RANK = 3
 _LAST_AXIS = (-1, _RANK - 1)
@@ -49,14 +48,13 @@ def _sum_before(norm: ir.Node) -> ir.Node | None:
 
 def _fuse(add: ir.Node, norm: ir.Node) -> None:
     total, dims = add.outputs[0], dims_of(add.outputs[0])
-    name = f"{str(norm.name).rpartition('/')[0] or norm.name}/SkipSimplifiedLayerNormalization"
+    emit = Emitter(add, str(norm.name).rpartition("/")[0] or str(norm.name))
+    name = "SkipSimplifiedLayerNormalization"
     attributes = {"epsilon": norm.attributes["epsilon"].as_float()}
     sum_dims = dims if len(total.uses()) > 1 else None
     outputs = [dims, None, None, sum_dims]
     inputs = [*add.inputs, norm.inputs[1]]
-    normed, _, _, summed = contrib_node(
-        add, "SkipSimplifiedLayerNormalization", name, inputs, outputs, attributes
-    )
+    normed, _, _, summed = emit.contrib_node(name, name, inputs, outputs, attributes)
     graph = norm.graph
     assert graph is not None
     replace_value(norm.outputs[0], normed)

@@ -62,7 +62,7 @@ class BlockForm:
         attributes = {name: value.as_int() for name, value in nodes[0].attributes.items()} | {"N": columns}
         inputs = [nodes[0].inputs[0], codes, scales, *([None, None, *bias] if bias else [])]
         shape = (*dims_of(nodes[0].outputs[0])[:-1], columns)
-        return emit.node(MATMUL_NBITS, "MergedMatMul", inputs, FLOAT, shape, attributes, domain=MICROSOFT)
+        return emit.contrib_node(MATMUL_NBITS, "MergedMatMul", inputs, [shape], attributes)[0]
 
 
 FORMS: tuple[ProductForm, ...] = (MatMulForm(), BlockForm())
