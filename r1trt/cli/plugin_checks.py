@@ -53,6 +53,12 @@ def run_options(command: Command) -> Command:
             ),
             output_option("none; the page is printed alone"),
             click.option("--quick", is_flag=True, help="Few cases and rows."),
+            click.option(
+                "--only",
+                multiple=True,
+                metavar="TEXT",
+                help="Only cases and rows whose name has this text; may be repeated.",
+            ),
             click.option("--again", is_flag=True, help="Run stages that are finished once more."),
             click.option("--host", is_flag=True, help="Run the kernels on the CPU, without times."),
         )

@@ -30,12 +30,13 @@ def run(context: Context, built: Built, previous: Result | None) -> Result:
     names = {item["name"] for item in done}
     library = DeviceKernels(built.kernels, on_gpu=context.on_gpu)
     pending = [
-        (name, fitted(drawn(case, context.seed), context.sm, on_gpu=context.on_gpu))
-        for name in OPERATORS
-        for case in cases_of(name, on_gpu=context.on_gpu, quick=context.quick)
+        (f"{operator}: {case}", (operator, case))
+        for operator in OPERATORS
+        for found in cases_of(operator, on_gpu=context.on_gpu, quick=context.quick)
+        for case in [fitted(drawn(found, context.seed), context.sm, on_gpu=context.on_gpu)]
     ]
-    for operator, case in pending:
-        if f"{operator}: {case}" in names:
+    for name, (operator, case) in context.selected(pending):
+        if name in names:
             continue
         if context.budget.left <= 0:
             return _result(done, finished=False)

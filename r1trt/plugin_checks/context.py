@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from r1trt.errors import UsageError
 
 GPU, HOST = "gpu", "host"
 Result = dict[str, Any]
+Item = TypeVar("Item")
 
 
 @dataclass(kw_only=True)
@@ -47,6 +50,7 @@ class Context:
         save: Keeps a stage's unfinished result.
         log: Is told of each step.
         quick: Few cases, and of the rows the first of each kind.
+        only: Texts, one of which the names of cases and rows must have; none takes all.
     """
 
     mode: str
@@ -56,6 +60,7 @@ class Context:
     save: Callable[[Result], None]
     log: Callable[[str], None]
     quick: bool = False
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in (GPU, HOST):
@@ -65,3 +70,19 @@ class Context:
     def on_gpu(self) -> bool:
         """Whether the kernels run on a GPU."""
         return self.mode == GPU
+
+    def selected(self, named: list[tuple[str, Item]]) -> list[tuple[str, Item]]:
+        """The cases or rows, by their names, that are asked for.
+
+        Raises:
+            UsageError: There is none.
+        """
+        found = [item for item in named if not self.only or any(text in item[0] for text in self.only)]
+        if named and not found:
+            raise UsageError(
+                "No case or row has such a name.",
+                where="--only",
+                found=", ".join(self.only),
+                expected="a part of one of: " + "; ".join(name for name, _ in named),
+            )
+        return found

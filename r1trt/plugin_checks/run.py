@@ -42,6 +42,7 @@ class RunConfig:
         receipt: What is written, and continued by the next run; None takes one a mode in the cache.
         output: Folder for a copy of the receipt and its page; None writes none.
         quick: Few cases and rows.
+        only: Texts, one of which the names of cases and rows must have; the stages are not finished then.
         again: Whether finished stages run once more.
         host: Whether the kernels run on the CPU, without times.
         sm: Compile for this compute capability and run nothing; None takes the GPU's.
@@ -54,6 +55,7 @@ class RunConfig:
     receipt: Path | None = None
     output: Path | None = None
     quick: bool = False
+    only: tuple[str, ...] = ()
     again: bool = False
     host: bool = False
     sm: int | None = None
@@ -136,6 +138,7 @@ def run_checks(config: RunConfig, log: Log) -> Outcome:
     path = config.receipt or cache_directory() / "checks" / config.receipt_file
     identity = header(mode, library.sha256 if library is not None else None)
     receipt = open_receipt(path, identity, seed=config.seed)
+    ended: set[str] = set()
     for name in STAGES:
         if name not in config.stages and name != BUILD:
             continue
@@ -144,11 +147,19 @@ def run_checks(config: RunConfig, log: Log) -> Outcome:
             receipt.record(name, result, finished=False)
 
         context = Context(
-            mode=mode, sm=sm, seed=receipt.seed, budget=budget, save=save, log=log, quick=config.quick
+            mode=mode,
+            sm=sm,
+            seed=receipt.seed,
+            budget=budget,
+            save=save,
+            log=log,
+            quick=config.quick,
+            only=config.only,
         )
         previous = None if config.again and name in config.stages else receipt.stage(name)
-        _run_stage(name, receipt, context, previous, library)
-    unfinished = [name for name in config.stages if not receipt.is_finished(name)]
+        if _run_stage(name, receipt, context, previous, library):
+            ended.add(name)
+    unfinished = [name for name in config.stages if name not in ended]
     published = [] if config.output is None else publish(receipt, config.output)
     return Outcome(
         receipt=receipt,
@@ -161,17 +172,19 @@ def run_checks(config: RunConfig, log: Log) -> Outcome:
 
 def _run_stage(
     name: str, receipt: Receipt, context: Context, previous: Result | None, library: PluginLibrary | None
-) -> None:
-    """Runs a stage unless it is finished, and keeps what it found."""
+) -> bool:
+    """Runs a stage unless it is finished, keeps what it found, and returns whether it came to its end."""
     if name == BUILD:
         if previous is None or build.built_from(previous, library) is None:
             receipt.record(name, build.run(context, library), finished=True)
-        return
+        return True
     if previous is not None and previous["finished"] and context.quick >= previous.get("quick", False):
-        return
+        return True
     built = build.built_from(receipt.content["stages"][BUILD], library)
     if built is None or context.budget.left <= 0:
-        return
+        return False
     context.log(f"-- {name}")
     result = STAGE_FUNCTIONS[name](context, built, previous)
-    receipt.record(name, {**result, "quick": context.quick}, finished=bool(result["finished"]))
+    ended = bool(result["finished"])
+    receipt.record(name, {**result, "quick": context.quick}, finished=ended and not context.only)
+    return ended

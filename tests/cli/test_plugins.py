@@ -34,7 +34,7 @@ def doctor(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return plugins
 
 
-RUN = "--time-budget --seed --receipt --plugin-library -o --output --quick --again --host --json"
+RUN = "--time-budget --seed --receipt --plugin-library -o --output --quick --only --again --host --json"
 OPTIONS = {
     "build": "--arch -o --output --headers --jobs --json",
     "check": f"--stage --sm {RUN}",

@@ -100,6 +100,18 @@ def test_a_run_goes_on_where_the_last_ended(tmp_path: Path) -> None:
         assert path.read_text() == before
 
 
+def test_some_cases_are_run_alone_and_the_others_later(tmp_path: Path) -> None:
+    path = tmp_path / "host.json"
+    arguments = ("check", "--host", "--stage", "check", "--receipt", str(path))
+    run(*arguments, "--only", "rope", "--only", "nothing", rc=0)
+    some = content(path)["stages"]["check"]
+    assert {item["operator"] for item in some["cases"]} == {"rope"} and not some["finished"]
+    run(*arguments, rc=0)
+    all_of_them = content(path)["stages"]["check"]
+    assert all_of_them["finished"] and all_of_them["cases"][: len(some["cases"])] == some["cases"]
+    assert "found: nothing" in run(*arguments, "--again", "--only", "nothing", rc=2)
+
+
 def test_a_quick_run_is_no_full_one(tmp_path: Path) -> None:
     path = tmp_path / "host.json"
     for quick in (("--quick",), ()):

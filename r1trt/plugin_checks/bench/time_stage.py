@@ -43,8 +43,8 @@ def run(context: Context, built: Built, previous: Result | None) -> Result:
         result["ceilings"] = ceilings(torch.cuda.get_device_name(0))
     library = DeviceKernels(built.kernels, on_gpu=True)
     names = {row["name"] for row in result["rows"]}
-    for row in _rows(quick=context.quick):
-        if row.name in names:
+    for name, row in context.selected([(row.name, row) for row in _rows(quick=context.quick)]):
+        if name in names:
             continue
         if context.budget.left < ROW_S:
             return result
@@ -72,7 +72,7 @@ def _unable(context: Context) -> str | None:
 def called_once(library: DeviceKernels, context: Context) -> Result:
     """Calls small rows' contenders on the CPU and compares their outputs; their times would say nothing."""
     rows = []
-    for row in small_rows():
+    for _, row in context.selected([(row.name, row) for row in small_rows()]):
         entry: dict[str, Any] = {"name": row.name, "work": asdict(row.work), "left_out": {}}
         prepared, same = prepared_contenders(row, library, entry["left_out"], "cpu")
         entry["disagreement"] = disagreements(prepared, same)
