@@ -131,31 +131,17 @@ def run_checks(config: RunConfig, log: Log) -> Outcome:
         BuildError: Something does not compile, or the named library is not one for this GPU.
         ConfigError: The receipt's file is something else.
     """
-    mode = HOST if config.host else GPU
     sm = HOST_SM if config.host else config.sm if config.sm is not None else require_gpu()
     budget = Budget(seconds=config.time_budget)
     library = None if config.host else build.plugin_library(config.plugin_library, sm, log)
     path = config.receipt or cache_directory() / "checks" / config.receipt_file
-    identity = header(mode, library.sha256 if library is not None else None)
+    identity = header(HOST if config.host else GPU, library.sha256 if library is not None else None)
     receipt = open_receipt(path, identity, seed=config.seed)
     ended: set[str] = set()
     for name in STAGES:
         if name not in config.stages and name != BUILD:
             continue
-
-        def save(result: Result, name: str = name) -> None:
-            receipt.record(name, result, finished=False)
-
-        context = Context(
-            mode=mode,
-            sm=sm,
-            seed=receipt.seed,
-            budget=budget,
-            save=save,
-            log=log,
-            quick=config.quick,
-            only=config.only,
-        )
+        context = _context(name, config, sm, receipt, budget, log)
         previous = None if config.again and name in config.stages else receipt.stage(name)
         if _run_stage(name, receipt, context, previous, library):
             ended.add(name)
@@ -167,6 +153,20 @@ def run_checks(config: RunConfig, log: Log) -> Outcome:
         failures=receipt.failures,
         unfinished=unfinished,
         published=published,
+    )
+
+
+def _context(name: str, config: RunConfig, sm: int, receipt: Receipt, budget: Budget, log: Log) -> Context:
+    """What a stage is given."""
+    return Context(
+        mode=HOST if config.host else GPU,
+        sm=sm,
+        seed=receipt.seed,
+        budget=budget,
+        save=lambda result: receipt.record(name, result, finished=False),
+        log=log,
+        quick=config.quick,
+        only=config.only,
     )
 
 
