@@ -46,6 +46,8 @@ struct LaunchShape {
   bool overlap = false;
 };
 
+constexpr int kFirstOverlapArchitecture = 90;
+
 #ifdef R1TRT_SIMT_HOST
 template <class... Parameters, class... Arguments>
 cudaError_t launch(LaunchShape const& shape, cudaStream_t /*stream*/, void (*kernel)(Parameters...),

@@ -35,7 +35,6 @@ constexpr int kLogitStretch = 64;           // columns that tensor cores sum up 
 constexpr int64_t kSlicedTokens = 2048;     // up to so many, slices of the columns are blocks of their own
 constexpr int64_t kTokensOfOneRouter = 16;  // that one block takes
 constexpr int kMostRouterBlocks = 128;
-constexpr int kFirstOverlapArchitecture = 90;  // with launches that overlap the end of the one before
 
 __host__ __device__ constexpr int32_t countPitch(int32_t experts) {
   return ceilDiv(experts, 8) * 8;

@@ -144,6 +144,8 @@ __global__ void __launch_bounds__(Tile::kThreads) hlaAttentionKernel(Attention c
   clearPadding<Tile>(a, work);
   if (threadIdx.x == 0) shared.work = work;
   listRows<Tile::kThreads>(a, work, shared.list);
+  startNextGrid();
+  waitForLastGrid();  // new keys and values are in the cache
   __syncthreads();
 
   // NOTES: what is read from shared memory each time would be spilled if it were kept; with latents, more of
@@ -186,8 +188,10 @@ cudaError_t runAttention(Attention const& a, cudaStream_t stream) {
   HlaAttentionParams const& p = a.params;
   dim3 const grid(static_cast<unsigned>(a.chunks + a.first_chunks),
                   static_cast<unsigned>(p.kv_heads * a.splits), static_cast<unsigned>(p.batch));
-  return launch({"hla_attention", grid, Tile::kThreads, Tile::kSharedBytes}, stream, hlaAttentionKernel<Tile>,
-                a);
+  // NOTES: lam and the lengths are read in front of the wait: the kernel before must be this call's own.
+  bool const overlap = a.overlaps && writesCache(p);
+  return launch({"hla_attention", grid, Tile::kThreads, Tile::kSharedBytes, overlap}, stream,
+                hlaAttentionKernel<Tile>, a);
 }
 
 // Tiles of 64 rows, or of 16 whose keys are shared by four warps, by element type.

@@ -32,6 +32,7 @@ __device__ __forceinline__ void writeRows(HlaAttentionParams const& p, CacheWrit
 
 __global__ void __launch_bounds__(kThreads)
     cacheWriteKernel(HlaAttentionParams const p, CacheWrite const keys, CacheWrite const values) {
+  startNextGrid();
   int64_t const s = blockIdx.x, b = blockIdx.y, slot = pastOf(p, b) + s;
   if (s >= tokensOf(p, b) || slot >= p.cache_capacity) return;
   writeRows(p, keys, b, s, slot);
@@ -65,6 +66,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) combineKernel(Attention const a) {
   HlaAttentionParams const& p = a.params;
   int64_t const s = blockIdx.x, b = blockIdx.y;
+  waitForLastGrid();
   if (s >= tokensOf(p, b)) return;
   int const columns = p.v_head_dim / 4,
             i = static_cast<int>(blockIdx.z) * kThreads + static_cast<int>(threadIdx.x);
@@ -95,7 +97,7 @@ cudaError_t launchCacheWrite(Attention const& a, cudaStream_t stream) {
                         p.qk_head_dim / kElements};
   CacheWrite const values{values_apart ? p.v : nullptr, p.value_cache, p.cache_capacity,
                           p.v_head_dim / kElements};
-  if (keys.source == nullptr && values.source == nullptr) return cudaSuccess;
+  if (!writesCache(p)) return cudaSuccess;
   dim3 const grid(static_cast<unsigned>(p.seq), static_cast<unsigned>(p.batch));
   return launch({"hla_cache_write", grid, kThreads}, stream, cacheWriteKernel, p, keys, values);
 }
@@ -106,7 +108,7 @@ cudaError_t launchCombine(Attention const& a, cudaStream_t stream) {
                   static_cast<unsigned>(ceilDiv(p.heads * (p.v_head_dim / 4), kThreads)));
   auto* const kernel =
       p.data_type == DataType::kBFloat16 ? combineKernel<__nv_bfloat16> : combineKernel<__half>;
-  return launch({"hla_combine", grid, kThreads}, stream, kernel, a);
+  return launch({"hla_combine", grid, kThreads, 0, a.overlaps}, stream, kernel, a);
 }
 
 }  // namespace r1trt::kernels::hla

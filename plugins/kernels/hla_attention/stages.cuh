@@ -28,6 +28,7 @@ struct Attention {
   int32_t first_chunks;  // blocks of rows of blocks' first tokens alone; 0: those are among the others
   int32_t splits;        // parts of the keys, each a block; 1: the attention kernel itself writes y
   bool full_elsewhere;   // another kernel computes the full branch
+  bool overlaps;         // kernels may start before the one in front of them has ended
   float scale_log2;      // of the scores, for exponentials of base 2
   float* partial;        // [branch, B, Hkv, S * G, splits, dv], normalized in its split
   float* partial_lse;    // [branch, B, Hkv, S * G, splits], base 2; -infinity: no key
@@ -55,6 +56,12 @@ __device__ __forceinline__ int tokensOf(HlaAttentionParams const& p, int64_t b) 
 
 __device__ __forceinline__ int64_t pastOf(HlaAttentionParams const& p, int64_t b) {
   return p.past_len == nullptr || !isPlaced(p, b) ? 0 : p.past_len[b];
+}
+
+// Whether the call has new keys or values to write.
+inline bool writesCache(HlaAttentionParams const& p) {
+  return (p.key_cache != nullptr && p.write_key_cache && p.k != nullptr) ||
+         (p.value_cache != nullptr && p.v != nullptr);
 }
 
 cudaError_t launchCacheWrite(Attention const& attention, cudaStream_t stream);
