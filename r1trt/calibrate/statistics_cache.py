@@ -1,8 +1,9 @@
 """Statistics on the disk: a calibration that was cut off goes on where it was, and none is measured twice.
 
 A file is named by the hash of all that its numbers follow from: the graph, what tells the weights' contents
-apart, the token ids of every chunk, and the statistic. It is this user's own, and still not trusted: one that
-is damaged is measured again. Legend: N numbers of a statistic, S scales that it was given.
+apart, the token ids of every chunk, the statistic, and the ONNX Runtime that computes it. It is this user's
+own, and still not trusted: one that is damaged is measured again. Legend: N numbers of a statistic, S scales
+that it was given.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -113,7 +115,7 @@ class StatisticsCache:
             return
         with suppress(ConfigError):
             self._base = cache_directory() / _FOLDER
-        self._digest = hashlib.sha256(_SCHEMA.encode())
+        self._digest = hashlib.sha256(f"{_SCHEMA} {onnxruntime.__version__}".encode())
         for mark in weights:
             self._digest.update(mark.encode() + b"\0")
         self._digest.update(ir.to_proto(run_passes(model, measured_passes())).SerializeToString())

@@ -1,7 +1,7 @@
 """Measured damages on the disk, one a line as they come: a search that was cut off goes on where it was.
 
-A choice's damage depends on the model, the text, and its layers' types and scales alone, so that searches for
-other architectures share what they have in common.
+A choice's damage depends on the model, the text, its layers' types and scales, and the ONNX Runtime that
+measures it, so that searches for other architectures share what they have in common.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
+import onnxruntime
 
 from r1trt.cache import cache_directory
 from r1trt.errors import ConfigError
@@ -35,7 +36,7 @@ class DamageCache:
     """
 
     def __init__(self, groups: Sequence[Group], windows: Sequence[Array], model: Sequence[str]) -> None:
-        digest = hashlib.sha256(_SCHEMA.encode())
+        digest = hashlib.sha256(f"{_SCHEMA} {onnxruntime.__version__}".encode())
         for text in model:
             digest.update(text.encode() + b"\0")
         for window in windows:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from calibrate.calibrations import calibrated, config_for, exported
 from tiny_checkpoints import write_r1_asa
@@ -110,6 +111,16 @@ def test_what_the_numbers_follow_from_tells_files_apart(
     config = kept(asa, tmp_path)
     calibrated(asa[1], config)
     _, calls = run(asa[1], replace(config, **other))
+    assert calls[0][1] == 0 and len(list(cache.iterdir())) == 2
+
+
+def test_another_onnx_runtime_measures_anew(
+    asa: tuple[Path, ExportedModel], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = kept(asa, tmp_path)
+    calibrated(asa[1], config)
+    monkeypatch.setattr(onnxruntime, "__version__", "1.99.0")
+    _, calls = run(asa[1], config)
     assert calls[0][1] == 0 and len(list(cache.iterdir())) == 2
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from search_case import Case
 
@@ -87,3 +88,5 @@ def test_what_was_measured_is_known_by_types_and_scales(
     assert known(fewer) == found
     assert not known(changed(output="fp32"))
     assert not known(group, "other weights")
+    monkeypatch.setattr(onnxruntime, "__version__", "1.99.0")
+    assert not known(group)
