@@ -26,7 +26,7 @@ HOPPER_FLAGS = ("-DR1TRT_HOPPER_KERNELS",)
 # form (SM90 and SM100 multiply FP8 by wgmma and tcgen05 alone). SM80 and SM86 never get such products.
 FP8_INSTRUCTIONS: Mapping[int, str] = MappingProxyType({89: "QMMA", 90: "HMMA", 100: "HMMA", 120: "QMMA"})
 HOPPER_FP8_INSTRUCTION = "QGMMA"
-"""Of `hopper_gemm.cu`, for weights with block scales on SM90."""
+"""Of `hopper_gemm.cu`, on SM90, from a row an expert on average on."""
 # ptxas reports, as mere information, that it gave up overlapping Hopper's matrix products.
 SERIALIZED_WGMMA = "C7510"
 

@@ -73,15 +73,15 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         ({"rows": 8}, False),
         ({"groups": 1}, False),
         ({"groups": 1, "rows": 128}, True),
-        ({"layout": PER_CHANNEL}, False),
+        ({"layout": PER_CHANNEL}, True),
         ({"layout": PER_CHANNEL, "weight_type": BFLOAT16}, True),
         ({"gated": 1}, False),
-        ({"static": 1}, False),
+        ({"static": 1}, True),
     ],
     ids=str,
 )
 def test_what_they_take(probe: ctypes.CDLL, change: dict[str, int], taken: bool) -> None:
-    """Plain products from a row a group on: 16 bits, or E4M3 by blocks of scales."""
+    """Plain products from a row a group on: 16 bits, or E4M3 by E4M3."""
     values = {"sm": 90, "rows": 9, "groups": 9, "layout": BLOCK_128, "weight_type": FLOAT8_E4M3, "gated": 0,
               "static": 0} | change  # fmt: skip
     sm, rows, groups, layout, weight, gated, static = values.values()

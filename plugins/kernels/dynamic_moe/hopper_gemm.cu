@@ -1,9 +1,9 @@
 // Grouped products for sm_90a: out[rows, N] = a[rows, K] weight[e]^T, e by row, FP8 or 16 bits.
 //
 // A block stays on its SM and takes one tile after the other. One warp loads, by TMA, into a ring of stages;
-// two warpgroups multiply by wgmma, 64 rows each, into FP32. FP8 has one scale for a row of `a` and one for
-// 128 columns, every 128 along K: a partial sum of 128 terms is scaled and added in FP32 (the tensor cores
-// add E4M3 in about 14 bits).
+// two warpgroups multiply by wgmma, 64 rows each, into FP32. FP8 is promoted every 128 along K: a partial sum
+// of 128 terms is scaled, by what its row and its block of the weight have there, and added in FP32 (the
+// tensor cores add E4M3 in about 14 bits).
 //
 // Bytes: every weight once, 3 E D F of them, and the rows of `a` and `out`; FLOPs: 2 rows N K. Below about
 // 300 rows an expert (FP8, H100: 1979 TFLOP/s over 3.35 TB/s) the weights are the bound.
@@ -67,7 +67,10 @@ cudaError_t launchTiles(GroupedGemm const& g, cudaStream_t stream) {
   using Type = typename Shape::Type;
   constexpr int kBoxColumns = kSwizzleBytes / Type::kSize;
   Problem p{};
-  p.a_scale = g.a.scale;
+  p.a_scale = g.a.scale != nullptr ? g.a.scale : g.a_scale;
+  p.a_scale_pitch = g.a.scale != nullptr ? 1 : 0;
+  p.weight_pitch = g.scale_layout == ScaleLayout::kBlock128 ? 1 : 0;
+  p.layout = g.scale_layout;
   p.out = g.out;
   p.offset = g.offset;
   p.rows = g.rows;

@@ -67,7 +67,9 @@ struct Problem {
   CUtensorMap a;
   CUtensorMap weight[kMaxExpertParts + 1];
   float const* weight_scale[kMaxExpertParts + 1];
-  float const* a_scale;
+  float const* a_scale;             // [rows, steps], or one for all; null: 1
+  int a_scale_pitch, weight_pitch;  // from a step's scale to the next one's: 1, or 0 for all the same
+  ScaleLayout layout;
   void* out;
   int32_t const* offset;
   int64_t rows;
@@ -204,20 +206,51 @@ __device__ __forceinline__ void accumulate(Shared<Shape>& shared, Place<Shape::k
   if (leads) arrive(&shared.empty[previous]);
 }
 
-// Scales of two rows of a lane, and of its columns, every step of 128 terms.
+__device__ float const kUnscaled = 1.0F;
+
+// Scales of two rows of a lane, and of its columns: of the first step of 128 terms, the others behind them.
+// Those of single columns come behind all steps.
 template <class Shape>
 struct Scales {
   float const *upper, *lower, *weight;
 
-  __device__ Scales(Problem const& p, Tile const& tile, Part<Shape> part, int row, int steps) {
-    int64_t const last = p.rows - 1, blocks = scaleBlocks(p.n);
-    int64_t const block = (tile.column + part.column()) / kScaleBlock;
-    upper = p.a_scale + (row < last ? row : last) * steps;
-    lower = p.a_scale + (row + 8 < last ? row + 8 : last) * steps;
-    weight =
-        p.weight_scale[tile.part] + (tile.matrix * blocks + (block < blocks ? block : blocks - 1)) * steps;
+  __device__ Scales(Problem const& p, Tile const& tile, Part<Shape> part, int row, int steps)
+      : upper(ofRow(p, row, steps)),
+        lower(ofRow(p, row + 8, steps)),
+        weight(ofWeight(p, tile, tile.column + part.column(), steps)) {}
+
+  static __device__ float const* ofRow(Problem const& p, int row, int steps) {
+    int64_t const last = p.rows - 1;
+    if (p.a_scale_pitch == 0) return p.a_scale != nullptr ? p.a_scale : &kUnscaled;
+    return p.a_scale + (row < last ? row : last) * steps;
+  }
+
+  static __device__ float const* ofWeight(Problem const& p, Tile const& tile, int column, int steps) {
+    float const* const scale = p.weight_scale[tile.part];
+    if (p.layout == ScaleLayout::kPerTensor) return scale + tile.matrix;
+    if (p.layout == ScaleLayout::kPerChannel) return &kUnscaled;
+    int64_t const blocks = scaleBlocks(p.n), block = column / kScaleBlock;
+    return scale + (tile.matrix * blocks + (block < blocks ? block : blocks - 1)) * steps;
   }
 };
+
+// A scale of each column of the weight.
+template <class Shape>
+__device__ __forceinline__ void scaleColumns(Problem const& p, Tile const& tile, Part<Shape> part,
+                                             float (&sum)[Shape::kRegisters]) {
+  float const* const scale = p.weight_scale[tile.part] + static_cast<int64_t>(tile.matrix) * p.n;
+  int const column = tile.column + part.column() + static_cast<int>(threadIdx.x & 3) * 2;
+#pragma unroll
+  for (int group = 0; group < Shape::kColumnsOfGroup / 8; ++group) {
+    if (column + group * 8 >= p.n) break;  // n is a multiple of 16: both of a pair are inside
+    auto const pair = *reinterpret_cast<float2 const*>(scale + column + group * 8);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      sum[group * 4 + half * 2] *= pair.x;
+      sum[group * 4 + half * 2 + 1] *= pair.y;
+    }
+  }
+}
 
 // The products of one step, of an own scale, while they run and after that.
 template <class Shape>
@@ -225,11 +258,11 @@ struct Step {
   float product[Shape::kRegisters];
   float upper, lower, weight;
 
-  __device__ __forceinline__ void begin(Shared<Shape>& shared, Place<Shape::kStages>& place, Part<Shape> part,
-                                        Scales<Shape> const& scales, int step) {
-    upper = __ldg(scales.upper + step);
-    lower = __ldg(scales.lower + step);
-    weight = __ldg(scales.weight + step);
+  __device__ __forceinline__ void begin(Problem const& p, Shared<Shape>& shared, Place<Shape::kStages>& place,
+                                        Part<Shape> part, Scales<Shape> const& scales, int step) {
+    upper = __ldg(scales.upper + step * p.a_scale_pitch);
+    lower = __ldg(scales.lower + step * p.a_scale_pitch);
+    weight = __ldg(scales.weight + step * p.weight_pitch);
     wait(&shared.full[place.stage], place.parity);
     holdRegisters(product);
     multiplyStage(shared, place.stage, part, product, false);
@@ -252,25 +285,26 @@ struct Step {
 
 // FP8: the next step's products run while a step's are scaled and added.
 template <class Shape>
-__device__ __forceinline__ void accumulateScaled(Shared<Shape>& shared, Place<Shape::kStages>& place,
-                                                 Part<Shape> part, Scales<Shape> const& scales, int steps,
+__device__ __forceinline__ void accumulateScaled(Problem const& p, Shared<Shape>& shared,
+                                                 Place<Shape::kStages>& place, Part<Shape> part,
+                                                 Scales<Shape> const& scales, int steps,
                                                  float (&sum)[Shape::kRegisters]) {
   Place<Shape::kStages> done = place;
   Step<Shape> even, odd;
 #pragma unroll
   for (float& value : sum) value = 0.0F;
-  even.begin(shared, place, part, scales, 0);
+  even.begin(p, shared, place, part, scales, 0);
   int step = 1;
   for (; step + 1 < steps; step += 2) {
-    odd.begin(shared, place, part, scales, step);
+    odd.begin(p, shared, place, part, scales, step);
     waitProducts<1>();
     even.end(shared, done, sum);
-    even.begin(shared, place, part, scales, step + 1);
+    even.begin(p, shared, place, part, scales, step + 1);
     waitProducts<1>();
     odd.end(shared, done, sum);
   }
   if (step < steps) {
-    odd.begin(shared, place, part, scales, step);
+    odd.begin(p, shared, place, part, scales, step);
     waitProducts<1>();
     even.end(shared, done, sum);
     waitProducts<0>();
@@ -356,7 +390,11 @@ __device__ void consume(Problem const& p, Shared<Shape>& shared, int tiles, int 
     }
     if constexpr (Shape::Type::kScaled) {
       Scales<Shape> const scales(p, tile, part, row, steps);
-      accumulateScaled(shared, place, part, scales, steps, sum);
+      accumulateScaled(p, shared, place, part, scales, steps, sum);
+      if (p.layout == ScaleLayout::kPerChannel) {
+        // NOTES: found again, for kept over the products it would be spilled.
+        scaleColumns(p, tileAt<Shape>(p, shared.first, columns, index), part, sum);
+      }
     } else {
       accumulate(shared, place, part, steps, sum);
     }
