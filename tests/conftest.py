@@ -16,6 +16,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-cases", action="store_true", help="run every case of the kernels under the sanitizers, too"
+    )
+
+
 @pytest.fixture(scope="session")
 def smollm2_dir(pytestconfig: pytest.Config) -> Path:
     """A checkpoint of SmolLM2-135M-Instruct, made once for all workers and later runs; for reading only."""

@@ -69,9 +69,7 @@ def fp8_products() -> dict[str, str]:
     on_fp8 = [f"SM{sm}" for sm, name in FP8_INSTRUCTIONS.items() if name == "QMMA"]
     widened = [f"SM{sm}" for sm, name in FP8_INSTRUCTIONS.items() if name == "HMMA"]
     return {
-        f"on FP8 tensor cores ({HOPPER_FP8_INSTRUCTION}, QMMA)": ", ".join(
-            [f"SM{HOPPER_SM}", *on_fp8]
-        ),
+        f"on FP8 tensor cores ({HOPPER_FP8_INSTRUCTION}, QMMA)": ", ".join([f"SM{HOPPER_SM}", *on_fp8]),
         "as FP16 (HMMA)": ", ".join(
             f"{sm} with few rows" if sm == f"SM{HOPPER_SM}" else sm for sm in widened
         ),

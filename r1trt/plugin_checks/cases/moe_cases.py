@@ -120,6 +120,8 @@ CASES = [
     MoeCase(seq=3, experts=4, hidden=8272, width=16, top_k=1, norm=False),
     MoeCase(seq=8200, experts=24, n_group=4, topk_group=2, hidden=144, width=16, top_k=1,
             method=GROUP_MAXIMUM),
+    MoeCase(seq=4100, experts=24, n_group=4, topk_group=2, hidden=16, width=16, top_k=1,
+            method=GROUP_MAXIMUM),
     MoeCase(seq=50, experts=160, hidden=32, width=16, method=GROUP_MAXIMUM, n_group=8, topk_group=3, top_k=6),
     MoeCase(seq=20, experts=256, hidden=32, width=16, n_group=32, topk_group=20, method=GROUP_TWO_HIGHEST,
             top_k=8, sigmoid=True),

@@ -25,6 +25,7 @@ NEAR = "top_k=1,routing=near"
 LANES_OF_A_GROUP = (
     "seq=5,hidden=256,experts=256,width=32,top_k=8,sigmoid=True,method=2,scaling=2.5,n_group=8,topk_group=4"
 )
+TOKENS_OF_A_WARP = "seq=4100,hidden=16,experts=24,width=16,top_k=1,method=1,n_group=4,topk_group=2"
 PASSES = "seq=8200,hidden=144,experts=24,width=16,top_k=1,method=1,n_group=4,topk_group=2"
 MANY_LOGITS = "seq=66,hidden=400,experts=65,width=16,top_k=8"
 GROUPED = "seq=1,experts=16,shared_width=48"
@@ -474,7 +475,7 @@ BARRIERS = [
     race(
         "no barrier before the next token's scores",
         selected("__syncwarp();  // the scores are read before the next token's overwrite them", ""),
-        PASSES,
+        TOKENS_OF_A_WARP,
     ),
     race(
         "no barrier before scores overwrite keys",
