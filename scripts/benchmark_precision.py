@@ -26,7 +26,7 @@ from r1trt.cache import CACHE_VARIABLE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HEADER = (
-    "| plan | 8 bits | FP8 | MB | modelled ms | KL, nats | perplexity (95 % interval) | agreement |",
+    "| plan | quantized | FP8 | MB | modelled ms | KL, nats | perplexity (95 % interval) | agreement |",
     "|---|---:|---:|---:|---:|---:|---|---:|",
 )
 

@@ -144,7 +144,7 @@ def _lines(result: SearchResult, directory: Path, model: Path) -> list[str]:
     return [
         f"goal: {result.goal}; minimized: {minimized}",
         f"measured against FP32 on {facts['final_tokens']} tokens of held-out text:",
-        "plan                  in 8 bits  in FP8       MB  modelled ms  KL       perplexity (95 %)",
+        "plan                  quantized  in FP8       MB  modelled ms  KL       perplexity (95 %)",
         *(_line(point) for point in (result.chosen, *compared)),
         "MB and ms are those of the layers that are chosen; greedy and random are what simpler searches find",
         *_notes(result),

@@ -21,7 +21,7 @@ class Point:
         kinds: Kind of each group's choice.
         seconds: Modelled time of the workload's searched layers.
         bytes: Bytes of the searched weights.
-        narrow_share: Share of those weights' elements that have 8 bits.
+        narrow_share: Share of those weights' elements that have 8 bits or fewer.
         fp8_share: Share of those that are FP8.
         predicted: Sum of its groups' damages, in nats.
         searched: Measured on the search's text; None where it was not.
