@@ -37,6 +37,15 @@ def _require_layers(plan: PrecisionPlan) -> None:
         )
 
 
+def _require_text_is_read(build: BuildConfig) -> None:
+    if build.plan is not None and build.names_text:
+        raise UsageError(
+            "Nothing reads the calibration's text: a plan brings its scales, and no weights are compensated.",
+            found=build.plan,
+            fix="leave out --calibration and --calibration-tokens, or add --compensate",
+        )
+
+
 @contextmanager
 def compensated_weights(
     plan: PrecisionPlan, export: ExportedModel, build: BuildConfig, progress: Progress
@@ -57,11 +66,12 @@ def compensated_weights(
     # What an earlier build did is no record of this one.
     kept = {key: value for key, value in plan.calibration.items() if not key.startswith(_RECORD)}
     if not wants_compensation(plan, build.compensate):
+        _require_text_is_read(build)
         yield replace(plan, calibration=kept), {}
         return
     _require_layers(plan)
     # NOTES: it runs the graph, and loads ONNX Runtime for it.
-    from r1trt.calibrate.calibrate import CalibrationConfig, chunks_of_text
+    from r1trt.calibrate.calibrate import CalibrationConfig, chunks_of_text, record_of_text
     from r1trt.calibrate.compensated import Compensation, compensated_layers
 
     config = CalibrationConfig(**asdict(build.calibration_options), tokenizer=export.artifact.path)
@@ -78,6 +88,6 @@ def compensated_weights(
         record = {
             **kept,
             "compensated_layers": len(compensated_layers(plan)),
-            "compensated_tokens": sum(map(len, chunks)),
+            **{f"{_RECORD}{name}": value for name, value in record_of_text(config, chunks).items()},
         }
         yield replace(plan, calibration=record), compensation.weights()

@@ -18,7 +18,8 @@ from r1trt.precision.rules import Requantize
 BackendOption = Backend | Literal["auto"]
 
 DEFAULT_ENGINES = Path("engines")
-_CALIBRATION = ("calibration", "calibration_method", "calibration_percentile", "calibration_tokens")
+_SCALES = ("calibration_method", "calibration_percentile")
+_TEXT = ("calibration", "calibration_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,8 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is too small.", found=value, expected=">= 1")
-        for name in _CALIBRATION:
+        # A plan that is to be compensated reads the text for that.
+        for name in _SCALES if self.compensate is not False else _SCALES + _TEXT:
             if self.plan is not None and getattr(self, name) is not None:
                 option = name.replace("_", "-")
                 raise UsageError(f"--plan and --{option} exclude each other: a plan brings its scales.")
@@ -96,6 +98,11 @@ class BuildConfig:
             raise UsageError("--plan and --requantize exclude each other: a plan says what is quantized.")
         if not self.cache and self.max_seq_len is not None:
             raise UsageError("--max-seq-len is the KV cache's capacity, and --no-cache builds none.")
+
+    @property
+    def names_text(self) -> bool:
+        """Whether a text was named, or how much of it."""
+        return any(getattr(self, name) is not None for name in _TEXT)
 
     @property
     def calibration_options(self) -> CalibrationOptions:

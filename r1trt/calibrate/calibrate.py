@@ -84,10 +84,17 @@ def _measured(
         progress(rare_experts_line(measured.rare), 1, 1)
     return measured, {
         **({"percentile": config.percentile} if config.method == "percentile" else {}),
+        **record_of_text(config, chunks),
+        **{f"experts with too few tokens in {item.layer}": str(item) for item in measured.rare},
+    }
+
+
+def record_of_text(config: CalibrationConfig, chunks: TokenChunks) -> dict[str, str | int]:
+    """What a plan says of the text that was read for it."""
+    return {
         "tokens": sum(map(len, chunks)),
         "text": "package" if config.text is None else config.text.name,
         "text_sha256": sha256_of_file(config.text or CALIBRATION),
-        **{f"experts with too few tokens in {item.layer}": str(item) for item in measured.rare},
     }
 
 

@@ -89,7 +89,7 @@ Examples:
     "--compensate/--no-compensate",
     default=None,
     help="Let each column of a quantized weight make up for the rounding of those before it (GPTQ), on the "
-    "text of --calibration; default: where weights are INT4.",
+    "text of --calibration, also of a --plan; default: where weights are INT4.",
 )
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Builder.")
 @click.option("--max-batch-size", type=click.IntRange(min=1), metavar="N", help="Rows of a call, at most.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,11 @@ def test_a_build_says_how_it_calibrated(here: Path, capsys: pytest.CaptureFixtur
             2,
             "--plan and --calibration-method exclude",
         ),
-        (("--plan", "text.txt", "--calibration-tokens", "999"), 2, "--plan and --calibration-tokens exclude"),
+        (
+            ("--plan", "text.txt", "--no-compensate", "--calibration-tokens", "999"),
+            2,
+            "--plan and --calibration-tokens exclude",
+        ),
     ],
 )
 def test_options_that_do_not_fit(
@@ -59,3 +64,16 @@ def test_options_that_do_not_fit(
 ) -> None:
     assert main([*HOPPER, *options]) == code
     assert message in capsys.readouterr().err
+
+
+def test_a_plan_is_compensated_on_a_text_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cpu = ("build", "engines/tiny", "--arch", "cpu")
+    assert main([*cpu, "--int8", "-o", "first"]) == 0
+    plan = ("--plan", "first/precision.yaml", "--calibration", "text.txt", "-o", "second")
+    assert main([*cpu, *plan]) == 2
+    assert "add --compensate" in capsys.readouterr().err and not (here / "second").exists()
+    assert main([*cpu, *plan, "--compensate", "--calibration-tokens", "600"]) == 0
+    record = load_plan(here / "second" / "precision.yaml").calibration
+    digest = hashlib.sha256(TEXT.encode()).hexdigest()
+    assert (record["compensated_text"], record["compensated_text_sha256"]) == ("text.txt", digest)
+    assert 600 <= int(record["compensated_tokens"]) < 600 + 512

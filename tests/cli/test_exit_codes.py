@@ -81,7 +81,10 @@ def test_wrong_usage_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("build . --arch ada --plan file --calibration file", "--plan and --calibration exclude each other"),
+        (
+            "build . --arch ada --plan file --no-compensate --calibration file",
+            "--plan and --calibration exclude each other",
+        ),
         ("build . --no-cache --max-seq-len 8 --arch cpu", "--no-cache builds none"),
         ("generate . --raw --system Be-brief --prompt Hello", "leave out --raw, or --system"),
         ("precision search . --arch ada", "A search needs a budget."),
