@@ -18,7 +18,7 @@ TARGETS: Mapping[int, str] = MappingProxyType(
 )
 NVCC_OPTIONS = "nvcc.options"
 # Sources of Hopper's own instructions, which no other SM has.
-HOPPER_SOURCES = ("hopper_attention.cu", "hopper_gemm.cu")
+HOPPER_SOURCES = ("hopper_attention.cu", "hopper_gemm.cu", "hopper_latent.cu")
 HOPPER_SM = 90
 HOPPER_FLAGS = ("-DR1TRT_HOPPER_KERNELS",)
 # The tensor-core instruction that products of FP8 by FP8 are made of, in each SM's machine code. HMMA is that
@@ -27,8 +27,9 @@ HOPPER_FLAGS = ("-DR1TRT_HOPPER_KERNELS",)
 FP8_INSTRUCTIONS: Mapping[int, str] = MappingProxyType({89: "QMMA", 90: "HMMA", 100: "HMMA", 120: "QMMA"})
 HOPPER_FP8_INSTRUCTION = "QGMMA"
 """Of `hopper_gemm.cu`, on SM90, from a row an expert on average on."""
-# ptxas reports, as mere information, that it gave up overlapping Hopper's matrix products.
-SERIALIZED_WGMMA = "C7510"
+# ptxas reports, as mere information, that it gave up overlapping Hopper's matrix products: C7510, C7512,
+# C7520, by the reason.
+SERIALIZED_WGMMA = "wgmma.mma_async instructions are serialized"
 
 
 def target_sm(sm: int) -> int:

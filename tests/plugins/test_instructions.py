@@ -21,6 +21,7 @@ from r1trt.plugin_tools.toolchain import toolchain_from_machine
 
 MOE, PROBE = PLUGINS / "kernels" / "dynamic_moe", Path(__file__).parent / "loader_probe.cu"
 TENSOR_CORES = ("HMMA", "QMMA", "HGMMA", "QGMMA")
+WAIT, EXPONENTIALS_OF_A_TILE = "WARPGROUP.DEPBAR", 32  # 64 rows by 64 keys, by 128 lanes
 COPY, MOST_INSTRUCTIONS_A_COPY = "LDGSTS", 12
 
 
@@ -51,8 +52,21 @@ def test_fp8_products_are_what_the_table_says(sm: int, tmp_path: Path) -> None:
 def test_hoppers_own_products_are_on_its_own_cores(tmp_path: Path) -> None:
     code = code_of(MOE / "hopper_gemm.cu", HOPPER_SM, tmp_path, *HOPPER_FLAGS)
     assert tensor_cores(code) == {"HGMMA", HOPPER_FP8_INSTRUCTION}
-    attention = PLUGINS / "kernels" / "hla_attention" / "hopper_attention.cu"
-    assert tensor_cores(code_of(attention, HOPPER_SM, tmp_path, *HOPPER_FLAGS)) == {"HGMMA"}
+    for name in ("hopper_attention.cu", "hopper_latent.cu"):
+        attention = PLUGINS / "kernels" / "hla_attention" / name
+        assert tensor_cores(code_of(attention, HOPPER_SM, tmp_path, *HOPPER_FLAGS)) == {"HGMMA"}
+
+
+@pytest.mark.slow
+def test_a_softmax_runs_beside_products(tmp_path: Path) -> None:
+    """ptxas likes to put a wait for all products in front of arithmetic that does not need them."""
+    source = PLUGINS / "kernels" / "hla_attention" / "hopper_latent.cu"
+    for name, code in code_of(source, HOPPER_SM, tmp_path, *HOPPER_FLAGS).items():
+        waits = [i for i, instruction in enumerate(code) if instruction.name.startswith(WAIT)]
+        (scores,) = (i for i in waits if code[i].text.endswith("0x1"))
+        values = min(i for i in waits if i > scores)
+        beside = sum(instruction.name.startswith("MUFU.EX2") for instruction in code[scores:values])
+        assert beside >= EXPONENTIALS_OF_A_TILE, name
 
 
 @pytest.mark.slow

@@ -340,12 +340,12 @@ def test_serialized_matrix_products_end_the_build(
 ) -> None:
     """ptxas only mentions it, and the library would be many times slower."""
     script = tmp_path / "wordy-nvcc"
-    says = "ptxas info : (C7510) Potential Performance Loss"
+    says = "ptxas info : (C7520) Potential Performance Loss: wgmma.mma_async instructions are serialized"
     script.write_text(f'#!/bin/sh\necho "{says}" >&2\nexec {toolchain_from_machine().nvcc} "$@"\n')
     script.chmod(0o755)
     monkeypatch.setenv("CUDACXX", str(script))
     error = refusal()
-    assert "one after another" in error.message and "C7510" in error.details["found"]
+    assert "one after another" in error.message and "C7520" in error.details["found"]
 
 
 def test_a_library_without_the_plugins_is_a_problem(tiny: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "hopper_attention.h"
+#include "hopper_latent.h"
 #include "stages.cuh"
 
 namespace r1trt::kernels {
@@ -14,8 +15,7 @@ constexpr int kSmallRows = 16;
 constexpr int kLargeRows = 64;
 constexpr int kDecodingRows = 128;  // of a key/value head: at most this many have their keys split
 constexpr int64_t kBlocksOfSm = 2;
-constexpr int kAssumedSms = 160;  // where no device says
-constexpr int kLatentQk = 576, kLatentV = 512;
+constexpr int kAssumedSms = 160;               // where no device says
 constexpr int kLatentSharedBytes = 148 << 10;  // of its large tile
 
 enum class HeadSize { k64, k128, k192, kLatent, kUnsupported };
@@ -37,6 +37,10 @@ bool smallTiles(HlaAttentionParams const& p, int sm) {
   bool const latent = headSize(p) == HeadSize::kLatent;
   int64_t const rows = static_cast<int64_t>(p.seq) * (p.heads / p.kv_heads);
   return rows <= kSmallRows || (latent && sharedLimit(sm) < kLatentSharedBytes);
+}
+
+bool takenByHopperLatent(HlaAttentionParams const& p, int sm) {
+  return hopperBuilt() && hopperLatentTakes(p, sm);
 }
 
 // Parts of the keys, so that a decoding call fills the GPU. By the capacity, for lengths are on the device.
@@ -70,7 +74,9 @@ Attention attentionFromParams(HlaAttentionParams const& p, int sm, int num_sms) 
   a.candidates = p.lam == nullptr ? tile : small ? kLargeRows : kMaxCandidates;
   int64_t const rows = static_cast<int64_t>(p.seq) * a.group;
   a.chunks = static_cast<int>(ceilDiv<int64_t>(rows, a.candidates));
-  a.splits = splitsOf(p, a.slots, static_cast<int64_t>(a.chunks) * p.kv_heads * p.batch, num_sms);
+  a.splits = takenByHopperLatent(p, sm)
+                 ? hopperLatentSplits(p, a.slots, num_sms)
+                 : splitsOf(p, a.slots, static_cast<int64_t>(a.chunks) * p.kv_heads * p.batch, num_sms);
   bool const apart = p.lam != nullptr && p.inter_block == InterBlock::kFirstToFirst && a.splits == 1;
   if (apart) {
     int64_t const first_rows = static_cast<int64_t>(ceilDiv(p.seq, p.block_size)) * a.group;
@@ -169,11 +175,13 @@ cudaError_t launchHlaAttention(HlaAttentionParams const& params, cudaStream_t st
   }
 
   cudaError_t error = params.key_cache != nullptr ? hla::launchCacheWrite(attention, stream) : cudaSuccess;
+  bool const latent = hla::takenByHopperLatent(params, sm);
   attention.full_elsewhere = hla::hopperBuilt() && hla::hopperTakes(attention, sm);
   // What is left of a call without lam are the rows of padding, where there can be any.
   bool const others = !attention.full_elsewhere || params.lam != nullptr || params.seq_len != nullptr ||
                       params.past_len != nullptr;
-  if (error == cudaSuccess && others) error = hla::launchTiles(attention, sm, stream);
+  if (error == cudaSuccess && latent) error = hla::launchHopperLatent(attention, stream);
+  if (error == cudaSuccess && others && !latent) error = hla::launchTiles(attention, sm, stream);
   if (error == cudaSuccess && attention.full_elsewhere) error = hla::launchHopperAttention(attention, stream);
   return error == cudaSuccess && attention.splits > 1 ? hla::launchCombine(attention, stream) : error;
 }

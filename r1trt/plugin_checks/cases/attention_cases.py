@@ -21,7 +21,7 @@ from r1trt.plugin_checks.cases.library import KernelLibrary
 from r1trt.plugin_checks.cases.params import AttentionParams
 
 FIRST_TO_FIRST, ALL_TO_FIRST = 0, 1
-SENTINEL = 7.0  # what the cache holds where nobody should write
+SENTINEL = np.nan  # what the cache holds where nobody should write, nor let it into a sum
 MOST_PAST = 1 << 20  # what is larger is no length but a fault
 # The roundings of the softmax's weights, of random sign: deviations of their sum that the tolerance allows.
 DEVIATIONS = 4
@@ -107,6 +107,7 @@ CASES = [
     AttentionCase(seq=5, heads=4, past=(510,), qk=128, v=128, num_sms=16, room=3),
     AttentionCase(seq=3, heads=16, kv_heads=1, past=(610,), num_sms=16),
     AttentionCase(seq=1, qk=576, v=512, heads=16, past=(530,), lam="none"),
+    AttentionCase(batch=2, seq=1, qk=576, v=512, heads=4, past=(300, 64), lam="none", room=11),
     AttentionCase(seq=1, qk=576, v=512, heads=16, past=(530,), inter_block=ALL_TO_FIRST, data_type=FLOAT16),
     # Rows that are nowhere in the cache are left alone; so are negative numbers of tokens.
     AttentionCase(batch=4, seq=20, past=(-70, 10, -5, 2**32 + 3), heads=4, kv_heads=2),

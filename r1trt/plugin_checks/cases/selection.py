@@ -23,6 +23,8 @@ ASK_DEVICE = 0
 
 _LARGE: dict[str, Any] = {"heads": 4, "qk": 128, "v": 128}
 _DECODE: dict[str, Any] = {"heads": 8, "kv_heads": 2, "qk": 128, "v": 128}
+_LATENT: dict[str, Any] = {"qk": 576, "v": 512, "lam": "none"}
+_LATENT_HALF: dict[str, Any] = {"data_type": FLOAT16, **_LATENT}
 _FP8: dict[str, Any] = {"weight_type": FLOAT8_E4M3, "hidden": 1024, "width": 512}
 LARGER: dict[str, list[Any]] = {
     "rope": [
@@ -40,6 +42,20 @@ LARGER: dict[str, list[Any]] = {
         AttentionCase(seq=600, past=(77,), lam="random", heads=4, kv_heads=4, qk=192, v=128),
         AttentionCase(seq=1, batch=4, past=(8191, 5000, 31, 0), **_DECODE),
         AttentionCase(seq=1, past=(30000,), lam="zeros", inter_block=ALL_TO_FIRST, **_DECODE),
+        # Latents: lengths at and beside a tile's end, one to many tiles of a split, splits without any.
+        AttentionCase(seq=1, batch=4, heads=128, past=(0, 62, 63, 64), room=30, **_LATENT),
+        AttentionCase(seq=1, batch=3, heads=128, past=(1150, 17, 800), room=5, **_LATENT),
+        AttentionCase(seq=1, batch=5, heads=16, past=(900, 0, 127, 128, 129), room=77, **_LATENT),
+        *(AttentionCase(seq=1, heads=128, past=(past,), num_sms=1, **_LATENT) for past in (127, 191, 700)),
+        AttentionCase(seq=1, batch=2, heads=2, past=(20000, 19999), scale=0.07, **_LATENT_HALF),
+        # Rows of more than one token in a tile, padding, a full cache, rows that are nowhere, no cache.
+        AttentionCase(seq=2, batch=3, heads=128, past=(300, 63, 0), lengths=(2, 1, 0), room=9, **_LATENT),
+        AttentionCase(seq=3, batch=2, heads=16, past=(700, 61), room=1, **_LATENT_HALF),
+        AttentionCase(seq=4, batch=3, heads=24, past=(126, 300, 62), lengths=(4, 2, 3), **_LATENT),
+        AttentionCase(seq=4, batch=2, heads=40, past=(126, 300), room=-3, **_LATENT_HALF),
+        AttentionCase(seq=2, batch=3, heads=16, past=(-1, 200, 2**40), write_keys=False, **_LATENT),
+        AttentionCase(seq=300, heads=16, past=(77,), room=12, **_LATENT),
+        AttentionCase(seq=70, batch=2, heads=20, cached=False, lengths=(70, 33), **_LATENT_HALF),
     ],
     "moe": [
         *(MoeCase(seq=seq, hidden=1024, width=512) for seq in (1, 16, 1000)),
