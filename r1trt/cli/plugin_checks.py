@@ -21,48 +21,54 @@ STAGES = (BUILD, *CHECKS)
 TIME_BUDGET_S = 570.0  # a little less than ten minutes
 
 
+RUN_OPTIONS = (
+    click.option(
+        "--time-budget",
+        type=float,
+        default=TIME_BUDGET_S,
+        show_default=True,
+        metavar="SECONDS",
+        help="Stop after this time; the same command then goes on where it ended.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0, max=MAX_SEED),
+        metavar="N",
+        help="Seed of all random numbers; default: the receipt's, else a fresh one.",
+    ),
+    click.option(
+        "--receipt",
+        type=UnicodePath(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Written after each step, continued by the next run; default: one in the cache.",
+    ),
+    click.option(
+        "--plugin-library",
+        type=FILE,
+        metavar="FILE",
+        help="The library to check; default: what r1trt build would take, else a new one.",
+    ),
+    click.option(
+        "--unproven-kernels",
+        is_flag=True,
+        help="Take kernels that no GPU has run yet, too, where no library is named.",
+    ),
+    output_option("none; the page is printed alone"),
+    click.option("--quick", is_flag=True, help="Few cases and rows."),
+    click.option(
+        "--only",
+        multiple=True,
+        metavar="TEXT",
+        help="Only cases and rows whose name has this text; may be repeated.",
+    ),
+    click.option("--again", is_flag=True, help="Run stages that are finished once more."),
+    click.option("--host", is_flag=True, help="Run the kernels on the CPU, without times."),
+)
+
+
 def run_options(command: Command) -> Command:
     """Adds what `check` and `bench` have in common."""
-    for option in reversed(
-        (
-            click.option(
-                "--time-budget",
-                type=float,
-                default=TIME_BUDGET_S,
-                show_default=True,
-                metavar="SECONDS",
-                help="Stop after this time; the same command then goes on where it ended.",
-            ),
-            click.option(
-                "--seed",
-                type=click.IntRange(min=0, max=MAX_SEED),
-                metavar="N",
-                help="Seed of all random numbers; default: the receipt's, else a fresh one.",
-            ),
-            click.option(
-                "--receipt",
-                type=UnicodePath(dir_okay=False, path_type=Path),
-                metavar="FILE",
-                help="Written after each step, continued by the next run; default: one in the cache.",
-            ),
-            click.option(
-                "--plugin-library",
-                type=FILE,
-                metavar="FILE",
-                help="The library to check; default: what r1trt build would take, else a new one.",
-            ),
-            output_option("none; the page is printed alone"),
-            click.option("--quick", is_flag=True, help="Few cases and rows."),
-            click.option(
-                "--only",
-                multiple=True,
-                metavar="TEXT",
-                help="Only cases and rows whose name has this text; may be repeated.",
-            ),
-            click.option("--again", is_flag=True, help="Run stages that are finished once more."),
-            click.option("--host", is_flag=True, help="Run the kernels on the CPU, without times."),
-        )
-    ):
+    for option in reversed(RUN_OPTIONS):
         command = option(command)
     return command
 

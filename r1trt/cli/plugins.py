@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,12 +37,17 @@ plugins.add_command(report)
     help="NVIDIA's TensorRT headers; default: looked for, and not needed.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Compilers at a time.")
+@click.option(
+    "--unproven-kernels",
+    is_flag=True,
+    help="Take kernels that no GPU has run yet, too; r1trt build takes such a library only by name.",
+)
 @json_option
-def build(arch: str, output: Path | None, headers: Path | None, jobs: int, as_json: bool) -> None:
+def build(as_json: bool, **options: Any) -> None:
     """Compile the plugins with nvcc; a second call with the same inputs takes the library from the cache."""
     from r1trt.plugin_tools import PluginBuildConfig, build_plugins
 
-    config = PluginBuildConfig(arch=arch, output=output, headers=headers, jobs=jobs)
+    config = PluginBuildConfig(**options)
     library = build_plugins(config, lambda text: click.echo(text, err=True))
     result = {
         **library.as_manifest(),
@@ -55,6 +60,7 @@ def build(arch: str, output: Path | None, headers: Path | None, jobs: int, as_js
         f"operators  {', '.join(library.operators)}",
         f"code for   {', '.join(f'SM{sm}' for sm in library.sms)}",
         f"headers    {library.headers}",
+        f"kernels    {'unproven ones, too' if library.unproven_kernels else 'those that a GPU has run'}",
         f"sha256     {library.sha256}",
     ]
     print_result(result, lines, as_json=as_json)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from r1trt.errors import BuildError
@@ -53,13 +54,16 @@ class Built:
     kernels: Path
 
 
-def plugin_library(named: Path | None, sm: int, log: Callable[[str], None]) -> PluginLibrary:
+def plugin_library(
+    named: Path | None, sm: int, log: Callable[[str], None], *, unproven: bool = False
+) -> PluginLibrary:
     """The library to check; nothing is run, so there need not be a GPU.
 
     Args:
         named: The file; None takes what `r1trt build` would take, or builds one.
         sm: Compute capability that it must have code for.
         log: Told of each step.
+        unproven: Whether one that is not named takes kernels that no GPU has run yet.
 
     Raises:
         BuildError: The file is not a plugin library, has no code for the GPU, or a source does not compile.
@@ -69,9 +73,10 @@ def plugin_library(named: Path | None, sm: int, log: Callable[[str], None]) -> P
         library = library_from_path(named)
         require_code_for(library, [sm], where=named)
         return library
-    if (found := find_library(sm)) is not None:
+    if (found := find_library(sm, unproven=unproven)) is not None:
         return found
-    return build_plugins(PluginBuildConfig(arch=arch_of(sm), jobs=os.cpu_count() or 2), log)
+    config = PluginBuildConfig(arch=arch_of(sm), jobs=os.cpu_count() or 2, unproven_kernels=unproven)
+    return build_plugins(config, log)
 
 
 def run(context: Context, library: PluginLibrary | None) -> Result:
@@ -126,12 +131,12 @@ def build_for_host(objects: ObjectCache) -> Built:
 def build_for_gpu(context: Context, objects: ObjectCache, plugins: PluginLibrary) -> tuple[Built, Result]:
     """What is loaded beside a plugin library, for one compute capability."""
     context.log(f"plugins: {plugins.path}")
-    kernels, left_out = kernel_library(context, objects)
+    kernels, left_out = kernel_library(context, objects, unproven=plugins.unproven_kernels)
     built = Built(plugins=plugins.path.absolute(), harness=harness_library(objects), kernels=kernels)
     return built, {"plugins": plugins.as_manifest(), "nvcc": plugins.nvcc, "stages_left_out": left_out}
 
 
-def kernel_library(context: Context, objects: ObjectCache) -> tuple[Path, str | None]:
+def kernel_library(context: Context, objects: ObjectCache, *, unproven: bool) -> tuple[Path, str | None]:
     """Compiles the kernels' sources and links them with their C names.
 
     Returns:
@@ -142,9 +147,9 @@ def kernel_library(context: Context, objects: ObjectCache) -> tuple[Path, str | 
     """
     chain, sources = toolchain_from_machine(), source_directory()
     kernels = sources / "kernels"
+    native = partial(native_compilation, chain, sm=context.sm, unproven=unproven)
     required = [
-        *(native_compilation(chain, path, context.sm) for path in sorted(kernels.glob("*/*.cu"))),
-        native_compilation(chain, CUDA_MEMORY, context.sm),
+        *(native(path) for path in (*sorted(kernels.glob("*/*.cu")), CUDA_MEMORY)),
         Compilation(
             source=LAUNCH_FUNCTIONS, compiler=chain.cxx, version=chain.cxx_version, flags=PLUGIN_FLAGS,
             folders=(kernels,), system=(chain.include,),
@@ -157,7 +162,7 @@ def kernel_library(context: Context, objects: ObjectCache) -> tuple[Path, str | 
     compiled = [require_overlapping_products(item) for item in objects.objects(required, log)]
     left_out = None
     try:
-        compiled += objects.objects([native_compilation(chain, MOE_STAGES, context.sm)], log)
+        compiled += objects.objects([native(MOE_STAGES)], log)
     except BuildError as error:
         left_out = str(error)
     libraries = (str(chain.runtime), *LINK_LIBRARIES)
@@ -166,7 +171,8 @@ def kernel_library(context: Context, objects: ObjectCache) -> tuple[Path, str | 
     return objects.linked("kernels", files, command, libraries=libraries), left_out
 
 
-def native_compilation(chain: Toolchain, source: Path, sm: int) -> Compilation:
+def native_compilation(chain: Toolchain, source: Path, *, sm: int, unproven: bool) -> Compilation:
     """How nvcc compiles a kernel, or what the checks add to them, for one GPU."""
     sources = source_directory()
-    return cuda_compilation(chain, source, sources, [target_sm(sm)], folders=[sources / "kernels"])
+    folders = [sources / "kernels"]
+    return cuda_compilation(chain, source, sources, [target_sm(sm)], folders=folders, unproven=unproven)

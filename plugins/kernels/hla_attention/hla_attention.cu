@@ -165,7 +165,7 @@ cudaError_t launchHlaAttention(HlaAttentionParams const& params, cudaStream_t st
   int const sm = params.sm != 0 ? params.sm : limits.sm;
   hla::Attention attention =
       hla::attentionFromParams(params, sm, params.num_sms != 0 ? params.num_sms : limits.num_sms);
-  attention.overlaps = sm >= kFirstOverlapArchitecture;
+  attention.overlaps = kUnprovenKernels && sm >= kFirstOverlapArchitecture;
   if (attention.splits > 1) {
     int64_t const rows = hla::partialRows(params, attention.splits);
     if (params.workspace_size < hla::workspaceSize(params, rows)) return cudaErrorMemoryAllocation;
