@@ -5,10 +5,10 @@
 // hopper_latent_tile.cuh). A stage goes back in three parts, each as soon as its products are done.
 //
 // FLOPs: 2 (576 + 512) a row and key; bytes: the keys once from HBM for the blocks of a token's heads, which
-// run beside one another and share them in L2. 128 heads: 242 FLOPs a byte, so that both an H200's products
-// (989 TFLOP/s) and bytes (4.8 TB/s) take about as long; with fewer heads the bytes are the bound. A tile's
-// products take 2,176 cycles; shared memory moves 304 KiB for it, 2,430 cycles: 90 % at most, of which the
-// turns of the warpgroups and the loads behind them are expected to leave 60 to 75 %.
+// run beside one another and share them in L2. 128 heads: 242 FLOPs a byte, so that on an H200 the products
+// (989 TFLOP/s) and the bytes (4.8 TB/s) take about as long; with fewer heads the bytes are the bound. A
+// tile's products take 2,176 cycles; shared memory moves 296 KiB for it in 2,368: 92 % at most, of which the
+// turns of the warpgroups, the loads behind them and L2 are expected to leave 55 to 70 %. Not measured yet.
 #include "hopper_latent.h"
 
 #ifndef R1TRT_HOPPER_KERNELS
@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(latent::kThreads, 1)
 #ifdef R1TRT_HOPPER_DEVICE
   using namespace latent;
   extern __shared__ char memory[];
-  uintptr_t const address = reinterpret_cast<uintptr_t>(memory);
-  auto& shared = *reinterpret_cast<Shared*>((address + kTileAlignment - 1) / kTileAlignment * kTileAlignment);
+  // Without a detour over integers, from which the compiler no longer sees that it is shared memory.
+  auto& shared = *reinterpret_cast<Shared*>(memory + (-sharedAddress(memory) & (kTileAlignment - 1)));
   Work const work = findWork(call.a);
   if (work.split == 0) clearPadding<T>(call.a, work);
   if (work.row0 >= work.rows) return;
