@@ -139,6 +139,11 @@ _ALL = (
 
 DEVICES: Mapping[str, Device] = MappingProxyType({device.name: device for device in _ALL})
 
+DEVICE_OF_ARCH: Mapping[str, str] = MappingProxyType(
+    {"ampere": "a100", "ada": "l40s", "hopper": "h100", "blackwell": "b200", "cpu": "cpu"}
+)
+"""What an architecture's times are modelled on where nobody says."""
+
 
 def device_of_driver_name(name: str) -> Device | None:
     """The table's row for what the driver calls a GPU, e.g. "NVIDIA H100 80GB HBM3"; None without one."""

@@ -6,7 +6,7 @@ Fs width of all shared experts together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from r1trt.config import SCALE_BLOCK, MoeConfig
 from r1trt.errors import ExportError
 from r1trt.graph.network_view import LayerParts, ReadBack, joined
 from r1trt.graph.weights import is_own_fp8
-from r1trt.ops.cost import CallSize, Cost, cost_of
+from r1trt.ops.cost import NO_COST, CallSize, Cost, cost_of
 from r1trt.ops.expert_parts import ExpertPart, expert_parts, part_inputs
 from r1trt.ops.layer_precision import FP8, SCALES, LayerPrecision, Precision
 from r1trt.ops.moe_spec import INPUTS, SCORINGS, TOPK_METHODS, MoeSpec, ScaleKind
@@ -281,21 +281,39 @@ class DynamicMoe(Operator[MoeSpec]):
 
     def cost(self, spec: MoeSpec, layer: LayerPrecision, call: CallSize) -> Cost:
         """At most: every token takes `top_k` experts, and as many different ones as it can."""
-        tokens, expert = call.batch * call.tokens, 3 * spec.hidden_size * spec.expert_width
+        return sum(self.part_costs(spec, layer, call).values(), NO_COST)
+
+    def part_costs(self, spec: MoeSpec, layer: LayerPrecision, call: CallSize) -> Mapping[str, Cost]:
+        """Router, routed experts and shared expert; the input is read, and the result written, once."""
+        tokens = call.batch * call.tokens
         routed = tokens * spec.top_k
-        touched = min(spec.num_experts, routed) * expert
-        shared = 3 * spec.hidden_size * spec.shared_width
-        router = spec.num_experts * spec.hidden_size
-        return cost_of(
-            macs=[(layer.input, routed * expert + tokens * shared), ("fp32", tokens * router)],
+        touched = min(spec.num_experts, routed)
+        router = cost_of(
+            macs=[("fp32", tokens * spec.router_weights)],
             reads=[
-                (layer.output, tokens * spec.hidden_size),
-                (layer.weight, touched + shared),
-                ("fp32", router + spec.num_experts * spec.has_router_bias),
+                ("fp32", spec.router_weights + spec.num_experts * spec.has_router_bias),
                 ("int64", call.batch),
             ],
+            writes=[],
+        )
+        experts = cost_of(
+            macs=[(layer.input, routed * spec.expert_weights)],
+            reads=[(layer.output, tokens * spec.hidden_size), (layer.weight, touched * spec.expert_weights)],
             writes=[(layer.output, tokens * spec.hidden_size)],
         )
+        if not spec.shared_width:
+            return {"router": router, "experts": experts}
+        shared = cost_of(
+            macs=[(layer.input, tokens * spec.shared_weights)],
+            reads=[(layer.weight, spec.shared_weights)],
+            writes=[],
+        )
+        return {"router": router, "experts": experts, "shared expert": shared}
+
+    def reference_macs(self, spec: MoeSpec, call: CallSize) -> int:
+        """Router, `top_k` experts and the shared expert of each token."""
+        weights = spec.router_weights + spec.top_k * spec.expert_weights + spec.shared_weights
+        return call.batch * call.tokens * weights
 
 
 def _own_scales_problems(layer: LayerPrecision) -> Iterator[str]:

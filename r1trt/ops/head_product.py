@@ -97,6 +97,11 @@ class HeadMatMul(LayerFunction[HeadProductSpec]):
             writes=[(layer.output, rows * spec.out_features)],
         )
 
+    def reference_macs(self, spec: HeadProductSpec, call: CallSize) -> int:
+        """The head's share of `kv_b_proj`, which makes keys and values of all latents at every call."""
+        latents = call.batch * (call.past + call.tokens)
+        return latents * spec.num_heads * spec.in_features * spec.out_features
+
 
 class HeadLinear(HeadMatMul):
     """R1HeadLinear: y = x @ w[h].T for w [H,N,K]."""

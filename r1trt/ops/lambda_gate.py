@@ -66,12 +66,16 @@ class LambdaGate(LayerFunction[LinearSpec]):
 
     def cost(self, spec: LinearSpec, layer: LayerPrecision, call: CallSize) -> Cost:
         """One small FP32 product."""
-        rows, weights = spec.rows(call), spec.in_features * spec.out_features
+        rows, weights = spec.rows(call), spec.weights
         return cost_of(
             macs=[("fp32", rows * (weights + spec.out_features))],
             reads=[(layer.input, rows * spec.in_features), (layer.weight, weights + spec.out_features)],
             writes=[(layer.output, rows * spec.out_features)],
         )
+
+    def reference_macs(self, spec: LinearSpec, call: CallSize) -> int:
+        """The product, without its bias."""
+        return spec.rows(call) * spec.weights
 
 
 LAMBDA_GATE = LambdaGate()
