@@ -48,7 +48,9 @@ class Device:
         """
         if data_type not in self.operations:
             raise ConfigError(
-                f"{self.name} does not compute in {data_type}.", expected=", ".join(self.operations)
+                f"{self.name} does not compute in {data_type}.",
+                expected=", ".join(self.operations),
+                fix="name a device that does, or take a precision that it has",
             )
         return self.operations[data_type] * self.reached_operations
 

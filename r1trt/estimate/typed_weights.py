@@ -25,12 +25,14 @@ class TypedWeight:
     Attributes:
         name: Its name.
         layer: Layer of the plan that reads it; the first one where several do; None where none does.
+        part: Part of the operator that reads it.
         data_type: The type's name in plans.
         bytes: Its size.
     """
 
     name: str
     layer: str | None
+    part: str
     data_type: str
     bytes: int
 
@@ -50,7 +52,7 @@ def typed_weights(model: ir.Model, plan: PrecisionPlan) -> tuple[TypedWeight, ..
     return tuple(
         TypedWeight(
             name=name,
-            layer=_reader(value, plan),
+            **_reader(value, plan),
             data_type=OF_ONNX[value.const_value.dtype].name,
             bytes=value.const_value.nbytes,
         )
@@ -59,16 +61,18 @@ def typed_weights(model: ir.Model, plan: PrecisionPlan) -> tuple[TypedWeight, ..
     )
 
 
-def _reader(value: ir.Value, plan: PrecisionPlan) -> str | None:
-    """The plan's layer that a weight goes to, by way of nodes that no plan has an entry for."""
+def _reader(value: ir.Value, plan: PrecisionPlan) -> dict[str, Any]:
+    """Layer and part that a weight goes to, by way of nodes that no plan has an entry for."""
     waiting = [value]
     while waiting:
-        for node, _ in waiting.pop(0).uses():
+        for node, index in waiting.pop(0).uses():
             key = plan_key(node.name, plan.layers)
             if key is not None:
-                return key
+                operator = layer_operator_of(node)
+                part = "" if operator is None else operator.part_of_input(operator.input_names(node)[index])
+                return {"layer": key, "part": part}
             waiting += node.outputs
-    return None
+    return {"layer": None, "part": ""}
 
 
 def _with_any_scales(node: ir.Node, layer: LayerPrecision) -> LayerPrecision:

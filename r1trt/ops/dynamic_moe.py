@@ -26,6 +26,8 @@ from r1trt.ops.product import EXPERT_TYPES, asked_of_product, product_problems
 
 BLOCK_SCALES = MappingProxyType({"w_gate_up": "gate_up_scale", "w_down": "down_scale"})
 """Inputs that hold the block scales of an export's FP8 experts, which typing takes out."""
+ROUTER, EXPERTS, SHARED = "router", "experts", "shared expert"
+"""The operator's parts."""
 PLUGIN_GRANULE = 16
 """Sizes that the plugin's kernels take are multiples of it."""
 
@@ -302,18 +304,28 @@ class DynamicMoe(Operator[MoeSpec]):
             writes=[(layer.output, tokens * spec.hidden_size)],
         )
         if not spec.shared_width:
-            return {"router": router, "experts": experts}
+            return {ROUTER: router, EXPERTS: experts}
         shared = cost_of(
             macs=[(layer.input, tokens * spec.shared_weights)],
             reads=[(layer.weight, spec.shared_weights)],
             writes=[],
         )
-        return {"router": router, "experts": experts, "shared expert": shared}
+        return {ROUTER: router, EXPERTS: experts, SHARED: shared}
 
-    def reference_macs(self, spec: MoeSpec, call: CallSize) -> int:
+    def reference_macs(self, spec: MoeSpec, call: CallSize) -> Mapping[str, int]:
         """Router, `top_k` experts and the shared expert of each token."""
-        weights = spec.router_weights + spec.top_k * spec.expert_weights + spec.shared_weights
-        return call.batch * call.tokens * weights
+        tokens = call.batch * call.tokens
+        return {
+            ROUTER: tokens * spec.router_weights,
+            EXPERTS: tokens * spec.top_k * spec.expert_weights,
+            SHARED: tokens * spec.shared_weights,
+        }
+
+    def part_of_input(self, name: str) -> str:
+        """By the beginnings of their names."""
+        if name in ("w_router", "router_bias"):
+            return ROUTER
+        return SHARED if name.startswith("shared_") else EXPERTS
 
 
 def _own_scales_problems(layer: LayerPrecision) -> Iterator[str]:

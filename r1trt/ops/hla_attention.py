@@ -23,6 +23,8 @@ from r1trt.ops.operator import AttributeValue, Cache, Operator
 from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
 
 INTER_BLOCKS: tuple[InterBlock, ...] = ("first_to_first", "all_to_first")
+FULL, BLOCK = "full branch", "block branch"
+"""Parts of an attention with a lambda gate."""
 PLUGIN_HEADS = ((64, 64), (128, 128), (192, 128))
 """Elements of a key and of a value that the plugin has kernels for."""
 PLUGIN_LATENT = (576, 512)
@@ -209,12 +211,17 @@ class HlaAttention(Operator[AttentionSpec]):
             reads=[("fp32", tokens)],
             writes=[],
         )
-        return {"full": self._full_cost(spec, layer, call), "block": block}
+        return {FULL: self._full_cost(spec, layer, call), BLOCK: block}
 
-    def reference_macs(self, spec: AttentionSpec, call: CallSize) -> int:
-        """Every query against every key, twice where there are two branches: a mask leaves nothing out."""
-        pairs = call.tokens * (call.past + call.tokens) * (1 + spec.has_lam)
-        return call.batch * spec.num_heads * pairs * spec.pair_macs
+    def reference_macs(self, spec: AttentionSpec, call: CallSize) -> Mapping[str, int]:
+        """Every query against every key, in each of the branches: a mask leaves nothing out."""
+        pairs = call.tokens * (call.past + call.tokens)
+        macs = call.batch * spec.num_heads * pairs * spec.pair_macs
+        return dict.fromkeys((FULL, BLOCK) if spec.has_lam else ("",), macs)
+
+    def part_of_cache(self, spec: AttentionSpec) -> str:
+        """The full branch, where there are two."""
+        return FULL if spec.has_lam else ""
 
     def _full_cost(self, spec: AttentionSpec, layer: LayerPrecision, call: CallSize) -> Cost:
         tokens = call.batch * call.tokens

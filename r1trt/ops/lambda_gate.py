@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
@@ -73,9 +75,9 @@ class LambdaGate(LayerFunction[LinearSpec]):
             writes=[(layer.output, rows * spec.out_features)],
         )
 
-    def reference_macs(self, spec: LinearSpec, call: CallSize) -> int:
+    def reference_macs(self, spec: LinearSpec, call: CallSize) -> Mapping[str, int]:
         """The product, without its bias."""
-        return spec.rows(call) * spec.weights
+        return {"": spec.rows(call) * spec.weights}
 
 
 LAMBDA_GATE = LambdaGate()

@@ -5,7 +5,7 @@ Legend: x [...,K] activations, w [N,K] a weight as Hugging Face stores it, b [N]
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -143,9 +143,9 @@ class Linear(LayerFunction[LinearSpec]):
             writes=[(layer.output, rows * spec.out_features)],
         )
 
-    def reference_macs(self, spec: LinearSpec, call: CallSize) -> int:
+    def reference_macs(self, spec: LinearSpec, call: CallSize) -> Mapping[str, int]:
         """The product, without its bias."""
-        return spec.rows(call) * spec.weights
+        return {"": spec.rows(call) * spec.weights}
 
 
 class LinearBias(Linear):

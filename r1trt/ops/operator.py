@@ -106,9 +106,17 @@ class Operator(Signature, ABC, Generic[Spec]):
         """The same by the operator's parts, whose names are its own; one without a name where it has none."""
         return {"": self.cost(spec, layer, call)}
 
-    def reference_macs(self, spec: Spec, call: CallSize) -> int:
-        """Multiply-adds of the matrix products that PyTorch computes for it, masked ones too."""
-        return 0
+    def reference_macs(self, spec: Spec, call: CallSize) -> Mapping[str, int]:
+        """Multiply-adds of the matrix products that PyTorch computes, masked ones too, by its parts."""
+        return {}
+
+    def part_of_input(self, name: str) -> str:
+        """The part that reads a weight; the first one where several do."""
+        return ""
+
+    def part_of_cache(self, spec: Spec) -> str:
+        """The part that reads all of a node's cache."""
+        return ""
 
     def problems(self, layer: LayerPrecision) -> Iterator[str]:
         """Why a layer cannot have these types and scales, whatever its node."""

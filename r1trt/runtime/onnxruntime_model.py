@@ -32,11 +32,13 @@ class LoadOptions:
         spin_us: How long a thread that waits holds its core, in microseconds; None leaves it to ONNX
             Runtime, whose threads spin for as long as a call takes. That is fastest for one model on idle
             cores; beside a server and its clients, which need the cores, a call took twice as long.
+        profile: Beginning of the path of the file that its profiler writes; None runs without it.
     """
 
     threads: int | None = None
     fold_constants: bool = True
     spin_us: int | None = None
+    profile: Path | None = None
 
 
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -99,4 +101,7 @@ def _settings(settings: Any, weight_base: Path, options: LoadOptions) -> Any:
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     if options.spin_us is not None:
         settings.add_session_config_entry("session.intra_op.spin_duration_us", str(options.spin_us))
+    if options.profile is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(options.profile)
     return settings
