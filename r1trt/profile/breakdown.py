@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from r1trt.config import ModelConfig
+from r1trt.config.checks import MAX_LAYERS
 from r1trt.estimate.planned import PlannedModel
 from r1trt.profile.measured import ExecutedNode, MeasuredPhase, owners
 from r1trt.profile.places import OTHER, Breakdown, place_of_node
@@ -36,17 +37,15 @@ def rows_of_phase(
     names = _names(planned, config, work, breakdown, measured)
     rows: dict[str, Row] = {}
     for part in work:
-        real = planned.sample.real_names(part.layer)
-        for (own, counted), count in names.of_work(real, part):
-            layer_type = place_of_node(real[0], config).layer_type
-            row = rows.setdefault(counted, Row(name=counted, layer_type=layer_type))
-            row.add(part, count)
+        for (own, counted), layers in names.of_work(planned.sample.real_names(part.layer), part).items():
+            place = place_of_node(layers[0], config)
+            row = rows.setdefault(counted, Row(name=counted, layer=place.layer, layer_type=place.layer_type))
+            row.add(part, len(layers))
             # Of layers it would be said of each that it includes the one before: its last residual sum.
             row.includes |= {own} - {counted} if breakdown != "layer" else set()
     if measured is not None:
         _add_measured(rows, names, measured)
-    found = list(rows.values())
-    return found if breakdown == "layer" else sorted(found, key=_by_time)
+    return sorted(rows.values(), key=_by_place if breakdown == "layer" else _by_time)
 
 
 def total_row(planned: PlannedModel, work: Sequence[Work], measured: MeasuredPhase | None = None) -> Row:
@@ -75,16 +74,17 @@ class _Names:
     operators: Mapping[str, str]
     owner: Mapping[str, str]
 
-    def of_work(self, layers: Sequence[str], work: Work) -> Iterator[tuple[tuple[str, str], int]]:
-        """Names of the rows of a part, its own and the one that counts it, and for how many of `layers`."""
+    def of_work(self, layers: Sequence[str], work: Work) -> dict[tuple[str, str], list[str]]:
+        """Those of `layers` by the rows of a part: its own, and the one that counts it."""
         # What a backend runs as one node is not told apart by parts.
         part = "" if self.owner else work.part
-        pairs: Counter[tuple[str, str]] = Counter()
+        found: dict[tuple[str, str], list[str]] = {}
         for name in layers:
             own = place_of_node(name, self.config).row(self.breakdown, work.operator, part)
             by = self.owner.get(name, name)
-            pairs[own, own if by == name else self._of_layer(by)] += 1
-        yield from pairs.items()
+            counted = own if by == name else self._of_layer(by)
+            found.setdefault((own, counted), []).append(name if by == name else by)
+        return found
 
     def of_node(self, node: ExecutedNode) -> str:
         """Name of the row that counts a node."""
@@ -120,6 +120,13 @@ def _add_measured(rows: dict[str, Row], names: _Names, measured: MeasuredPhase) 
     for name, spent in [*seconds, (OUTSIDE, measured.outside)]:
         row = rows.setdefault(name, Row(name=name))
         row.measured_seconds = (row.measured_seconds or 0.0) + spent
+
+
+def _by_place(row: Row) -> float:
+    """The embedding, the layers, the end of the model, and what was executed beside them."""
+    if row.layer is not None:
+        return row.layer
+    return {"embedding": -1.0, OTHER: math.inf}.get(row.layer_type, MAX_LAYERS)
 
 
 def _by_time(row: Row) -> tuple[bool, float]:

@@ -16,6 +16,7 @@ class Row:
 
     Attributes:
         name: The row's name.
+        layer: Index of the decoder layer of what it counts first; None outside of them.
         layer_type: Kind of layer of what it counts first.
         includes: Names of rows whose work a measured engine computes inside this row's nodes.
         cost: What the engine executes.
@@ -29,6 +30,7 @@ class Row:
     """
 
     name: str
+    layer: int | None = None
     layer_type: str = OTHER
     includes: set[str] = field(default_factory=set)
     cost: Cost = NO_COST
