@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import onnx_ir as ir
@@ -21,7 +20,7 @@ from r1trt.profile.requests import RequestBatch
 from r1trt.profile.rounds import phases_of_calls
 from r1trt.profile.runs import timed_calls
 from r1trt.progress import Progress
-from r1trt.runtime.onnxruntime_model import LoadOptions
+from r1trt.runtime.onnxruntime_model import LoadOptions, onnxruntime_module
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 
 
@@ -58,9 +57,10 @@ def measured_on_cpu(
         profiled = list(timed_calls(session, requests, repeats=repeats, progress=progress))
         nodes = node_seconds(session.end_profile(), len(profiled))
         session.close()
+    count = threads or processors()
     return Measured(
-        backend=f"onnxruntime {metadata.version('onnxruntime')}",
-        where=f"{processor_name()}, {threads or processors()} threads",
+        backend=f"onnxruntime {onnxruntime_module().__version__}",
+        where=f"{processor_name()}, {count} thread{'s' if count > 1 else ''}",
         phases=phases_of_calls(plain, list(zip(profiled, nodes, strict=True)), partial(_layers, plan)),
     )
 

@@ -10,8 +10,9 @@ from r1trt.artifacts import BuildArtifact, ExportArtifact, read_artifact
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.config.length import require_positions, require_window
+from r1trt.cuda_driver import cuda_driver
 from r1trt.errors import ConfigError, UsageError
-from r1trt.estimate.gpus import DEVICE_OF_ARCH, DEVICES, Device
+from r1trt.estimate.gpus import DEVICE_OF_ARCH, DEVICES, Device, device_of_driver_name
 from r1trt.estimate.planned import PlannedModel, planned_model, planned_model_from_plan
 from r1trt.estimate.source import (
     SizedModel,
@@ -65,8 +66,13 @@ class Subject:
         return room if self.has_cache or self.max_input_len is None else min(room, self.max_input_len)
 
     def default_device(self) -> Device:
-        """That of a build's architecture; an H100 for everything else."""
-        return DEVICES[DEFAULT_DEVICE if self.build is None else DEVICE_OF_ARCH[self.build.manifest.arch]]
+        """Of a build the GPU here that it is for, or one of its architecture; else an H100."""
+        if self.build is None:
+            return DEVICES[DEFAULT_DEVICE]
+        arch = self.build.manifest.arch
+        here = (device_of_driver_name(gpu.name) for gpu in cuda_driver().gpus)
+        fitting = (device for device in here if device is not None and device.arch == arch)
+        return next(fitting, DEVICES[DEVICE_OF_ARCH[arch]])
 
     def require_fits(self, requests: RequestBatch) -> None:
         """Raises ConfigError for requests that the model, or the build, does not take."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
-from r1trt.arch import LIBRARIES
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.build.read_back import nodes_of_metadata
 from r1trt.cuda_driver import cuda_driver
@@ -63,9 +61,8 @@ def measured_on_gpu(
     for call in timed_calls(session, requests, repeats=repeats, progress=progress):
         profiled.append((call, profiler.take()))
     session.close()
-    package = LIBRARIES[build.manifest.backend].package
     return Measured(
-        backend=f"{build.manifest.backend} {metadata.version(package)}",
+        backend=f"{build.manifest.backend} {trt.__version__}",
         where=cuda_driver().gpus[0].name,
         phases=phases_of_calls(plain, profiled, lambda name: layers.get(name, ())),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,22 @@ def folds_constants(weight_bytes: int) -> bool:
     return weight_bytes < _FOLD_BELOW_BYTES
 
 
+def onnxruntime_module() -> Any:
+    """Imports ONNX Runtime.
+
+    Raises:
+        UnavailableError: It is not installed.
+    """
+    # NOTES: since 1.29 PyPI's packages send what they run to Microsoft, unless this is set before the import.
+    os.environ.setdefault(NO_TELEMETRY, "1")
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise UnavailableError(
+            "ONNX Runtime is not installed.", fix="pip install 'r1trt[cpu]', then run the command again"
+        ) from error
+
+
 def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptions) -> Any:
     """An `onnxruntime.InferenceSession` on the CPU.
 
@@ -64,14 +81,7 @@ def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptio
         SessionError: There is no such file, or ONNX Runtime cannot load the graph.
         UnavailableError: ONNX Runtime is not installed.
     """
-    # NOTES: since 1.29 PyPI's packages send what they run to Microsoft, unless this is set before the import.
-    os.environ.setdefault(NO_TELEMETRY, "1")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UnavailableError(
-            "ONNX Runtime is not installed.", fix="pip install 'r1trt[cpu]', then run the command again"
-        ) from error
+    onnxruntime = onnxruntime_module()
     where = graph if isinstance(graph, Path) else weight_base
     if isinstance(graph, Path) and not graph.is_file():
         raise SessionError("There is no such graph.", where=where, fix="export or build again")

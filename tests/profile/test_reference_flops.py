@@ -41,7 +41,7 @@ def profile_of(checkpoint: Path, tmp_path: Path, new_tokens: int) -> dict[str, P
 def counted(call: Callable[[], Any]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def counts_of_transformers(checkpoint: Path, ids: torch.Tensor) -> dict[str, int]:
