@@ -50,7 +50,7 @@ class PlannedModel:
         found: Counter[str] = Counter()
         for weight in self.weights:
             found[weight.data_type] += self.sample.count(weight.name) * weight.bytes
-        return found
+        return dict(found)
 
     @property
     def bytes(self) -> int:
@@ -141,11 +141,12 @@ def _activations(node: ir.Node, layer: LayerPrecision, call: CallSize) -> int:
     values = [
         value for value in (*node.inputs, *node.outputs) if value is not None and id(value) not in outside
     ]
-    shapes = [_dims(value) for value in values if value.const_value is None]
+    shapes = [dims_of_value(value) for value in values if value.const_value is None]
     # What comes from weights alone has no batch.
     elements = sum(call.elements(dims) for dims in shapes if any(isinstance(size, str) for size in dims))
     return elements * DATA_TYPES[layer.output].bytes
 
 
-def _dims(value: ir.Value) -> Dims:
+def dims_of_value(value: ir.Value) -> Dims:
+    """Shape of a value: numbers, and the names of a call's sizes."""
     return tuple(size if isinstance(size, int) else str(size) for size in value.shape or ())

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from r1trt.data_types import DATA_TYPES, OF_ONNX
 from r1trt.estimate.kv_cache import token_bytes_of_node
-from r1trt.estimate.planned import PlannedModel
+from r1trt.estimate.planned import PlannedModel, dims_of_value
 from r1trt.estimate.typed_weights import TypedWeight
 from r1trt.families.tensors import place_of_name
 from r1trt.ops.cost import CallSize
@@ -87,8 +87,9 @@ def live_bytes(planned: PlannedModel, call: CallSize) -> dict[str, int]:
 
 def _value_bytes(planned: PlannedModel, call: CallSize) -> dict[ir.Value, int]:
     """Bytes of every value that has a batch; a view has none of its own, and caches are counted elsewhere."""
-    graph, width = planned.sample.model.graph, dict[ir.Value, int]()
-    caches = set()
+    graph = planned.sample.model.graph
+    width: dict[ir.Value, int] = {}
+    caches: set[ir.Value] = set()
     for node in graph:
         operator, layer = layer_operator_of(node), planned.plan.layers.get(str(node.name))
         if operator is not None and layer is not None:
@@ -99,8 +100,7 @@ def _value_bytes(planned: PlannedModel, call: CallSize) -> dict[ir.Value, int]:
             width |= {value: source or _own_bytes(value) for value in node.outputs}
     width |= {value: _own_bytes(value) for value in (*graph.inputs, *graph.outputs)}
     return {
-        value: size
-        * call.elements(tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ()))
+        value: size * call.elements(dims_of_value(value))
         for value, size in width.items()
         if value not in caches and not _is_view(value) and _has_batch(value)
     }
@@ -122,13 +122,13 @@ def _is_view(value: ir.Value) -> bool:
 
 def _last_uses(nodes: list[ir.Node], sizes: Mapping[ir.Value, int]) -> dict[int, list[ir.Value]]:
     """Values by the index of the last node that reads them, views of them too; results stay to the end."""
-    found, place = dict[ir.Value, int](), {node: index for index, node in enumerate(nodes)}
+    found: dict[ir.Value, int] = {}
     for index, node in enumerate(nodes):
         for value in node.inputs:
             if value is not None:
                 found[_root(value)] = index
         for value in node.outputs:
-            found.setdefault(_root(value), place[node])
+            found.setdefault(_root(value), index)
     ended: dict[int, list[ir.Value]] = {}
     for value, index in found.items():
         if value in sizes and not value.is_graph_output():

@@ -61,12 +61,11 @@ def timed_calls(
     for index in range(-1, repeats):
         progress("prefill", index + 1, repeats + 1)
         started = time.perf_counter()
-        for start, seq_len_B, outputs in prefill_outputs(session, prompts):
+        for _, seq_len_B, outputs in prefill_outputs(session, prompts):
             seconds = time.perf_counter() - started
             last_B = _next_tokens(last_B, outputs[LOGITS], seq_len_B)
             yield TimedCall(phase="prefill" if index >= 0 else None, round=index, seconds=seconds)
             started = time.perf_counter()
-            del start
     length_B = np.asarray(requests.prompt_tokens, np.int64)
     one_B = np.ones(requests.size, np.int64)
     for index in range(requests.new_tokens - 1):

@@ -176,4 +176,4 @@ def _sum_of_calls(pairs: Sequence[tuple[Parts, int]], part: str) -> Cost:
         macs.update(cost.macs)
         read.update(cost.read_bytes)
         written.update(cost.written_bytes)
-    return Cost(macs=macs, read_bytes=read, written_bytes=written)
+    return Cost(macs=dict(macs), read_bytes=dict(read), written_bytes=dict(written))

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from tiny_checkpoints import write_deepseek, write_llama
 
-from r1trt.cli import main
+from r1trt.cli import cli, main
+from r1trt.profile.places import BREAKDOWNS
+from r1trt.profile.result import METRICS
 
 ARTICLE = ("--metrics", "latency,flops,memory", "--breakdown", "layer_type")
 
@@ -25,6 +27,12 @@ def requests(tmp_path: Path, **content: Any) -> str:
 def result(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(capsys.readouterr().out)
     return loaded
+
+
+def test_what_is_offered_is_what_there_is() -> None:
+    options = {parameter.name: parameter for parameter in cli.commands["profile"].params}
+    assert options["breakdown"].type.choices == BREAKDOWNS  # type: ignore[attr-defined]
+    assert options["metrics"].default == ",".join(METRICS)
 
 
 def test_the_articles_own_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
