@@ -1,12 +1,13 @@
-"""What this machine has: memory, as the kernel or the container's limit gives it, and room on a disk."""
+"""What this machine has: memory, as the kernel or the container gives it, processors, and room on a disk."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-MEMORY_INFO = Path("/proc/meminfo")
+MEMORY_INFO, PROCESSOR_INFO = Path("/proc/meminfo"), Path("/proc/cpuinfo")
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -33,6 +34,20 @@ def memory_of_machine() -> Memory:
     total, available = (1024 * kilobytes[name] for name in ("MemTotal", "MemAvailable"))
     limit = min([total, *filter(None, map(_limit, CONTAINER_LIMITS))])
     return Memory(total=limit, available=min(available, limit))
+
+
+def processors() -> int:
+    """Processors that a process here may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def processor_name() -> str:
+    """The maker's name for them."""
+    for line in PROCESSOR_INFO.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return "CPU"
 
 
 def free_disk(directory: Path) -> int:

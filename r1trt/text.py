@@ -30,6 +30,18 @@ def size_text(size: int) -> str:
     return f"{value:.1f} {unit}"
 
 
+def flops_text(operations: int) -> str:
+    """A number of floating-point operations with a decimal unit: `572.1 T`."""
+    if operations < 1000:
+        return str(operations)
+    value = float(operations)
+    for unit in ("k", "M", "G", "T", "P", "E"):
+        value /= 1000
+        if value < 1000 or unit == "E":
+            break
+    return f"{value:.4g} {unit}"
+
+
 def count_text(number: int) -> str:
     """A count with a unit: `7.616 billion`."""
     for limit, unit in ((10**9, "billion"), (10**6, "million")):

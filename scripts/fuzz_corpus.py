@@ -142,6 +142,8 @@ def _write_singles(directory: Path) -> None:
     directory.mkdir()
     (directory / "chat_template.jinja").write_text(TEMPLATE)
     (directory / "prompts.jsonl").write_text("\n".join(map(json.dumps, LINES)) + "\n")
+    prompts = ["Hello", {"text": "A fox."}, {"messages": [{"role": "user", "content": "Hi"}]}]
+    (directory / "profile.json").write_text(json.dumps({"batch": 3, "prompts": prompts, "new_tokens": 4}))
     (directory / "text.txt").write_text("The quick brown fox, naïve 世界 🦙.\n\nAnother line.\n")
     info = b"R1TRT_PLUGINS_INFO:" + json.dumps(PLUGIN_INFO).encode() + b"\0"
     layers = [

@@ -148,6 +148,13 @@ def documents(file: str) -> Callable[[Path, int], None]:
     return read
 
 
+def profile_input(path: Path, _number: int) -> None:
+    """Reads what is to be profiled, and makes tokens of its prompts."""
+    from r1trt.profile.request_file import request_file
+
+    request_file(path / "profile.json").requests((path / "export").resolve(), vocab_size=300)
+
+
 def prompt(path: Path, number: int) -> None:
     """Makes tokens of a text, which may be half a character."""
     data = (path / "text.txt").read_bytes()
@@ -361,6 +368,7 @@ READERS = (
         "prompts.jsonl", "single", "prompts.jsonl", lines_mutated, parses_text, documents("prompts.jsonl")
     ),
     _reader("text.txt", "single", "text.txt", text_mutated, parses_text, documents("text.txt")),
+    _reader("profile's input", "single", "profile.json", _JSON, parses_json, profile_input),
     _reader("prompt", "single", "text.txt", text_mutated, parses_text, prompt),
     _reader("request", "single", "request.json", _VALUES, parses_json, request("request.json")),
     _reader("request's messages", "single", "messages.json", _VALUES, parses_json, request("messages.json")),

@@ -45,6 +45,7 @@ ORDER = (
     "plugin_tools",
     "estimate",
     "build",
+    "profile",
     "evaluate",
     "search",
     "validate",

@@ -13,12 +13,18 @@ _CALL = re.compile(r"^(.*) \([^()]*\)$")
 
 def node_of_metadata(metadata: str) -> str | None:
     """Name of the main graph's node that a layer comes from; None for a layer that the parser added."""
-    found = _METADATA.search(metadata)
-    if found is None:
-        return None
-    outermost = found[1].split(" | ")[-1].strip()
+    return next(iter(nodes_of_metadata(metadata)), None)
+
+
+def nodes_of_metadata(metadata: str) -> list[str]:
+    """Names of the main graph's nodes that a layer comes from, of a fused one several."""
+    return [node for node in map(_outermost, _METADATA.findall(metadata)) if node]
+
+
+def _outermost(calls: str) -> str:
+    outermost = calls.split(" | ")[-1].strip()
     call = _CALL.match(outermost)
-    return (call[1] if call and " | " in found[1] else outermost) or None
+    return call[1] if call and " | " in calls else outermost
 
 
 def _dtype(tensor: Any) -> str:

@@ -48,7 +48,9 @@ class Device:
         """
         if data_type not in self.operations:
             raise ConfigError(
-                f"{self.name} does not compute in {data_type}.", expected=", ".join(self.operations)
+                f"{self.name} does not compute in {data_type}.",
+                expected=", ".join(self.operations),
+                fix="name a device that does, or take a precision that it has",
             )
         return self.operations[data_type] * self.reached_operations
 
@@ -138,6 +140,11 @@ _ALL = (
 )
 
 DEVICES: Mapping[str, Device] = MappingProxyType({device.name: device for device in _ALL})
+
+DEVICE_OF_ARCH: Mapping[str, str] = MappingProxyType(
+    {"ampere": "a100", "ada": "l40s", "hopper": "h100", "blackwell": "b200", "cpu": "cpu"}
+)
+"""What an architecture's times are modelled on where nobody says."""
 
 
 def device_of_driver_name(name: str) -> Device | None:

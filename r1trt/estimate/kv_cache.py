@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from r1trt.config import AttentionConfig, GqaConfig, MlaConfig, ModelConfig
 from r1trt.data_types import DATA_TYPES
 from r1trt.estimate.sample import Sample
+from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
@@ -41,18 +44,24 @@ def kv_cache_of_plan(config: ModelConfig, sample: Sample, plan: PrecisionPlan) -
     """
     total, type_bytes = 0, 0
     for name, node in layer_nodes(sample.model).items():
-        operator = layer_operator_of(node)
-        if operator is None:
-            continue
-        # NOTES: a cache has the type of its layer's input; operators refuse every other one.
-        for cache, given, _ in operator.cache_values(node):
-            type_bytes = DATA_TYPES[plan.layers[name].input].bytes
-            sizes = [size for size in given.shape or () if isinstance(size, int)]
-            # The capacity counts tokens, and the batch is symbolic: what is left is a token's share.
-            assert given.shape is not None and given.shape[cache.capacity_axis] == sample.capacity
-            total += sample.count(name) * type_bytes * math.prod(sizes) // sample.capacity
+        token_bytes = token_bytes_of_node(node, plan.layers[name])
+        type_bytes = DATA_TYPES[plan.layers[name].input].bytes if token_bytes else type_bytes
+        total += sample.count(name) * token_bytes
     elements = sum(decompressed_elements(layer.attention) for layer in config.layers)
     return KvCache(token_bytes=total, decompressed_token_bytes=elements * type_bytes)
+
+
+def token_bytes_of_node(node: ir.Node, layer: LayerPrecision) -> int:
+    """Bytes that a token takes in the caches of one node; 0 for a node without any."""
+    operator, total = layer_operator_of(node), 0
+    for cache, given, _ in () if operator is None else operator.cache_values(node):
+        assert given.shape is not None
+        # The batch is symbolic: what is left beside the capacity is a token's share.
+        others = [size for axis, size in enumerate(given.shape) if axis != cache.capacity_axis]
+        elements = math.prod(size for size in others if isinstance(size, int))
+        # NOTES: a cache has the type of its layer's input; operators refuse every other one.
+        total += elements * DATA_TYPES[layer.input].bytes
+    return total
 
 
 def decompressed_elements(attention: AttentionConfig) -> int:

@@ -7,9 +7,7 @@ import math
 from r1trt.config import LayerConfig, ModelConfig, MoeConfig
 from r1trt.estimate.source import SizedModel
 from r1trt.families import expected_tensors
-
-PROJECTIONS = 3
-"""Matrices of an expert: gate, up and down."""
+from r1trt.ops.moe_spec import PROJECTIONS
 
 
 def parameters(model: SizedModel) -> int:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from r1trt.arch import BuildPrecision, architecture
-from r1trt.data_types import DATA_TYPES, OF_ONNX
+from r1trt.data_types import DATA_TYPES
+from r1trt.errors import PlanError
 from r1trt.estimate.kv_cache import KvCache, kv_cache_of_plan
 from r1trt.estimate.sample import Sample, sample_of_model
 from r1trt.estimate.source import SizedModel
+from r1trt.estimate.typed_weights import TypedWeight, typed_weights
 from r1trt.ops.cost import CallSize, Cost, Dims
 from r1trt.ops.layer_precision import LayerPrecision
-from r1trt.ops.operator import ScaledWeight
 from r1trt.ops.registry import layer_operator_of
-from r1trt.passes.realize_layers import RealizeLayersPass
+from r1trt.passes.remove_cache import RemoveCachePass
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
@@ -34,7 +33,7 @@ class PlannedModel:
         arch: The `--arch` that the plan is for.
         sample: Its graph.
         plan: The sample's plan.
-        weight_bytes: Bytes of the typed weights, scales included, by the type's name in plans.
+        weights: The sample's typed weights, scales included.
         kv_cache: Its KV cache.
     """
 
@@ -42,8 +41,16 @@ class PlannedModel:
     arch: str
     sample: Sample
     plan: PrecisionPlan
-    weight_bytes: Mapping[str, int]
+    weights: tuple[TypedWeight, ...]
     kv_cache: KvCache
+
+    @property
+    def weight_bytes(self) -> Mapping[str, int]:
+        """Bytes of the real model's typed weights by the type's name in plans."""
+        found: Counter[str] = Counter()
+        for weight in self.weights:
+            found[weight.data_type] += self.sample.count(weight.name) * weight.bytes
+        return dict(found)
 
     @property
     def bytes(self) -> int:
@@ -66,62 +73,65 @@ class PlannedModel:
         return max(_activations(node, self.plan.layers[name], call) for name, node in nodes)
 
 
-def planned_model(model: SizedModel, arch: str, precision: BuildPrecision, capacity: int) -> PlannedModel:
+def planned_model(
+    model: SizedModel,
+    arch: str,
+    precision: BuildPrecision,
+    capacity: int,
+    *,
+    last_token_logits: bool = False,
+) -> PlannedModel:
     """Plans a model by the rules, as a build would, with scales that are not measured.
+
+    Args:
+        model: The model.
+        arch: `--arch`.
+        precision: What is asked for.
+        capacity: Rows of the KV cache in tokens.
+        last_token_logits: Compute the logits of each sequence's last token only.
 
     Raises:
         ConfigError: There is no such architecture.
         PlanError: The architecture lacks the precision.
     """
-    sample = sample_of_model(model, capacity)
+    sample = sample_of_model(model, capacity, last_token_logits=last_token_logits)
     plan = plan_from_rules(sample.model, architecture(arch).name, precision)
+    return _planned(model, sample, plan)
+
+
+def planned_model_from_plan(
+    model: SizedModel, plan: PrecisionPlan, capacity: int | None, *, last_token_logits: bool = False
+) -> PlannedModel:
+    """A model in the types of a build's plan, whose layers may differ though they are of one kind.
+
+    Args:
+        model: The model.
+        plan: The plan of its whole graph.
+        capacity: Rows of the KV cache in tokens; None for a scoring graph without one.
+        last_token_logits: Compute the logits of each sequence's last token only.
+
+    Raises:
+        PlanError: The plan is of another model.
+    """
+    marks = range(model.config.num_layers)
+    sample = sample_of_model(model, capacity or 1, last_token_logits=last_token_logits, marks=marks)
+    if capacity is None:
+        RemoveCachePass()(sample.model)
+    missing = sorted(layer_nodes(sample.model).keys() ^ plan.layers.keys())
+    if missing:
+        raise PlanError("The plan's layers are not those of the model.", found=missing[0])
+    return _planned(model, sample, plan)
+
+
+def _planned(model: SizedModel, sample: Sample, plan: PrecisionPlan) -> PlannedModel:
     return PlannedModel(
-        precision=precision,
-        arch=arch,
+        precision=plan.precision,
+        arch=plan.arch,
         sample=sample,
         plan=plan,
-        weight_bytes=_typed_weight_bytes(sample, plan),
+        weights=typed_weights(sample.model, plan),
         kv_cache=kv_cache_of_plan(model.config, sample, plan),
     )
-
-
-def _typed_weight_bytes(sample: Sample, plan: PrecisionPlan) -> dict[str, int]:
-    nodes = layer_nodes(sample.model)
-    layers = {name: _with_any_scales(nodes[name], layer) for name, layer in plan.layers.items()}
-    realized = RealizeLayersPass(replace(plan, layers=layers))(sample.model.clone()).model
-    # Experts were stacked, and what they were stacked from goes.
-    graph = RemoveUnusedNodesPass()(realized).model.graph
-    found: Counter[str] = Counter()
-    for name, value in graph.initializers.items():
-        if value.const_value is not None:
-            found[OF_ONNX[value.const_value.dtype].name] += sample.count(name) * value.const_value.nbytes
-    return dict(found)
-
-
-def _with_any_scales(node: ir.Node, layer: LayerPrecision) -> LayerPrecision:
-    """A layer whose open scales are 1: as many as calibration would find."""
-    operator = layer_operator_of(node)
-    assert operator is not None, "a plan has layers of operators alone"
-    weights = operator.scaled_weights(node, by_row=False)
-    scales: dict[str, Any] = dict.fromkeys(operator.missing_input_scales(layer), 1.0)
-    for name in operator.missing_weight_scales(layer):
-        scales[name] = _ones(weights[name])
-    if isinstance(scales.get("weight_scale"), tuple):
-        scales["weight_axis"] = 0
-    return replace(layer, **scales)
-
-
-def _ones(weights: list[ScaledWeight]) -> float | tuple[float, ...]:
-    if all(weight.axis is None for weight in weights):
-        return 1.0
-    counts = [1 if weight.axis is None else _size(weight.value, weight.axis) for weight in weights]
-    return (1.0,) * sum(counts)
-
-
-def _size(value: ir.Value, axis: int) -> int:
-    size = value.shape[axis] if value.shape is not None else None
-    assert isinstance(size, int), "weights have static sizes"
-    return size
 
 
 def _activations(node: ir.Node, layer: LayerPrecision, call: CallSize) -> int:
@@ -131,11 +141,12 @@ def _activations(node: ir.Node, layer: LayerPrecision, call: CallSize) -> int:
     values = [
         value for value in (*node.inputs, *node.outputs) if value is not None and id(value) not in outside
     ]
-    shapes = [_dims(value) for value in values if value.const_value is None]
+    shapes = [dims_of_value(value) for value in values if value.const_value is None]
     # What comes from weights alone has no batch.
     elements = sum(call.elements(dims) for dims in shapes if any(isinstance(size, str) for size in dims))
     return elements * DATA_TYPES[layer.output].bytes
 
 
-def _dims(value: ir.Value) -> Dims:
+def dims_of_value(value: ir.Value) -> Dims:
+    """Shape of a value: numbers, and the names of a call's sizes."""
     return tuple(size if isinstance(size, int) else str(size) for size in value.shape or ())

@@ -6,8 +6,7 @@ of 61 layers with 256 experts each takes no longer than its two kinds of layers.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -18,7 +17,7 @@ from r1trt.estimate.source import SizedModel
 from r1trt.export.decoder import emit_decoder
 from r1trt.export.graph import GraphEmitter
 from r1trt.families import expected_tensors
-from r1trt.families.tensors import LAYER
+from r1trt.families.tensors import LAYER, place_of_name
 from r1trt.ops.operator import IR_VERSION
 
 
@@ -28,52 +27,59 @@ class Sample:
 
     Attributes:
         model: The graph, as an export writes it; no byte of its weights is read.
-        counts: How many layers of the real model each of its decoder layers stands for.
+        layers: Which layers of the real model each of its decoder layers stands for.
         capacity: Rows of the KV cache in tokens.
     """
 
     model: ir.Model
-    counts: tuple[int, ...]
+    layers: tuple[tuple[int, ...], ...]
     capacity: int
 
     def count(self, name: str | None) -> int:
         """How many nodes or weights of the real model one of this name stands for."""
-        for index, count in enumerate(self.counts):
-            if (name or "").startswith(LAYER.format(layer=index)):
-                return count
-        return 1
+        place = place_of_name(name or "")
+        return 1 if place is None else len(self.layers[place[0]])
+
+    def real_names(self, name: str) -> list[str]:
+        """Names of the real model's nodes or weights that one of this name stands for."""
+        place = place_of_name(name)
+        if place is None:
+            return [name]
+        index, rest = place
+        return [LAYER.format(layer=layer) + rest for layer in self.layers[index]]
 
 
-def sample_of_model(model: SizedModel, capacity: int, *, last_token_logits: bool = False) -> Sample:
+def sample_of_model(
+    model: SizedModel, capacity: int, *, last_token_logits: bool = False, marks: Sequence[Hashable] = ()
+) -> Sample:
     """Emits the graph of a model's kinds of layers.
 
     Args:
         model: The model.
         capacity: Rows of the KV cache in tokens.
         last_token_logits: Compute the logits of each sequence's last token only.
+        marks: One for each layer; layers of different marks are of different kinds, equal as they may be.
     """
-    counts = Counter(model.config.layers)
-    kinds = tuple(counts)
-    config = replace(model.config, layers=kinds)
-    tensors = _tensors(model, kinds, expected_tensors(config))
+    kinds: dict[tuple[LayerConfig, Hashable], list[int]] = {}
+    for index, layer in enumerate(model.config.layers):
+        kinds.setdefault((layer, marks[index] if marks else None), []).append(index)
+    config = replace(model.config, layers=tuple(layer for layer, _ in kinds))
+    tensors = _tensors(model, [layers[0] for layers in kinds.values()], expected_tensors(config))
     locations = {tensor.file: tensor.file for tensor in tensors.values()}
     emitter = GraphEmitter(config.family, tensors, locations)
     emit_decoder(emitter, config, capacity, last_token_logits=last_token_logits)
     return Sample(
         model=ir.Model(emitter.graph, ir_version=IR_VERSION),
-        counts=tuple(counts.values()),
+        layers=tuple(map(tuple, kinds.values())),
         capacity=capacity,
     )
 
 
 def _tensors(
-    model: SizedModel, kinds: tuple[LayerConfig, ...], names: Mapping[str, tuple[int, ...]]
+    model: SizedModel, layers: Sequence[int], names: Mapping[str, tuple[int, ...]]
 ) -> dict[str, TensorRef]:
     """The sample's tensors and scales: those of the first layer of each kind, under the sample's names."""
-    prefixes = [
-        (LAYER.format(layer=index), LAYER.format(layer=model.config.layers.index(kind)))
-        for index, kind in enumerate(kinds)
-    ]
+    prefixes = [(LAYER.format(layer=index), LAYER.format(layer=layer)) for index, layer in enumerate(layers)]
     found = {}
     for name in names:
         original = next((old + name[len(new) :] for new, old in prefixes if name.startswith(new)), name)

@@ -20,9 +20,21 @@ def seconds_of_cost(cost: Cost, device: Device, count: int = 1) -> float:
     Raises:
         ConfigError: The device does not compute in one of the work's types.
     """
-    computing = sum(OPERATIONS_OF_MAC * macs / device.rate(name) for name, macs in cost.macs.items())
-    size = sum(cost.read_bytes.values()) + sum(cost.written_bytes.values())
-    return max(computing, size / device.reachable_bandwidth) / count
+    return max(computing_seconds(cost, device), moving_seconds(cost, device)) / count
+
+
+def computing_seconds(cost: Cost, device: Device) -> float:
+    """Time of a cost's operations alone.
+
+    Raises:
+        ConfigError: The device does not compute in one of the work's types.
+    """
+    return sum(OPERATIONS_OF_MAC * macs / device.rate(name) for name, macs in cost.macs.items())
+
+
+def moving_seconds(cost: Cost, device: Device) -> float:
+    """Time of a cost's bytes alone."""
+    return cost.moved_bytes / device.reachable_bandwidth
 
 
 def seconds_of_call(planned: PlannedModel, call: CallSize, device: Device, count: int = 1) -> float:

@@ -161,13 +161,18 @@ def may_be_fp8(config: ModelConfig, name: str) -> bool:
     return "_proj" in module.rpartition(".")[2]
 
 
+def place_of_name(name: str) -> tuple[int, str] | None:
+    """Index of the decoder layer that a tensor or a node belongs to, and what stands behind; None outside."""
+    found = _NUMBERED.fullmatch(name)
+    return None if found is None else (int(found[1]), found[2])
+
+
 def nextn_layer(config: ModelConfig, name: str) -> int | None:
     """Index of a tensor's layer, if it is one of those behind the last of this configuration."""
-    found = _NUMBERED.fullmatch(name)
-    first = config.num_layers
-    if found is None or not first <= int(found[1]) < first + config.num_nextn_layers:
+    place, first = place_of_name(name), config.num_layers
+    if place is None or not first <= place[0] < first + config.num_nextn_layers:
         return None
-    return int(found[1])
+    return place[0]
 
 
 def _name_in_layer(name: str) -> str:

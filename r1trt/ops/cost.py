@@ -70,6 +70,22 @@ class Cost:
             written_bytes=_sum(self.written_bytes, other.written_bytes),
         )
 
+    def times(self, count: int) -> Cost:
+        """The work of as many equal layers, or calls."""
+        return Cost(
+            macs={name: count * number for name, number in self.macs.items()},
+            read_bytes={name: count * number for name, number in self.read_bytes.items()},
+            written_bytes={name: count * number for name, number in self.written_bytes.items()},
+        )
+
+    @property
+    def moved_bytes(self) -> int:
+        """All bytes, read or written."""
+        return sum(self.read_bytes.values()) + sum(self.written_bytes.values())
+
+
+NO_COST = Cost(macs={}, read_bytes={}, written_bytes={})
+
 
 def cost_of(
     *,

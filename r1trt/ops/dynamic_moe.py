@@ -6,7 +6,7 @@ Fs width of all shared experts together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from r1trt.config import SCALE_BLOCK, MoeConfig
 from r1trt.errors import ExportError
 from r1trt.graph.network_view import LayerParts, ReadBack, joined
 from r1trt.graph.weights import is_own_fp8
-from r1trt.ops.cost import CallSize, Cost, cost_of
+from r1trt.ops.cost import NO_COST, CallSize, Cost, cost_of
 from r1trt.ops.expert_parts import ExpertPart, expert_parts, part_inputs
 from r1trt.ops.layer_precision import FP8, SCALES, LayerPrecision, Precision
 from r1trt.ops.moe_spec import INPUTS, SCORINGS, TOPK_METHODS, MoeSpec, ScaleKind
@@ -26,6 +26,8 @@ from r1trt.ops.product import EXPERT_TYPES, asked_of_product, product_problems
 
 BLOCK_SCALES = MappingProxyType({"w_gate_up": "gate_up_scale", "w_down": "down_scale"})
 """Inputs that hold the block scales of an export's FP8 experts, which typing takes out."""
+ROUTER, EXPERTS, SHARED = "router", "experts", "shared expert"
+"""The operator's parts."""
 PLUGIN_GRANULE = 16
 """Sizes that the plugin's kernels take are multiples of it."""
 
@@ -281,21 +283,49 @@ class DynamicMoe(Operator[MoeSpec]):
 
     def cost(self, spec: MoeSpec, layer: LayerPrecision, call: CallSize) -> Cost:
         """At most: every token takes `top_k` experts, and as many different ones as it can."""
-        tokens, expert = call.batch * call.tokens, 3 * spec.hidden_size * spec.expert_width
+        return sum(self.part_costs(spec, layer, call).values(), NO_COST)
+
+    def part_costs(self, spec: MoeSpec, layer: LayerPrecision, call: CallSize) -> Mapping[str, Cost]:
+        """Router, routed experts and shared expert; the input is read, and the result written, once."""
+        tokens = call.batch * call.tokens
         routed = tokens * spec.top_k
-        touched = min(spec.num_experts, routed) * expert
-        shared = 3 * spec.hidden_size * spec.shared_width
-        router = spec.num_experts * spec.hidden_size
-        return cost_of(
-            macs=[(layer.input, routed * expert + tokens * shared), ("fp32", tokens * router)],
+        touched = min(spec.num_experts, routed)
+        router = cost_of(
+            macs=[("fp32", tokens * spec.router_weights)],
             reads=[
-                (layer.output, tokens * spec.hidden_size),
-                (layer.weight, touched + shared),
-                ("fp32", router + spec.num_experts * spec.has_router_bias),
+                ("fp32", spec.router_weights + spec.num_experts * spec.has_router_bias),
                 ("int64", call.batch),
             ],
+            writes=[],
+        )
+        experts = cost_of(
+            macs=[(layer.input, routed * spec.expert_weights)],
+            reads=[(layer.output, tokens * spec.hidden_size), (layer.weight, touched * spec.expert_weights)],
             writes=[(layer.output, tokens * spec.hidden_size)],
         )
+        if not spec.shared_width:
+            return {ROUTER: router, EXPERTS: experts}
+        shared = cost_of(
+            macs=[(layer.input, tokens * spec.shared_weights)],
+            reads=[(layer.weight, spec.shared_weights)],
+            writes=[],
+        )
+        return {ROUTER: router, EXPERTS: experts, SHARED: shared}
+
+    def reference_macs(self, spec: MoeSpec, call: CallSize) -> Mapping[str, int]:
+        """Router, `top_k` experts and the shared expert of each token."""
+        tokens = call.batch * call.tokens
+        return {
+            ROUTER: tokens * spec.router_weights,
+            EXPERTS: tokens * spec.top_k * spec.expert_weights,
+            SHARED: tokens * spec.shared_weights,
+        }
+
+    def part_of_input(self, name: str) -> str:
+        """By the beginnings of their names."""
+        if name in ("w_router", "router_bias"):
+            return ROUTER
+        return SHARED if name.startswith("shared_") else EXPERTS
 
 
 def _own_scales_problems(layer: LayerPrecision) -> Iterator[str]:

@@ -5,7 +5,7 @@ Legend: x [B,S,H,K] activations by head, w [H,N,K] as in a linear, or [H,K,N] as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,6 +96,11 @@ class HeadMatMul(LayerFunction[HeadProductSpec]):
             reads=[(layer.input, rows * spec.in_features), (layer.weight, spec.num_heads * weights)],
             writes=[(layer.output, rows * spec.out_features)],
         )
+
+    def reference_macs(self, spec: HeadProductSpec, call: CallSize) -> Mapping[str, int]:
+        """The head's share of `kv_b_proj`, which makes keys and values of all latents at every call."""
+        latents = call.batch * (call.past + call.tokens)
+        return {"": latents * spec.num_heads * spec.in_features * spec.out_features}
 
 
 class HeadLinear(HeadMatMul):

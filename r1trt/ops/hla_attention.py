@@ -8,8 +8,8 @@ Legend: B batch, S tokens of this call, C cache capacity, H query heads, Hkv key
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -17,12 +17,14 @@ import onnx_ir as ir
 from r1trt.config import AttentionConfig, GqaConfig, HlaConfig, InterBlock
 from r1trt.graph.edit import Emitter, data_type, retype_outputs
 from r1trt.graph.network_view import LayerParts, ReadBack
-from r1trt.ops.cost import CallSize, Cost, cost_of
+from r1trt.ops.cost import NO_COST, CallSize, Cost, cost_of
 from r1trt.ops.layer_precision import WIDE, AllowedTypes, LayerPrecision, Precision
 from r1trt.ops.operator import AttributeValue, Cache, Operator
 from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
 
 INTER_BLOCKS: tuple[InterBlock, ...] = ("first_to_first", "all_to_first")
+FULL, BLOCK = "full branch", "block branch"
+"""Parts of an attention with a lambda gate."""
 PLUGIN_HEADS = ((64, 64), (128, 128), (192, 128))
 """Elements of a key and of a value that the plugin has kernels for."""
 PLUGIN_LATENT = (576, 512)
@@ -64,6 +66,11 @@ class AttentionSpec:
         """Query heads that share one key/value head."""
         return self.num_heads // self.num_kv_heads
 
+    @property
+    def pair_macs(self) -> int:
+        """Multiply-adds of a query and a key: their product, and the weighted value."""
+        return self.head_dim + self.v_head_dim
+
 
 class HlaAttention(Operator[AttentionSpec]):
     """R1HLAAttention: hybrid-length attention over a KV cache that it updates."""
@@ -104,6 +111,16 @@ class HlaAttention(Operator[AttentionSpec]):
             has_lam=hla.gate,
             latent=not isinstance(config, GqaConfig),
             activation=ir.DataType.FLOAT,
+        )
+
+    def reference_spec(self, config: AttentionConfig) -> AttentionSpec:
+        """The spec of what PyTorch computes: of latents it makes the keys and values of all heads."""
+        spec = self.spec_from_config(config, None)
+        if isinstance(config, GqaConfig):
+            return spec
+        size = config.qk_head_dim
+        return replace(
+            spec, latent=False, num_kv_heads=spec.num_heads, head_dim=size, v_head_dim=config.v_head_dim
         )
 
     def spec_from_node(self, node: ir.Node) -> AttentionSpec:
@@ -182,16 +199,39 @@ class HlaAttention(Operator[AttentionSpec]):
 
     def cost(self, spec: AttentionSpec, layer: LayerPrecision, call: CallSize) -> Cost:
         """Both branches whole, though lam may skip one; masked keys count nowhere, and keys are read once."""
-        pairs = full_pairs(call) + (block_pairs(spec, call) if spec.has_lam else 0)
-        tokens, width = call.batch * call.tokens, spec.head_dim + spec.v_head_dim
-        stored = spec.head_dim if spec.latent else width
+        return sum(self.part_costs(spec, layer, call).values(), NO_COST)
+
+    def part_costs(self, spec: AttentionSpec, layer: LayerPrecision, call: CallSize) -> Mapping[str, Cost]:
+        """The branches; keys that the block branch sees are among those that the full one has read."""
+        if not spec.has_lam:
+            return {"": self._full_cost(spec, layer, call)}
+        tokens = call.batch * call.tokens * spec.num_heads
+        block = cost_of(
+            macs=[(layer.input, call.batch * spec.num_heads * block_pairs(spec, call) * spec.pair_macs)],
+            reads=[("fp32", tokens)],
+            writes=[],
+        )
+        return {FULL: self._full_cost(spec, layer, call), BLOCK: block}
+
+    def reference_macs(self, spec: AttentionSpec, call: CallSize) -> Mapping[str, int]:
+        """Every query against every key, in each of the branches: a mask leaves nothing out."""
+        pairs = call.tokens * (call.past + call.tokens)
+        macs = call.batch * spec.num_heads * pairs * spec.pair_macs
+        return dict.fromkeys((FULL, BLOCK) if spec.has_lam else ("",), macs)
+
+    def part_of_cache(self, spec: AttentionSpec) -> str:
+        """The full branch, where there are two."""
+        return FULL if spec.has_lam else ""
+
+    def _full_cost(self, spec: AttentionSpec, layer: LayerPrecision, call: CallSize) -> Cost:
+        tokens = call.batch * call.tokens
+        stored = spec.head_dim if spec.latent else spec.pair_macs
         keys = call.batch * (call.past + call.tokens) * spec.num_kv_heads * stored
         new = tokens * spec.num_kv_heads * stored
         queries, results = (tokens * spec.num_heads * size for size in (spec.head_dim, spec.v_head_dim))
-        lam = tokens * spec.num_heads * spec.has_lam
         return cost_of(
-            macs=[(layer.input, call.batch * spec.num_heads * pairs * width)],
-            reads=[(layer.input, queries + keys), ("fp32", lam), ("int64", 2 * call.batch)],
+            macs=[(layer.input, call.batch * spec.num_heads * full_pairs(call) * spec.pair_macs)],
+            reads=[(layer.input, queries + keys), ("int64", 2 * call.batch)],
             writes=[(layer.output, results), (layer.input, new if spec.capacity is not None else 0)],
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
@@ -66,12 +68,16 @@ class LambdaGate(LayerFunction[LinearSpec]):
 
     def cost(self, spec: LinearSpec, layer: LayerPrecision, call: CallSize) -> Cost:
         """One small FP32 product."""
-        rows, weights = spec.rows(call), spec.in_features * spec.out_features
+        rows, weights = spec.rows(call), spec.weights
         return cost_of(
             macs=[("fp32", rows * (weights + spec.out_features))],
             reads=[(layer.input, rows * spec.in_features), (layer.weight, weights + spec.out_features)],
             writes=[(layer.output, rows * spec.out_features)],
         )
+
+    def reference_macs(self, spec: LinearSpec, call: CallSize) -> Mapping[str, int]:
+        """The product, without its bias."""
+        return {"": spec.rows(call) * spec.weights}
 
 
 LAMBDA_GATE = LambdaGate()

@@ -5,7 +5,7 @@ Legend: x [...,K] activations, w [N,K] a weight as Hugging Face stores it, b [N]
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +42,11 @@ class LinearSpec:
     def rows(self, call: CallSize) -> int:
         """Rows of the product."""
         return call.elements(self.x[:-1])
+
+    @property
+    def weights(self) -> int:
+        """Elements of w."""
+        return self.in_features * self.out_features
 
 
 class Linear(LayerFunction[LinearSpec]):
@@ -125,7 +130,7 @@ class Linear(LayerFunction[LinearSpec]):
 
     def cost(self, spec: LinearSpec, layer: LayerPrecision, call: CallSize) -> Cost:
         """One product; weight and bias are read once a call."""
-        rows, weights = spec.rows(call), spec.in_features * spec.out_features
+        rows, weights = spec.rows(call), spec.weights
         act, bias = product_output(layer), spec.out_features * spec.has_bias
         return cost_of(
             macs=[(layer.input, rows * weights), (act, rows * bias)],
@@ -137,6 +142,10 @@ class Linear(LayerFunction[LinearSpec]):
             ],
             writes=[(layer.output, rows * spec.out_features)],
         )
+
+    def reference_macs(self, spec: LinearSpec, call: CallSize) -> Mapping[str, int]:
+        """The product, without its bias."""
+        return {"": spec.rows(call) * spec.weights}
 
 
 class LinearBias(Linear):

@@ -30,6 +30,8 @@ INPUTS = (
     "down_scale",
 )
 """Of a node whose experts come in one part."""
+PROJECTIONS = 3
+"""Matrices of an expert: gate, up and down."""
 SCORINGS: tuple[Scoring, ...] = ("softmax", "sigmoid")
 TOPK_METHODS: tuple[TopkMethod, ...] = ("greedy", "group_limited_greedy", "noaux_tc")
 
@@ -85,6 +87,21 @@ class MoeSpec:
     def parts(self) -> tuple[ExpertPart, ...]:
         """Which experts each part of the stacks holds."""
         return expert_parts(self.num_experts, self.expert_parts)
+
+    @property
+    def router_weights(self) -> int:
+        """Elements of the router's matrix."""
+        return self.num_experts * self.hidden_size
+
+    @property
+    def expert_weights(self) -> int:
+        """Elements of one expert's three matrices."""
+        return PROJECTIONS * self.hidden_size * self.expert_width
+
+    @property
+    def shared_weights(self) -> int:
+        """Elements of the shared expert's."""
+        return PROJECTIONS * self.hidden_size * self.shared_width
 
     @property
     def fp8(self) -> bool:

@@ -7,7 +7,7 @@ ignores the domain.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -101,6 +101,22 @@ class Operator(Signature, ABC, Generic[Spec]):
     @abstractmethod
     def cost(self, spec: Spec, layer: LayerPrecision, call: CallSize) -> Cost:
         """Work of one call in the layer's types."""
+
+    def part_costs(self, spec: Spec, layer: LayerPrecision, call: CallSize) -> Mapping[str, Cost]:
+        """The same by the operator's parts, whose names are its own; one without a name where it has none."""
+        return {"": self.cost(spec, layer, call)}
+
+    def reference_macs(self, spec: Spec, call: CallSize) -> Mapping[str, int]:
+        """Multiply-adds of the matrix products that PyTorch computes, masked ones too, by its parts."""
+        return {}
+
+    def part_of_input(self, name: str) -> str:
+        """The part that reads a weight; the first one where several do."""
+        return ""
+
+    def part_of_cache(self, spec: Spec) -> str:
+        """The part that reads all of a node's cache."""
+        return ""
 
     def problems(self, layer: LayerPrecision) -> Iterator[str]:
         """Why a layer cannot have these types and scales, whatever its node."""

@@ -6,7 +6,7 @@ the precision plan it comes from.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
@@ -31,21 +31,7 @@ class InlineBodiesPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Give each call a copy of its body, named after the call, and inline the copies."""
-        called = set()
-        own: dict[ir.OperatorIdentifier, ir.Function] = {}
-        for node in model.graph:
-            body = model.functions.get(node.op_identifier())
-            if body is None:
-                continue
-            if self._keeps(node):
-                called.add(body.identifier())
-                continue
-            copy = _renamed(body.clone(), str(node.name))
-            node.overload = copy.overload = str(node.name)
-            own[copy.identifier()] = copy
-        for identifier in [key for key in model.functions if key not in called]:
-            del model.functions[identifier]
-        model.functions.update(own)
+        own = name_bodies(model, self._keeps)
         InlinePass(lambda function: function.identifier() in own)(model)
         if not model.functions and not any(node.domain == DOMAIN for node in model.graph):
             model.graph.opset_imports.pop(DOMAIN, None)
@@ -56,6 +42,36 @@ class InlineBodiesPass(ir.passes.InPlacePass):
         if self._keep is None or node.op_type in self._inline:
             return False
         return operator_of(node) is not None and computes(self._keep, node)
+
+
+def name_bodies(
+    model: ir.Model, keeps: Callable[[ir.Node], bool] = lambda node: False
+) -> frozenset[ir.OperatorIdentifier]:
+    """Gives each call of the main graph a copy of its body, whose nodes are named after the call.
+
+    Args:
+        model: The graph, which is changed; bodies that nothing calls any more go.
+        keeps: Whether a call goes on sharing its body.
+
+    Returns:
+        What the copies are called by.
+    """
+    shared = set()
+    own: dict[ir.OperatorIdentifier, ir.Function] = {}
+    for node in model.graph:
+        body = model.functions.get(node.op_identifier())
+        if body is None:
+            continue
+        if keeps(node):
+            shared.add(body.identifier())
+            continue
+        copy = _renamed(body.clone(), str(node.name))
+        node.overload = copy.overload = str(node.name)
+        own[copy.identifier()] = copy
+    for identifier in [key for key in model.functions if key not in shared]:
+        del model.functions[identifier]
+    model.functions.update(own)
+    return frozenset(own)
 
 
 def _renamed(body: ir.Function, call: str) -> ir.Function:

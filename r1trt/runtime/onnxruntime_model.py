@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,13 @@ class LoadOptions:
         spin_us: How long a thread that waits holds its core, in microseconds; None leaves it to ONNX
             Runtime, whose threads spin for as long as a call takes. That is fastest for one model on idle
             cores; beside a server and its clients, which need the cores, a call took twice as long.
+        profile: Beginning of the path of the file that its profiler writes; None runs without it.
     """
 
     threads: int | None = None
     fold_constants: bool = True
     spin_us: int | None = None
+    profile: Path | None = None
 
 
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -46,6 +49,22 @@ NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 def folds_constants(weight_bytes: int) -> bool:
     """Whether constants of so many bytes of weights are worth computing once, at load."""
     return weight_bytes < _FOLD_BELOW_BYTES
+
+
+def onnxruntime_module() -> Any:
+    """Imports ONNX Runtime.
+
+    Raises:
+        UnavailableError: It is not installed.
+    """
+    # NOTES: since 1.29 PyPI's packages send what they run to Microsoft, unless this is set before the import.
+    os.environ.setdefault(NO_TELEMETRY, "1")
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise UnavailableError(
+            "ONNX Runtime is not installed.", fix="pip install 'r1trt[cpu]', then run the command again"
+        ) from error
 
 
 def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptions) -> Any:
@@ -62,14 +81,7 @@ def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptio
         SessionError: There is no such file, or ONNX Runtime cannot load the graph.
         UnavailableError: ONNX Runtime is not installed.
     """
-    # NOTES: since 1.29 PyPI's packages send what they run to Microsoft, unless this is set before the import.
-    os.environ.setdefault(NO_TELEMETRY, "1")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UnavailableError(
-            "ONNX Runtime is not installed.", fix="pip install 'r1trt[cpu]', then run the command again"
-        ) from error
+    onnxruntime = onnxruntime_module()
     where = graph if isinstance(graph, Path) else weight_base
     if isinstance(graph, Path) and not graph.is_file():
         raise SessionError("There is no such graph.", where=where, fix="export or build again")
@@ -99,4 +111,7 @@ def _settings(settings: Any, weight_base: Path, options: LoadOptions) -> Any:
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     if options.spin_us is not None:
         settings.add_session_config_entry("session.intra_op.spin_duration_us", str(options.spin_us))
+    if options.profile is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(options.profile)
     return settings

@@ -131,6 +131,10 @@ class OnnxRuntimeSession:
         for cache in self._caches.values():
             cache[row] = 0.0
 
+    def end_profile(self) -> Path:
+        """Ends the profiler that the session was loaded with, and names the file that it wrote."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         """Frees the model and its caches."""
         self._caches = {}

@@ -66,7 +66,7 @@ def _document_from_line(line: str, where: str) -> Document:
     except (ValueError, RecursionError) as error:
         raise ConfigError("A line is not JSON.", where=where, found=error, expected=FORMS) from error
     try:
-        document = _document_from_entry(entry)
+        document = document_from_entry(entry)
     except ConfigError as error:
         raise error.within(where) from error
     if document is None:
@@ -75,7 +75,12 @@ def _document_from_line(line: str, where: str) -> Document:
     return document
 
 
-def _document_from_entry(entry: Any) -> Document | None:
+def document_from_entry(entry: Any) -> Document | None:
+    """A document of one of `FORMS`; None for anything else.
+
+    Raises:
+        ConfigError: Its messages are of another form.
+    """
     if not isinstance(entry, dict):
         return None
     if isinstance(entry.get("text"), str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +11,7 @@ import onnx_ir as ir
 
 from r1trt.data_types import DATA_TYPES
 from r1trt.errors import UsageError
-from r1trt.estimate.gpus import DEVICES, Device
+from r1trt.estimate.gpus import DEVICE_OF_ARCH, DEVICES, Device
 from r1trt.estimate.times import seconds_of_cost
 from r1trt.export.io import load_export
 from r1trt.ops.cost import CallSize, Cost
@@ -25,15 +24,6 @@ from r1trt.search.candidates import Choice
 
 Objective = Literal["time", "bytes"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-
-DEVICE_OF_ARCH: Mapping[str, str] = {
-    "ampere": "a100",
-    "ada": "l40s",
-    "hopper": "h100",
-    "blackwell": "b200",
-    "cpu": "cpu",
-}
-"""What an architecture's times are modelled on where nobody says."""
 
 
 @dataclass(frozen=True, kw_only=True)

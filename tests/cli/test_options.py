@@ -36,6 +36,10 @@ OPTIONS = {
     ),
     "serve": "engine --http-port --grpc-port --metrics-port --model-name --rows --threads --json",
     "precision": "",
+    "profile": (
+        "model --model --input --metrics --breakdown --on --precision --no-measure --repeats --threads"
+        " --trust-plugins --output -o --html --json"
+    ),
     "plugins": "",
     "inspect": "path --json",
     "doctor": "--json",
@@ -70,6 +74,8 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
         (["export"], "Missing argument"),
         (["generate", ".", "--prompt", "x", "--temperature", "-1"], "-1"),
         (["generate", ".", "--prompt", "x", "--thinking", "loud"], "'loud' is not one of"),
+        (["profile", "r1-70b", "--metrics", "latency,speed"], "there is no metric 'speed'"),
+        (["profile", "r1-70b", "--model", "r1-70b"], "One model is profiled"),
         (["nonsense"], "No such command"),
     ],
 )

@@ -107,10 +107,20 @@ def test_equal_layers_are_computed_once() -> None:
     raw = r1_asa_raw_config(num_hidden_layers=9, first_k_dense_replace=3, intermediate_size=96)
     model = sized_model_from_config("model", raw, where=Path("config.json"))
     sample = sample_of_model(model, CAPACITY)
-    assert sample.counts == (3, 6)
+    assert sample.layers == ((0, 1, 2), (3, 4, 5, 6, 7, 8))
+    assert sample.real_names("model.layers.0.mlp.act") == [
+        f"model.layers.{layer}.mlp.act" for layer in range(3)
+    ]
     assert sample.count("model.layers.0.self_attn.q_proj") == 3
     assert sample.count("model.layers.1.mlp.moe") == 6
     assert sample.count("lm_head") == sample.count(None) == 1
+
+
+def test_layers_of_different_marks_are_told_apart() -> None:
+    model = sized_model_from_config(
+        "model", r1_asa_raw_config(num_hidden_layers=4), where=Path("config.json")
+    )
+    assert sample_of_model(model, CAPACITY, marks="abab").layers == ((0, 2), (1, 3))
 
 
 def test_bytes_grow_with_the_layers() -> None:
