@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from r1trt.serving.fields import REQUEST_FIELDS, Field
+from r1trt.serving.fields import PROMPTS, REQUEST_FIELDS, Field
 from r1trt.strict_json import depth_exceeds
 from r1trt.triton_server.door_errors import RefusedError
 
-_PROMPTS = ("text_input", "messages")
 _MOST_DIGITS = 308
 """Of an integer: the server takes those that it cannot hold for numbers of double precision."""
 
@@ -70,8 +69,8 @@ def require_fields(request: Mapping[str, Any], *, streams: bool) -> None:
         RefusedError: Names the field.
     """
     _require_own_values(request)
-    if not any(name in fields for fields in (request, _parameters(request)) for name in _PROMPTS):
-        raise RefusedError(400, f"There is no prompt: give {' or '.join(_PROMPTS)}.")
+    if not any(name in fields for fields in (request, _parameters(request)) for name in PROMPTS):
+        raise RefusedError(400, f"There is no prompt: give {' or '.join(PROMPTS)}.")
     if not streams and any(_streams(fields) for fields in (request, _parameters(request))):
         # The server's own answer is 200, with an error in it.
         raise RefusedError(
