@@ -50,6 +50,8 @@ ORDER = (
     "validate",
     "serving",
     "frontends",
+    "door",
+    "openai",
     "package",
     "triton_server",
     "plugin_checks",

@@ -98,12 +98,20 @@ class ActiveRequest:
             self.last_token = self.request.prompt_ids[self.past]
             self._score(logits_V, self.last_token)
             return None
+        if not self.request.max_new_tokens:
+            self.first_token_at = time.perf_counter()
+            return RequestEvent(
+                text=self.request.echo or "", logprobs=self._of_prompt(), finish_reason="length"
+            )
         piece = self._continuation.take(logits_V)
         if not self.new_tokens:
             self.first_token_at = time.perf_counter()
         self.new_tokens += 1
         self.last_token = piece.token
         return self._event(piece)
+
+    def _of_prompt(self) -> tuple[TokenLogprob, ...]:
+        return tuple(self._prompt_logprobs) if self.request.scores_prompt else ()
 
     def _score(self, logits_V: Float32Array, token: int) -> None:
         require_usable_logits(logits_V)
@@ -114,7 +122,7 @@ class ActiveRequest:
         """What the client gets for a token; the first one brings what was asked of the prompt."""
         is_first = self.new_tokens == 1
         echo = self.request.echo if is_first else None
-        logprobs = self._prompt_logprobs if is_first and self.request.scores_prompt else []
+        logprobs = self._of_prompt() if is_first else ()
         thought, self._thinking_tokens = self._thinking_tokens, self._continuation.thinking_tokens
         return RequestEvent(
             text=f"{echo or ''}{piece.text}",

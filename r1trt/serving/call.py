@@ -9,7 +9,7 @@ from typing import Any
 
 from r1trt.errors import ConfigError
 from r1trt.runtime.sampling_defaults import SamplingDefaults
-from r1trt.serving.fields import ALL_THERE_IS_ROOM_FOR, DEFAULT_MAX_TOKENS, PROMPTS
+from r1trt.serving.fields import ALL_THERE_IS_ROOM_FOR, DEFAULT_MAX_TOKENS, PROMPTS, TOO_LONG
 from r1trt.serving.request import GenerationRequest, RequestError
 from r1trt.strict_json import depth_exceeds
 from r1trt.tokenizer.chat_template import Message
@@ -147,7 +147,7 @@ def _require_text(name: str, text: str, most_bytes: int) -> None:
     size = _bytes_of(name, text)
     if size > most_bytes:
         raise RequestError(
-            f"{name} is too long for the engine's cache.",
+            f"{name} is {TOO_LONG}'s cache.",
             found=f"{size} bytes",
             expected=f"at most {most_bytes} bytes",
         )

@@ -8,6 +8,9 @@ DEFAULT_MAX_TOKENS = 256
 ALL_THERE_IS_ROOM_FOR = -1
 """As `max_tokens`."""
 
+TOO_LONG = "too long for the engine"
+"""In messages of what can never fit the cache."""
+
 PROMPTS = ("text_input", "messages", "input_ids")
 """Fields that a prompt stands in: one of them."""
 

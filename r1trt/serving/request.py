@@ -34,7 +34,7 @@ class GenerationRequest:
 
     Attributes:
         prompt_ids: The prompt's tokens.
-        max_new_tokens: Stop after this many.
+        max_new_tokens: Stop after this many; 0 where the prompt alone is given out.
         sampling: How tokens are chosen; its seed alone decides the random numbers.
         stop: Texts that end the generation; they are not given out.
         thinking: Whether the text given out has the model's thinking.
@@ -56,7 +56,7 @@ class GenerationRequest:
         check_thinking_mode(self.thinking)
         if not self.prompt_ids:
             raise RequestError("The prompt is empty.", expected="at least one token")
-        if self.max_new_tokens < 1:
+        if self.max_new_tokens < (self.echo is None):
             raise RequestError("max_tokens is too small.", found=self.max_new_tokens, expected="1 or more")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise RequestError(
@@ -84,7 +84,7 @@ class GenerationRequest:
     def budget(self) -> int:
         """Most tokens that the request can hold in the cache."""
         # The last token is given out without entering the cache.
-        return len(self.prompt_ids) + self.max_new_tokens - 1
+        return len(self.prompt_ids) + max(self.max_new_tokens, 1) - 1
 
 
 @dataclass(frozen=True, kw_only=True)

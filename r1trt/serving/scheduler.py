@@ -21,6 +21,7 @@ from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_
 from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
 from r1trt.serving.config import SchedulerConfig
+from r1trt.serving.fields import TOO_LONG
 from r1trt.serving.request import (
     QUEUE_FULL,
     CancelledError,
@@ -113,7 +114,7 @@ class Scheduler:
         prompt, new = len(request.prompt_ids), request.max_new_tokens
         if request.budget > min(self._capacity, self._budget):
             raise RequestError(
-                "The request is too long for the engine.",
+                f"The request is {TOO_LONG}.",
                 found=f"{prompt} prompt tokens + {new} max_tokens",
                 expected=f"at most {min(self._capacity, self._budget) + 1} in total",
                 fix="shorten the prompt, or ask for fewer tokens",
@@ -222,7 +223,7 @@ class Scheduler:
         if event is None:
             self._metrics.add(m.PROMPT_TOKENS)
             return
-        self._metrics.add(m.NEW_TOKENS)
+        self._metrics.add(m.NEW_TOKENS, event.new_tokens)
         if active.new_tokens == 1:
             self._metrics.observe(m.FIRST_TOKEN_SECONDS, active.first_token_at - active.submitted_at)
         if event.is_final:

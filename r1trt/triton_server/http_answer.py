@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import h11
 
+from r1trt.door.errors import RefusedError
 from r1trt.serving.request import QUEUE_FULL
-from r1trt.triton_server.door_errors import RefusedError
 
 HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",

@@ -15,7 +15,7 @@ from tiny_checkpoints import write_llama
 from r1trt.runtime.logprobs import log_softmax
 from r1trt.runtime.session import Session
 from r1trt.serving import metrics as m
-from r1trt.serving.request import GenerationRequest
+from r1trt.serving.request import GenerationRequest, RequestError
 from r1trt.serving.session import serving_session
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
@@ -88,6 +88,16 @@ def test_only_what_is_asked_for_is_scored(session: Session, tokenizer: TextToken
         GenerationRequest(prompt_ids=(7, 8, 9), max_new_tokens=2, echo="as it was ")
     )
     assert answer.text.startswith("as it was ") and not answer.logprobs
+
+
+def test_a_prompt_may_be_scored_without_an_answer(session: Session, tokenizer: TextTokenizer) -> None:
+    bench = Bench(session, tokenizer, chunk_tokens=8)
+    alone, other = bench.run(scored(CAPACITY, new=0), scored(20, new=1))
+    assert (alone.text, alone.new_tokens, alone.finish_reason) == ("the prompt", 0, "length")
+    assert len(alone.logprobs) == CAPACITY and other.new_tokens == 1
+    assert bench.metrics.counts[m.FINISHED.name] == 2 and bench.metrics.counts[m.NEW_TOKENS.name] == 1
+    with pytest.raises(RequestError, match="max_tokens is too small"):
+        scored(3, new=0, echo=None)
 
 
 def test_logits_that_are_no_numbers_end_the_request_alone(session: Session, tokenizer: TextTokenizer) -> None:
