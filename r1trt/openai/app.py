@@ -19,7 +19,7 @@ from r1trt.openai.asked import Asked
 from r1trt.openai.chat_request import chat_from_values
 from r1trt.openai.completion_request import completion_from_values
 from r1trt.openai.config import OpenAiConfig
-from r1trt.openai.errors import ApiError
+from r1trt.openai.errors import ApiError, unavailable
 from r1trt.openai.exchange import (
     ClientLeftError,
     object_from_request,
@@ -108,7 +108,7 @@ class Models:
                 code="model_not_found",
             )
         if not self._is_open():
-            raise ApiError(503, "The model is not ready; try again in some seconds.", code="unavailable")
+            raise unavailable("The model is not ready; try again in some seconds.")
 
     async def list(self, request: Request) -> Response:
         """GET /v1/models."""
@@ -124,7 +124,7 @@ class Models:
         for name in self._names:
             self.require(name)
             if not await self.client.is_ready(name):
-                raise ApiError(503, f"The model {name} is not ready.", code="unavailable")
+                raise unavailable(f"The model {name} is not ready.")
         return JSONResponse({"status": "ok"})
 
     def _entry(self, name: str) -> dict[str, object]:

@@ -11,91 +11,103 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from r1trt.door.limits import DoorLimits
-from r1trt.openai.errors import ApiError
+from r1trt.openai.errors import ApiError, unavailable
 
 
-def bounded_protocol(limits: DoorLimits) -> type[H11Protocol]:
-    """The protocol of one front end's connections.
+class BoundedProtocol(H11Protocol):
+    """A connection.
 
     Where there are too many, the one goes that has waited longest for its client to say something: who opens
     thousands, or sends bodies a byte a minute, takes nobody's place.
+
+    Attributes:
+        limits: What it may take.
+        waiting: Connections that wait for their client, in the order in which they began to.
     """
-    # Those that wait for their client, in the order in which they began to.
-    waiting: dict[H11Protocol, None] = {}
 
-    class BoundedProtocol(H11Protocol):
-        _head_timer: asyncio.TimerHandle | None = None
-        _write_timer: asyncio.TimerHandle | None = None
+    limits: DoorLimits
+    waiting: dict[H11Protocol, None]
+    _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections and not self._make_room():
-                message = f"More than {limits.connections} requests at a time; try again later."
-                transport.write(_answer(ApiError(503, message, code="unavailable")))
-                transport.close()
-            else:
-                self._wait_for_client()
-
-        def data_received(self, data: bytes) -> None:
-            # In pieces, since h11 looks at a head's size only where it is not whole yet.
-            for start in range(0, len(data), limits.head_bytes):
-                if not self.transport.is_closing():
-                    super().data_received(data[start : start + limits.head_bytes])
-            self._note_request()
-
-        def on_response_complete(self) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections and not self._make_room():
+            message = f"More than {self.limits.connections} requests at a time; try again later."
+            transport.write(_answer(unavailable(message)))
+            transport.close()
+        else:
             self._wait_for_client()
-            super().on_response_complete()
-            self._note_request()
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            # The client takes nothing of its answer.
-            self._write_timer = self.loop.call_later(limits.body_s, self.transport.abort)
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        # In pieces, since h11 looks at a head's size only where it is not whole yet.
+        for start in range(0, len(data), self.limits.head_bytes):
+            if not self.transport.is_closing():
+                super().data_received(data[start : start + self.limits.head_bytes])
+        self._note_request()
 
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self._write_timer is not None:
-                self._write_timer.cancel()
+    def on_response_complete(self) -> None:
+        """Called by uvicorn."""
+        self._wait_for_client()
+        super().on_response_complete()
+        self._note_request()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            waiting.pop(self, None)
-            for timer in (self._head_timer, self._write_timer):
-                if timer is not None:
-                    timer.cancel()
-            super().connection_lost(exc)
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol: the client takes nothing of its answer."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.limits.body_s, self.transport.abort)
 
-        def send_400_response(self, msg: str) -> None:
-            self.transport.write(_answer(_refusal(sys.exception(), limits)))
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self.waiting.pop(self, None)
+        for timer in (self._head_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn for what is no request."""
+        self.transport.write(_answer(_refusal(sys.exception(), self.limits)))
+        self.transport.close()
+
+    def _wait_for_client(self) -> None:
+        self.waiting[self] = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(self.limits.head_s, self._end_without_request)
+
+    def _note_request(self) -> None:
+        """A request that is there as a whole waits for its client no more."""
+        if self._has_request() and not self.cycle.more_body:
+            self.waiting.pop(self, None)
+
+    def _has_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _end_without_request(self) -> None:
+        if not self._has_request():
             self.transport.close()
 
-        def _wait_for_client(self) -> None:
-            waiting[self] = None
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-            self._head_timer = self.loop.call_later(limits.head_s, self._end_without_request)
+    def _make_room(self) -> bool:
+        if not self.waiting:
+            return False
+        first = next(iter(self.waiting))
+        del self.waiting[first]
+        first.transport.abort()
+        return True
 
-        def _note_request(self) -> None:
-            """A request that is there as a whole waits for its client no more."""
-            if self._has_request() and not self.cycle.more_body:
-                waiting.pop(self, None)
 
-        def _has_request(self) -> bool:
-            return self.cycle is not None and not self.cycle.response_complete
-
-        def _end_without_request(self) -> None:
-            if not self._has_request():
-                self.transport.close()
-
-        def _make_room(self) -> bool:
-            if not waiting:
-                return False
-            first = next(iter(waiting))
-            del waiting[first]
-            first.transport.abort()
-            return True
-
-    return BoundedProtocol
+def bounded_protocol(limits: DoorLimits) -> type[H11Protocol]:
+    """The protocol of one front end's connections."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits, "waiting": {}})
 
 
 def _refusal(error: BaseException | None, limits: DoorLimits) -> ApiError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from r1trt.door.model_errors import status_of_error
 from r1trt.serving.fields import TOO_LONG
 
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
@@ -49,8 +50,16 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
 
 
-def refused_by_model(text: str) -> ApiError:
+def error_of_model(text: str) -> ApiError:
     """What the model says of a request, in one line."""
     first, *details = (line.strip() for line in text.splitlines() or [""])
     message = f"{first} ({'; '.join(details)})" if details else first
-    return invalid(message, code=CONTEXT_LENGTH_EXCEEDED if TOO_LONG in message else None)
+    status = status_of_error(text)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return unavailable(message)
+    return ApiError(status, message, code=CONTEXT_LENGTH_EXCEEDED if TOO_LONG in first else None)
+
+
+def unavailable(message: str) -> ApiError:
+    """What may succeed later."""
+    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code="unavailable")

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import tritonclient.grpc.aio as triton
 
-from r1trt.openai.errors import ApiError, refused_by_model
+from r1trt.openai.errors import ApiError, error_of_model, unavailable
 from r1trt.serving.fields import REQUEST_FIELDS
 
 _TYPES = {
@@ -33,8 +33,6 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
-# Triton then ends a stream with an error's status, and not with its text alone.
-_WITH_STATUS = {"triton_grpc_error": "true"}
 _READY_S = 5.0
 _COUNT = struct.Struct("<I")
 
@@ -98,16 +96,18 @@ class ModelClient:
             yield {"model_name": model, "inputs": inputs}
 
         inputs = [_tensor(name, value) for name, value in values.items()]
-        responses = self._client.stream_infer(request(), headers=_WITH_STATUS)
-        piece: Piece | None = None
+        # NOTES: not with `triton_grpc_error`, which gives errors a status: Triton 2.51 dies of some of them.
+        responses = self._client.stream_infer(request())
+        is_answered, failure = False, None
         try:
+            # To its end, since a stream that is cancelled while Triton ends it is an error there.
             async for result, error in responses:
                 if error is not None:
-                    raise ApiError(500, str(error))
+                    failure = error_of_model(error.message())
+                    continue
                 piece = _piece(result.get_response())
+                is_answered = bool(piece.finish_reason)
                 yield piece
-                if piece.finish_reason:
-                    return
         except grpc.aio.AioRpcError as error:
             raise _api_error(error) from error
         except asyncio.CancelledError as error:
@@ -117,7 +117,8 @@ class ModelClient:
             raise _gone() from error
         finally:
             responses.cancel()
-        raise _gone()
+        if not is_answered:
+            raise failure or _gone()
 
 
 def _tensor(name: str, value: Any) -> triton.InferInput:
@@ -159,20 +160,11 @@ def _count(content: bytes) -> int:
 
 
 def _api_error(error: grpc.aio.AioRpcError) -> ApiError:
-    code, details = error.code(), error.details() or ""
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return refused_by_model(details)
-    if code is grpc.StatusCode.NOT_FOUND:
-        return ApiError(404, details, param="model", code="model_not_found")
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED):
-        return ApiError(503, _unavailable(details), code="unavailable")
-    return ApiError(500, f"The model failed: {details}")
-
-
-def _unavailable(details: str) -> str:
-    first = details.partition("\n")[0]
-    return f"The model cannot take the request now; try again later. It said: {first}"
+    """Of a call that Triton, or the way to it, ended."""
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return unavailable("The model is not there now; try again in some seconds.")
+    return ApiError(500, f"The model failed: {error.details()}")
 
 
 def _gone() -> ApiError:
-    return ApiError(503, "The model ended before it had answered; ask again.", code="unavailable")
+    return unavailable("The model ended before it had answered; ask again.")

@@ -11,6 +11,12 @@ ALL_THERE_IS_ROOM_FOR = -1
 TOO_LONG = "too long for the engine"
 """In messages of what can never fit the cache."""
 
+QUEUE_FULL, STOPPING = "The queue is full.", "The server is stopping."
+"""How messages begin that say: ask again later."""
+
+FAILED = "The model failed."
+"""How messages begin that are not the request's fault; Triton's HTTP and its streams have no other status."""
+
 PROMPTS = ("text_input", "messages", "input_ids")
 """Fields that a prompt stands in: one of them."""
 

@@ -11,7 +11,6 @@ from r1trt.runtime.logprobs import TokenLogprob
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.tokenizer.thinking import ThinkingMode, check_thinking_mode
 
-QUEUE_FULL = "The queue is full."
 MAX_STOP_TEXTS, MAX_STOP_CHARACTERS = 16, 1000
 MAX_LOGPROBS = 20
 

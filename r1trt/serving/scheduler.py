@@ -21,9 +21,8 @@ from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_
 from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
 from r1trt.serving.config import SchedulerConfig
-from r1trt.serving.fields import TOO_LONG
+from r1trt.serving.fields import QUEUE_FULL, TOO_LONG
 from r1trt.serving.request import (
-    QUEUE_FULL,
     CancelledError,
     Client,
     GenerationRequest,

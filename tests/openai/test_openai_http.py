@@ -85,7 +85,7 @@ BAD: list[tuple[bytes, int, str, str | None]] = [
     (post(rb'{"model": "\ud800"}'), 400, "not Unicode", None),
     (post(CHAT, ALLOWED + "Content-Encoding: gzip\r\n"), 415, "Compressed", None),
     (post(CHAT.replace(b'"m"', b'"other"')), 404, 'The model "other" does not exist', "model_not_found"),
-    (post(CHAT), 503, "cannot take the request now", "unavailable"),
+    (post(CHAT), 503, "is not there now", "unavailable"),
     (post(CHAT[:-1] + b', "temperature": 9}'), 400, "temperature is out of range", "invalid_value"),
     (post(CHAT, ""), 401, "provide an API key", "invalid_api_key"),
     (post(CHAT, "Authorization: Bearer sk-wrong\r\n"), 401, "Incorrect API key", "invalid_api_key"),

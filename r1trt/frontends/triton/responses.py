@@ -9,6 +9,7 @@ import triton_python_backend_utils as triton
 
 from r1trt.errors import R1TrtError
 from r1trt.serving.call import Call
+from r1trt.serving.fields import FAILED
 from r1trt.serving.logprobs_text import logprobs_text
 from r1trt.serving.request import CancelledError, QueueFullError, RequestError, RequestEvent
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
@@ -58,14 +59,16 @@ class ResponseWriter:
 
 def error_response(error: R1TrtError) -> Any:
     """An error with the status that clients expect of its kind."""
-    code = triton.TritonError.INTERNAL
-    if isinstance(error, QueueFullError):
+    code, text = triton.TritonError.INTERNAL, str(error)
+    if not isinstance(error, RequestError):
+        text = f"{FAILED}\n{text}"
+    elif isinstance(error, QueueFullError):
         code = triton.TritonError.UNAVAILABLE
     elif isinstance(error, CancelledError):
         code = triton.TritonError.CANCELLED
-    elif isinstance(error, RequestError):
+    else:
         code = triton.TritonError.INVALID_ARG
-    return triton.InferenceResponse(error=triton.TritonError(str(error), code))
+    return triton.InferenceResponse(error=triton.TritonError(text, code))
 
 
 def _text(name: str, text: str) -> Any:
