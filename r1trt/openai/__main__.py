@@ -45,6 +45,8 @@ async def _serve(config: OpenAiConfig, address: str) -> None:
     server = OpenAiServer(config, address)
     with listening_socket(config.host, config.port, fix="choose another with --port") as listening:
         await server.start(listening)
+        if config.note is not None:
+            click.echo(config.note, err=True)
         click.echo(f"{', '.join(config.models)}: http://{config.address}/v1")
         try:
             await server.wait()

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from r1trt.door.limits import DoorLimits
-from r1trt.door.listening import LOOPBACK
+from r1trt.door.listening import LOOPBACK, is_loopback
 from r1trt.errors import ConfigError, UnavailableError
 from r1trt.files import text_of_file
 
@@ -38,6 +38,13 @@ class OpenAiConfig:
         """Raises ConfigError where there is no model."""
         if not self.models:
             raise ConfigError("There is no model to ask.")
+
+    @property
+    def note(self) -> str | None:
+        """What its user should know of who may ask; None where that is nothing."""
+        if self.keys or is_loopback(self.host):
+            return None
+        return f"whoever reaches {self.address} may use the model; --api-key-file lets in those with a key"
 
     @property
     def address(self) -> str:

@@ -134,6 +134,8 @@ def served_model(
         server_config = _server_config(config, model, directory, limits)
         # Last, since it may take minutes: everything that can be refused has been.
         environment = serving_environment(progress)
+        if server_config.openai is not None and server_config.openai.note is not None:
+            log(server_config.openai.note)
         progress("starting the server", 0, 0)
         allow_descriptors(_DESCRIPTORS)
         with kept_log(server_config.log), RestartingServer(environment, server_config, limits, log) as server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,6 +29,8 @@ Connect = Callable[[], Awaitable[Streams]]
 async def front_end(limits: DoorLimits = LIMITS) -> AsyncIterator[Connect]:
     """One whose Triton is not there."""
     with listening_socket(LOOPBACK, 0, fix="") as listening:
+        # So that what a client does not read is soon more than the kernel keeps.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         server = OpenAiServer(OpenAiConfig(models=("m",), port=1, keys=(KEY,), limits=limits), "127.0.0.1:1")
         address = listening.getsockname()
         await server.start(listening)
@@ -157,6 +160,26 @@ def test_a_body_has_its_time() -> None:
         async with front_end() as connect:
             status, content = await ask(await connect(), post(CHAT)[:-1])
             assert status == 408 and "more than" in content["error"]["message"]
+
+    asyncio.run(run())
+
+
+def ask_without_end(address: tuple[str, int]) -> None:
+    """Sends requests and reads no answer; raises when the connection is cut."""
+    with socket.socket() as asking:
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        asking.settimeout(60)
+        asking.connect(address)
+        while True:
+            asking.sendall(get("/v1/models"))
+
+
+def test_who_takes_nothing_of_an_answer_is_cut_off() -> None:
+    async def run() -> None:
+        async with front_end() as connect:
+            _, writer = await connect()
+            with pytest.raises(ConnectionError):
+                await asyncio.to_thread(ask_without_end, writer.get_extra_info("peername"))
 
     asyncio.run(run())
 

@@ -60,5 +60,16 @@ def test_without_keys_everybody_is_let_in() -> None:
     ApiKeys(()).require(None)
 
 
+@pytest.mark.parametrize(
+    ("host", "keys", "open_to_all"),
+    [("127.0.0.1", (), False), ("0.0.0.0", (), True), ("0.0.0.0", KEYS, False), ("::", (), True)],
+)
+def test_an_address_that_others_reach_is_spoken_of(
+    host: str, keys: tuple[str, ...], open_to_all: bool
+) -> None:
+    note = OpenAiConfig(models=("m",), port=1, host=host, keys=keys).note
+    assert (note is not None and "--api-key-file" in note) == open_to_all
+
+
 def test_keys_are_not_printed() -> None:
     assert KEYS[0] not in repr(OpenAiConfig(models=("m",), port=1, keys=KEYS))
