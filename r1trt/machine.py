@@ -1,8 +1,9 @@
-"""What this machine has: memory, as the kernel or the container gives it, processors, and room on a disk."""
+"""What this machine has and allows: memory (its own, or a container's limit), processors, disk, open files."""
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,3 +64,11 @@ def _limit(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def allow_descriptors(count: int) -> None:
+    """Lets this process and its children open so many files and sockets, or as many as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

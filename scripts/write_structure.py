@@ -37,6 +37,8 @@ FOLDERS = (
     "validate",
     "serving",
     "frontends/triton",
+    "door",
+    "openai",
     "package",
     "triton_server",
     "plugin_checks",

@@ -14,10 +14,21 @@ from r1trt.export.export import ExportConfig, export_checkpoint
 TINY_ROWS, TINY_CAPACITY = 4, 64
 
 
-def cpu_engine(checkpoint: Path, directory: Path, *, max_seq_len: int, rows: int, cache: bool = True) -> Path:
+def cpu_engine(
+    checkpoint: Path,
+    directory: Path,
+    *,
+    max_seq_len: int,
+    rows: int,
+    cache: bool = True,
+    last_token_logits: bool = True,
+) -> Path:
     """Exports and builds; the build is `directory / "engine"`."""
     export = ExportConfig(
-        checkpoint=checkpoint, output=directory / "export", max_seq_len=max_seq_len, last_token_logits=cache
+        checkpoint=checkpoint,
+        output=directory / "export",
+        max_seq_len=max_seq_len,
+        last_token_logits=cache and last_token_logits,
     )
     build = BuildConfig(
         model=export_checkpoint(export),

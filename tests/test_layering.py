@@ -51,6 +51,8 @@ ORDER = (
     "validate",
     "serving",
     "frontends",
+    "door",
+    "openai",
     "package",
     "triton_server",
     "plugin_checks",

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = ("pyproject.toml", "README.md", "LICENSE", "r1trt", "plugins")
 
 # Distributions whose modules are not named like them.
-DISTRIBUTIONS = {"cuda": "cuda-python", "google": "protobuf", "yaml": "pyyaml"} | {
+DISTRIBUTIONS = {"cuda": "cuda-python", "google": "protobuf", "grpc": "grpcio", "yaml": "pyyaml"} | {
     library.module: library.package for library in LIBRARIES.values()
 }
 # Triton's Python backend puts it into the program that it runs.

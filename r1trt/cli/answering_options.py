@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from r1trt.cli.options import Command, threads_option
-from r1trt.tokenizer.thinking import THINKING_MODES
 
 _OPTIONS = (
     click.option("--system", metavar="TEXT", help="What the system message says."),
@@ -35,7 +34,7 @@ _OPTIONS = (
         help="A text that ends the answer, and is not given out; may be given more than once.",
     ),
     click.option(
-        "--thinking", type=click.Choice(THINKING_MODES), default="show", show_default=True,
+        "--thinking", type=click.Choice(("show", "hide", "only")), default="show", show_default=True,
         help="What is between <think> and </think>: shown with the answer, hidden, or shown alone.",
     ),
     threads_option,

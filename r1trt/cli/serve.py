@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from r1trt.cli.options import engine_argument, json_option, threads_option
+from r1trt.cli.options import FILE, engine_argument, json_option, threads_option
 from r1trt.cli.output import print_result, progress_reporter
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EPILOG = """
 \b
 Example:
-  r1trt serve engines/SmolLM2/cpu-fp32 --http-port 9000
+  r1trt serve engines/SmolLM2/cpu-fp32 --openai-port 9000
 """
 
 PORT = click.IntRange(min=1, max=65535)
@@ -29,6 +29,20 @@ PORT = click.IntRange(min=1, max=65535)
 @click.option("--grpc-port", type=PORT, default=8001, show_default=True, metavar="N", help="gRPC.")
 @click.option(
     "--metrics-port", type=PORT, default=8002, show_default=True, metavar="N", help="Prometheus metrics."
+)
+@click.option("--openai-port", type=PORT, metavar="N", help="OpenAI's interface; default: it is not served.")
+@click.option(
+    "--openai-host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where OpenAI's interface is listened for: 0.0.0.0 lets other machines in.",
+)
+@click.option(
+    "--api-key-file",
+    type=FILE,
+    metavar="FILE",
+    help="Keys, one a line, of which OpenAI's clients have to send one; default: nobody has to.",
 )
 @click.option("--model-name", metavar="NAME", help="Name that clients ask for; default: the checkpoint's.")
 @click.option(
@@ -44,6 +58,9 @@ def serve(
     http_port: int,
     grpc_port: int,
     metrics_port: int,
+    openai_port: int | None,
+    openai_host: str,
+    api_key_file: Path | None,
     model_name: str | None,
     rows: int | None,
     threads: int | None,
@@ -54,9 +71,10 @@ def serve(
     ENGINE may also be a model repository that `r1trt triton` wrote for a CPU. Its model.py is code, and runs:
     serve repositories that you trust.
 
-    The server listens on this machine's loopback interface only. It comes from the package index and is kept
-    in the user's cache directory.
+    The server listens on this machine's loopback interface only, save for what --openai-host says. It comes
+    from the package index and is kept in the user's cache directory.
     """
+    from r1trt.openai.config import keys_from_file
     from r1trt.package.limits import GenerationLimits
     from r1trt.triton_server.serve import ServeConfig, served_model
 
@@ -66,6 +84,9 @@ def serve(
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
+        openai_port=openai_port,
+        openai_host=openai_host,
+        api_keys=() if api_key_file is None else keys_from_file(api_key_file),
         limits=GenerationLimits(rows=rows, threads=threads) if rows or threads else None,
     )
     with ExitStack() as stack:
@@ -83,10 +104,12 @@ def _print_model(model: ServedModel, *, as_json: bool) -> None:
         "http": model.http,
         "grpc": model.grpc,
         "metrics": model.metrics,
+        "openai": model.openai,
         "sampling_defaults": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")},
     }
     lines = [
-        f"{model.name} is served: HTTP {model.http}, gRPC {model.grpc}, metrics {model.metrics}",
+        f"{model.name} is served: HTTP {model.http}, gRPC {model.grpc}, metrics {model.metrics}"
+        + ("" if model.openai is None else f", OpenAI http://{model.openai}/v1"),
         *(f"  {example}" for example in model.examples),
         f"tokens are chosen with {sampling.text}, where a request does not say",
         "stop with Ctrl-C",

@@ -13,14 +13,6 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
-def log_softmax(logits_SV: Array) -> npt.NDArray[np.float64]:
-    """Log-probabilities over the last axis, in FP64."""
-    shifted_SV = logits_SV.astype(np.float64)
-    shifted_SV -= shifted_SV.max(axis=-1, keepdims=True)
-    shifted_SV -= np.log(np.exp(shifted_SV).sum(axis=-1, keepdims=True))
-    return shifted_SV
-
-
 def kl_of_log_probabilities(
     log_p_SV: npt.NDArray[np.float64], log_q_SV: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:

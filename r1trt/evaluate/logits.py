@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from r1trt.evaluate.divergence import kl_of_log_probabilities, log_softmax
+from r1trt.evaluate.divergence import kl_of_log_probabilities
 from r1trt.evaluate.tensor_error import ROWS, FloatArray, TensorError
+from r1trt.runtime.logprobs import log_softmax
 
 IntArray = npt.NDArray[np.int64]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 
+from r1trt.door.limits import DoorLimits
 from r1trt.package.bundle import EngineBundle
 from r1trt.plugin_tools.library import LIBRARY_FILE
 from r1trt.runtime.sampling_defaults import sampling_defaults_from_dir
@@ -15,6 +16,8 @@ CONTAINER = "nvcr.io/nvidia/tritonserver:26.10-py3"
 
 # What the generation model imports; NumPy is in Triton's container, in the version that its server needs.
 _REQUIREMENTS = ("jinja2>=3.1", "tokenizers>=0.22")
+# What the front end for OpenAI's clients imports.
+_FRONT_END_REQUIREMENTS = ("starlette>=1.0", "uvicorn>=0.54", "tritonclient[grpc]>=2.60")
 _GPU_REQUIREMENTS = ("cuda-python>=13,<14",)
 
 _GENERATION_FILES = ("README.md", "Dockerfile", "client_http.py", "client_grpc.py", "client_curl.sh")
@@ -39,11 +42,12 @@ def write_documents(repository: Path, name: str, bundle: EngineBundle) -> None:
 
 
 def requirements_from_bundle(bundle: EngineBundle) -> list[str]:
-    """Packages that a generation model imports, as pip takes them."""
+    """Packages that a generation model and its front end import, as pip takes them."""
+    common = (*_REQUIREMENTS, *_FRONT_END_REQUIREMENTS)
     if bundle.manifest.backend == "onnxruntime":
-        return [*_REQUIREMENTS, f"{bundle.library}>=1.32"]
+        return [*common, f"{bundle.library}>=1.32"]
     exact = f"=={bundle.library_version}" if bundle.library_version else ""
-    return [*_REQUIREMENTS, *_GPU_REQUIREMENTS, f"{bundle.library}{exact}"]
+    return [*common, *_GPU_REQUIREMENTS, f"{bundle.library}{exact}"]
 
 
 def _rendered(file: str, name: str, bundle: EngineBundle) -> str:
@@ -58,4 +62,5 @@ def _rendered(file: str, name: str, bundle: EngineBundle) -> str:
         container=CONTAINER,
         plugin_file=LIBRARY_FILE,
         sampling=sampling_defaults_from_dir(bundle.source.path),
+        body_bytes=DoorLimits.for_capacity(bundle.manifest.capacity or 0).body_bytes,
     )

@@ -16,12 +16,14 @@ import r1trt
 
 ENTRY = "r1trt.frontends.triton.model"
 """The module that Triton's Python backend runs."""
+FRONT_END = "r1trt.openai.__main__"
+"""The program that speaks OpenAI's interface, beside the server."""
 
 
 def serving_modules() -> list[Path]:
-    """The modules of this package that `ENTRY` imports, itself included; paths within the package."""
+    """The modules of this package that both entries import, themselves included; paths within the package."""
     found: set[Path] = set()
-    waiting = [ENTRY]
+    waiting = [ENTRY, FRONT_END]
     while waiting:
         for path in _files(waiting.pop()):
             if path not in found:

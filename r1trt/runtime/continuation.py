@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from r1trt.runtime.logprobs import TokenLogprob, token_logprob
 from r1trt.runtime.sampling import Sampler, SamplingConfig
 from r1trt.runtime.session import Float32Array
 from r1trt.tokenizer.stop_texts import StopTexts
@@ -26,11 +27,15 @@ class Piece:
     Attributes:
         token: Its id.
         text: Text to give out that is certain by now, whole characters; may be empty.
+        thinking: Text of the thinking, where that is given out beside the answer.
+        logprob: How likely the token was, where that was asked for.
         finish_reason: Why it is the last token; None where it is not.
     """
 
     token: int
     text: str
+    thinking: str = ""
+    logprob: TokenLogprob | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -44,6 +49,7 @@ class Continuation:
         stop: Texts that end it, none empty; they are not given out.
         thinking: Whether the text given out has the model's thinking.
         begins_thinking: The prompt opens the thinking.
+        logprobs: Say how likely each token is, and so many of the most likely ones; None does not.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Continuation:
         stop: Sequence[str] = (),
         thinking: ThinkingMode = "show",
         begins_thinking: bool = False,
+        logprobs: int | None = None,
     ) -> None:
         self._vocab_size = tokenizer.vocab_size
         self._eos_ids = tokenizer.eos_ids
@@ -63,6 +70,7 @@ class Continuation:
         self._stop = StopTexts(stop)
         self._view = ThinkingView(thinking, is_inside=begins_thinking)
         self._left = max_new_tokens
+        self._logprobs = logprobs
 
     def take(self, logits_V: Float32Array) -> Piece:
         """Chooses the next token.
@@ -82,7 +90,13 @@ class Continuation:
         reason = self._finish_reason(token)
         if reason is not None:
             visible += self.held_back()
-        return Piece(token=token, text=visible, finish_reason=reason)
+        return Piece(
+            token=token,
+            text=visible,
+            thinking=self._view.take_thinking(),
+            logprob=self._logprob(logits_V, token),
+            finish_reason=reason,
+        )
 
     def held_back(self) -> str:
         """Text that might have become another, a stop text or a tag, for a sequence ended from outside."""
@@ -93,6 +107,11 @@ class Continuation:
     def thinking_tokens(self) -> int:
         """Tokens that went into thinking, tags included; complete at the end, and after `held_back`."""
         return self._view.thinking_tokens
+
+    def _logprob(self, logits_V: Float32Array, token: int) -> TokenLogprob | None:
+        if self._logprobs is None:
+            return None
+        return token_logprob(logits_V, token, self._logprobs, self._vocab_size)
 
     def _finish_reason(self, token: int) -> FinishReason | None:
         if token in self._eos_ids:

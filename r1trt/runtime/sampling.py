@@ -66,16 +66,21 @@ class Sampler:
         Raises:
             ConfigError: No logit is finite, so that there is nothing to choose from.
         """
-        if np.isnan(logits_V).any() or not np.isfinite(logits_V).any():
-            raise ConfigError(
-                "The model's logits are not finite numbers.",
-                found="NaN, or nothing finite",
-                fix="run `r1trt validate` on the engine",
-            )
+        require_usable_logits(logits_V)
         if self._config.temperature == 0.0:
             return int(np.argmax(logits_V))
         probability_V = token_probabilities(logits_V, self._config)
         return int(self._generator.choice(len(probability_V), p=probability_V))
+
+
+def require_usable_logits(logits: npt.NDArray[np.floating]) -> None:
+    """Raises ConfigError where no logit is finite, or one is NaN: there is nothing to choose from."""
+    if np.isnan(logits).any() or not np.isfinite(logits).any():
+        raise ConfigError(
+            "The model's logits are not finite numbers.",
+            found="NaN, or nothing finite",
+            fix="run `r1trt validate` on the engine",
+        )
 
 
 def token_probabilities(

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from r1trt.evaluate.divergence import kl_of_log_probabilities, log_softmax
+from r1trt.evaluate.divergence import kl_of_log_probabilities
 from r1trt.evaluate.windows import Window
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
+from r1trt.runtime.logprobs import log_softmax
 from r1trt.search.chain import Array, ModelChain
 from r1trt.search.damage import BROKEN
 

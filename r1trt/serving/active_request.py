@@ -1,10 +1,15 @@
-"""Where a request stands while it is served."""
+"""Where a request stands while it is served.
+
+Legend: S tokens of one call, V vocabulary.
+"""
 
 from __future__ import annotations
 
 import time
 
-from r1trt.runtime.continuation import Continuation
+from r1trt.runtime.continuation import Continuation, Piece
+from r1trt.runtime.logprobs import TokenLogprob, token_logprob
+from r1trt.runtime.sampling import require_usable_logits
 from r1trt.runtime.session import Float32Array
 from r1trt.serving.request import Client, GenerationRequest, RequestEvent
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
@@ -17,9 +22,18 @@ class ActiveRequest:
         request: What was asked.
         client: Who asked.
         tokenizer: The model's.
+        last_token_logits: A call gives logits of its last token only. A prompt whose tokens are asked about
+            is then fed one token at a time, as if they were generated.
     """
 
-    def __init__(self, request: GenerationRequest, client: Client, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        client: Client,
+        tokenizer: TextTokenizer,
+        *,
+        last_token_logits: bool = False,
+    ) -> None:
         self.request = request
         self.client = client
         self.row = -1
@@ -29,6 +43,10 @@ class ActiveRequest:
         self.submitted_at = time.perf_counter()
         self.started_at = 0.0
         self.first_token_at = 0.0
+        self._feeds_prompt = request.scores_prompt and last_token_logits
+        self._vocab_size = tokenizer.vocab_size
+        self._thinking_tokens = 0
+        self._prompt_logprobs = [TokenLogprob(token=request.prompt_ids[0], logprob=None)]
         self._continuation = Continuation(
             tokenizer,
             sampling=request.sampling,
@@ -36,20 +54,39 @@ class ActiveRequest:
             stop=request.stop,
             thinking=request.thinking,
             begins_thinking=tokenizer.opens_thinking(request.prompt_ids),
+            logprobs=request.logprobs,
         )
 
     @property
     def unread(self) -> int:
-        """Prompt tokens that the cache does not hold yet."""
+        """Prompt tokens that calls for prompts are still to read."""
+        if self._feeds_prompt:
+            return int(self.past == 0)
         return max(len(self.request.prompt_ids) - self.past, 0)
 
     @property
     def is_decoding(self) -> bool:
-        """The prompt is read."""
-        return self.new_tokens > 0
+        """The prompt is read, or fed a token at a time."""
+        return self.new_tokens > 0 or (self._feeds_prompt and self.past > 0)
 
-    def take(self, logits_V: Float32Array) -> RequestEvent:
-        """Chooses the next token and returns what the client gets for it.
+    def read(self, tokens: int, logits_SV: Float32Array) -> None:
+        """Enters a piece of the prompt.
+
+        Args:
+            tokens: How many of it a call has read.
+            logits_SV: Logits behind each of them, or `[1, V]` behind the last one.
+
+        Raises:
+            ConfigError: Logits that were asked for are not finite numbers.
+        """
+        first, self.past = self.past, self.past + tokens
+        if self.request.scores_prompt and not self._feeds_prompt:
+            following = self.request.prompt_ids[first + 1 : self.past + 1]
+            for logits_V, token in zip(logits_SV, following, strict=False):
+                self._score(logits_V, token)
+
+    def take(self, logits_V: Float32Array) -> RequestEvent | None:
+        """Chooses the next token and returns what the client gets for it; None where it is the prompt's own.
 
         Args:
             logits_V: Logits `[V]` after everything that the row holds.
@@ -57,9 +94,41 @@ class ActiveRequest:
         Raises:
             ConfigError: The logits are not finite numbers.
         """
+        if self._feeds_prompt and self.past < len(self.request.prompt_ids):
+            self.last_token = self.request.prompt_ids[self.past]
+            self._score(logits_V, self.last_token)
+            return None
+        if not self.request.max_new_tokens:
+            self.first_token_at = time.perf_counter()
+            return RequestEvent(
+                text=self.request.echo or "", logprobs=self._of_prompt(), finish_reason="length"
+            )
         piece = self._continuation.take(logits_V)
         if not self.new_tokens:
             self.first_token_at = time.perf_counter()
         self.new_tokens += 1
         self.last_token = piece.token
-        return RequestEvent(text=piece.text, new_tokens=1, finish_reason=piece.finish_reason)
+        return self._event(piece)
+
+    def _of_prompt(self) -> tuple[TokenLogprob, ...]:
+        return tuple(self._prompt_logprobs) if self.request.scores_prompt else ()
+
+    def _score(self, logits_V: Float32Array, token: int) -> None:
+        require_usable_logits(logits_V)
+        top = self.request.logprobs or 0
+        self._prompt_logprobs.append(token_logprob(logits_V, token, top, self._vocab_size))
+
+    def _event(self, piece: Piece) -> RequestEvent:
+        """What the client gets for a token; the first one brings what was asked of the prompt."""
+        is_first = self.new_tokens == 1
+        echo = self.request.echo if is_first else None
+        logprobs = self._of_prompt() if is_first else ()
+        thought, self._thinking_tokens = self._thinking_tokens, self._continuation.thinking_tokens
+        return RequestEvent(
+            text=f"{echo or ''}{piece.text}",
+            thinking=piece.thinking,
+            new_tokens=1,
+            thinking_tokens=self._thinking_tokens - thought,
+            logprobs=(*logprobs, *([piece.logprob] if piece.logprob else [])),
+            finish_reason=piece.finish_reason,
+        )

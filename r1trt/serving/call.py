@@ -9,12 +9,13 @@ from typing import Any
 
 from r1trt.errors import ConfigError
 from r1trt.runtime.sampling_defaults import SamplingDefaults
-from r1trt.serving.fields import DEFAULT_MAX_TOKENS
+from r1trt.serving.fields import ALL_THERE_IS_ROOM_FOR, DEFAULT_MAX_TOKENS, PROMPTS, TOO_LONG
 from r1trt.serving.request import GenerationRequest, RequestError
 from r1trt.strict_json import depth_exceeds
 from r1trt.tokenizer.chat_template import Message
 from r1trt.tokenizer.messages import messages_from_json
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
+from r1trt.tokenizer.tools import Tool, tools_from_json
 
 # Far more than a token stands for on average: what is longer cannot fit, and is not worth finding out.
 LEAST_PROMPT_BYTES, BYTES_OF_TOKEN = 1 << 16, 64
@@ -60,17 +61,18 @@ def call_from_values(
         if values.get(name, 0.0) != 0.0:
             raise RequestError(f"{name} is not supported.", found=values[name], expected=0)
     prompt_ids = _prompt_ids(values, tokenizer, most_prompt_bytes(capacity))
-    room = max(capacity - len(prompt_ids) + 1, 1)
     try:
         request = GenerationRequest(
             prompt_ids=tuple(prompt_ids),
-            max_new_tokens=values.get("max_tokens", min(DEFAULT_MAX_TOKENS, room)),
+            max_new_tokens=_max_new_tokens(values, capacity - len(prompt_ids) + 1),
             sampling=(defaults or SamplingDefaults()).config(
                 **{name: values.get(name) for name in ("temperature", "top_k", "top_p", "seed")}
             ),
             # Clients of other servers send an empty text for none.
             stop=tuple(filter(None, values.get("stop_words", ()))),
             thinking=values.get("thinking", "show"),
+            logprobs=values.get("logprobs"),
+            echo=_echo(values, tokenizer, prompt_ids),
         )
     except ConfigError as error:
         raise _request_error(error) from error
@@ -88,10 +90,13 @@ def most_prompt_bytes(capacity: int) -> int:
 
 
 def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer, most_bytes: int) -> list[int]:
-    if ("text_input" in values) == ("messages" in values):
-        raise RequestError(
-            "Give either text_input or messages.", found="both" if "messages" in values else "neither"
-        )
+    given = [name for name in PROMPTS if name in values]
+    if len(given) != 1:
+        raise RequestError(f"Give one of {', '.join(PROMPTS)}.", found=" and ".join(given) or "none of them")
+    if "tools" in values and "messages" not in values:
+        raise RequestError("tools are for messages alone.", found=given[0])
+    if "input_ids" in values:
+        return list(values["input_ids"])
     if "messages" not in values:
         text = values["text_input"]
         if not text:
@@ -100,20 +105,41 @@ def _prompt_ids(values: Mapping[str, Any], tokenizer: TextTokenizer, most_bytes:
         if not values.get("chat", False):
             return tokenizer.encode(text)
         return _chat_ids([{"role": "user", "content": text}], tokenizer)
-    _require_text("messages", values["messages"], most_bytes)
     try:
-        messages = json.loads(values["messages"])
-    except (ValueError, RecursionError) as error:
-        raise RequestError("messages is not JSON.", found=error) from error
-    try:
-        conversation = messages_from_json(messages)
+        conversation = messages_from_json(_json_of("messages", values["messages"], most_bytes))
+        tools = tools_from_json(_json_of("tools", values.get("tools", "[]"), most_bytes))
     except ConfigError as error:
         raise RequestError(error.message, **error.details) from error
-    if depth_exceeds(messages, MOST_DEPTH):
-        raise RequestError("messages is nested too deep.", expected=f"at most {MOST_DEPTH} levels")
+    return _chat_ids(conversation, tokenizer, tools)
+
+
+def _max_new_tokens(values: Mapping[str, Any], room: int) -> int:
+    room = max(room, 1)
+    given: int = values.get("max_tokens", min(DEFAULT_MAX_TOKENS, room))
+    return room if given == ALL_THERE_IS_ROOM_FOR else given
+
+
+def _echo(values: Mapping[str, Any], tokenizer: TextTokenizer, prompt_ids: Sequence[int]) -> str | None:
+    """The prompt as it is given out: as it was given, where that was a text."""
+    if values.get("exclude_input_in_output", True):
+        return None
+    if "text_input" in values and not values.get("chat", False):
+        return str(values["text_input"])
+    return tokenizer.decode(prompt_ids, skip_special_tokens=False)
+
+
+def _json_of(name: str, text: str, most_bytes: int) -> Any:
+    """Parses a value that is JSON, as a template may be given it."""
+    _require_text(name, text, most_bytes)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{name} is not JSON.", found=error) from error
+    if depth_exceeds(value, MOST_DEPTH):
+        raise RequestError(f"{name} is nested too deep.", expected=f"at most {MOST_DEPTH} levels")
     # JSON may spell half of a surrogate pair.
-    _bytes_of("messages", json.dumps(messages, ensure_ascii=False))
-    return _chat_ids(conversation, tokenizer)
+    _bytes_of(name, json.dumps(value, ensure_ascii=False))
+    return value
 
 
 def _require_text(name: str, text: str, most_bytes: int) -> None:
@@ -121,7 +147,7 @@ def _require_text(name: str, text: str, most_bytes: int) -> None:
     size = _bytes_of(name, text)
     if size > most_bytes:
         raise RequestError(
-            f"{name} is too long for the engine's cache.",
+            f"{name} is {TOO_LONG}'s cache.",
             found=f"{size} bytes",
             expected=f"at most {most_bytes} bytes",
         )
@@ -138,9 +164,9 @@ def _bytes_of(name: str, text: str) -> int:
         ) from error
 
 
-def _chat_ids(messages: Sequence[Message], tokenizer: TextTokenizer) -> list[int]:
+def _chat_ids(messages: Sequence[Message], tokenizer: TextTokenizer, tools: Sequence[Tool] = ()) -> list[int]:
     try:
-        return tokenizer.encode_chat(messages)
+        return tokenizer.encode_chat(messages, tools=tools)
     except ConfigError as error:
         raise _request_error(error) from error
 

@@ -5,6 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_MAX_TOKENS = 256
+ALL_THERE_IS_ROOM_FOR = -1
+"""As `max_tokens`."""
+
+TOO_LONG = "too long for the engine"
+"""In messages of what can never fit the cache."""
+
+QUEUE_FULL, STOPPING = "The queue is full.", "The server is stopping."
+"""How messages begin that say: ask again later."""
+
+FAILED = "The model failed."
+"""How messages begin that are not the request's fault; Triton's HTTP and its streams have no other status."""
+
+PROMPTS = ("text_input", "messages", "input_ids")
+"""Fields that a prompt stands in: one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +46,17 @@ REQUEST_FIELDS = (
         description='a conversation in the place of text_input: JSON, `[{"role": ..., "content": ...}, ...]`',
     ),
     Field(
+        name="input_ids",
+        dtype="INT64",
+        is_list=True,
+        description="the prompt's tokens, in the place of text_input",
+    ),
+    Field(
+        name="tools",
+        dtype="STRING",
+        description="tools that messages may call, for the model's chat template: JSON, a list of objects",
+    ),
+    Field(
         name="chat",
         dtype="BOOL",
         description="put the model's chat template around text_input, a message of the user; default false",
@@ -39,7 +64,8 @@ REQUEST_FIELDS = (
     Field(
         name="max_tokens",
         dtype="INT32",
-        description=f"stop after this many; default {DEFAULT_MAX_TOKENS}, or what the cache has room for",
+        description=f"stop after this many; default {DEFAULT_MAX_TOKENS}, or what the cache has room for;"
+        " -1: all of that",
     ),
     Field(
         name="stream",
@@ -72,7 +98,17 @@ REQUEST_FIELDS = (
         name="thinking",
         dtype="STRING",
         description="what is between <think> and </think>: `show` it with the answer, `hide` it,"
-        " or send it `only`; default show",
+        " send it `only`, or `split`: beside the answer, as thinking_output; default show",
+    ),
+    Field(
+        name="logprobs",
+        dtype="INT32",
+        description="say how likely each token was, and this many of the most likely ones",
+    ),
+    Field(
+        name="exclude_input_in_output",
+        dtype="BOOL",
+        description="false: give the prompt out too, with logprobs its tokens' as well; default true",
     ),
     Field(name="return_num_input_tokens", dtype="BOOL", description="default true"),
     Field(name="return_num_output_tokens", dtype="BOOL", description="default true"),
@@ -89,4 +125,17 @@ RESPONSE_FIELDS = (
     ),
     Field(name="num_input_tokens", dtype="UINT32", description="tokens of the prompt, template included"),
     Field(name="num_output_tokens", dtype="UINT32", description="tokens generated since the response before"),
+    Field(
+        name="thinking_output", dtype="STRING", description="new text of the thinking, where that is split"
+    ),
+    Field(
+        name="num_thinking_tokens",
+        dtype="UINT32",
+        description="tokens known by now to have gone into thinking, and not before, where that is split",
+    ),
+    Field(
+        name="token_logprobs",
+        dtype="STRING",
+        description="how likely the tokens were since the response before, where that was asked for: JSON",
+    ),
 )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from r1trt.errors import R1TrtError
 from r1trt.runtime.continuation import FinishReason
+from r1trt.runtime.logprobs import TokenLogprob
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.tokenizer.thinking import ThinkingMode, check_thinking_mode
 
-QUEUE_FULL = "The queue is full."
 MAX_STOP_TEXTS, MAX_STOP_CHARACTERS = 16, 1000
+MAX_LOGPROBS = 20
 
 
 class RequestError(R1TrtError):
@@ -32,10 +33,13 @@ class GenerationRequest:
 
     Attributes:
         prompt_ids: The prompt's tokens.
-        max_new_tokens: Stop after this many.
+        max_new_tokens: Stop after this many; 0 where the prompt alone is given out.
         sampling: How tokens are chosen; its seed alone decides the random numbers.
         stop: Texts that end the generation; they are not given out.
         thinking: Whether the text given out has the model's thinking.
+        logprobs: Say how likely each token is, and so many of the most likely ones; None does not.
+        echo: The prompt's text, where it is given out in front of the answer; its tokens are then among those
+            that `logprobs` speaks of.
     """
 
     prompt_ids: tuple[int, ...]
@@ -43,14 +47,20 @@ class GenerationRequest:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     stop: tuple[str, ...] = ()
     thinking: ThinkingMode = "show"
+    logprobs: int | None = None
+    echo: str | None = None
 
     def __post_init__(self) -> None:
         """Raises RequestError, or ConfigError from the runtime's own checks, for a value out of range."""
         check_thinking_mode(self.thinking)
         if not self.prompt_ids:
             raise RequestError("The prompt is empty.", expected="at least one token")
-        if self.max_new_tokens < 1:
+        if self.max_new_tokens < (self.echo is None):
             raise RequestError("max_tokens is too small.", found=self.max_new_tokens, expected="1 or more")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise RequestError(
+                "logprobs is out of range.", found=self.logprobs, expected=f"0 to {MAX_LOGPROBS}"
+            )
         if not all(self.stop):
             raise RequestError("A stop text is empty.", found=list(self.stop))
         if len(self.stop) > MAX_STOP_TEXTS:
@@ -65,10 +75,15 @@ class GenerationRequest:
             )
 
     @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's own tokens are asked about."""
+        return self.echo is not None and self.logprobs is not None
+
+    @property
     def budget(self) -> int:
         """Most tokens that the request can hold in the cache."""
         # The last token is given out without entering the cache.
-        return len(self.prompt_ids) + self.max_new_tokens - 1
+        return len(self.prompt_ids) + max(self.max_new_tokens, 1) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +92,39 @@ class RequestEvent:
 
     Attributes:
         text: New text, whole characters; may be empty.
+        thinking: New text of the thinking, where that is given out beside the answer.
         new_tokens: Tokens since the message before.
+        thinking_tokens: Tokens that are known by now to have gone into thinking, and were not before.
+        logprobs: How likely tokens were, in order, where that was asked for.
         finish_reason: "eos", "stop" (a stop text), "length" (max_new_tokens); None while it goes on.
         error: Why the request ended without a result.
     """
 
     text: str = ""
+    thinking: str = ""
     new_tokens: int = 0
+    thinking_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     error: R1TrtError | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """There is something to tell besides counts."""
+        return bool(self.text or self.thinking or self.logprobs)
+
+    @classmethod
+    def of_all(cls, events: Sequence[RequestEvent]) -> RequestEvent:
+        """Messages that follow each other, one or more, as one."""
+        return cls(
+            text="".join(event.text for event in events),
+            thinking="".join(event.thinking for event in events),
+            new_tokens=sum(event.new_tokens for event in events),
+            thinking_tokens=sum(event.thinking_tokens for event in events),
+            logprobs=tuple(token for event in events for token in event.logprobs),
+            finish_reason=events[-1].finish_reason,
+            error=events[-1].error,
+        )
 
     @property
     def is_final(self) -> bool:

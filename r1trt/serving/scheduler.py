@@ -21,8 +21,8 @@ from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_
 from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
 from r1trt.serving.config import SchedulerConfig
+from r1trt.serving.fields import QUEUE_FULL, TOO_LONG
 from r1trt.serving.request import (
-    QUEUE_FULL,
     CancelledError,
     Client,
     GenerationRequest,
@@ -74,7 +74,9 @@ class Scheduler:
             QueueFullError: Too many requests wait.
         """
         self._check(request)
-        self._arrived.append(ActiveRequest(request, client, self._tokenizer))
+        only_last = self._session.limits.last_token_logits
+        active = ActiveRequest(request, client, self._tokenizer, last_token_logits=only_last)
+        self._arrived.append(active)
 
     def step(self) -> bool:
         """Admits requests and calls the model once.
@@ -111,7 +113,7 @@ class Scheduler:
         prompt, new = len(request.prompt_ids), request.max_new_tokens
         if request.budget > min(self._capacity, self._budget):
             raise RequestError(
-                "The request is too long for the engine.",
+                f"The request is {TOO_LONG}.",
                 found=f"{prompt} prompt tokens + {new} max_tokens",
                 expected=f"at most {min(self._capacity, self._budget) + 1} in total",
                 fix="shorten the prompt, or ask for fewer tokens",
@@ -155,17 +157,14 @@ class Scheduler:
         for row, active in enumerate(group):
             piece = active.request.prompt_ids[active.past : active.past + int(seq_len_B[row])]
             input_ids_BS[row, : len(piece)] = piece
-        logits_BV = self._call(group, input_ids_BS, seq_len_B, past_len_B)
-        if logits_BV is None:
+        logits = self._call(group, input_ids_BS, seq_len_B, past_len_B)
+        if logits is None:
             return
         self._metrics.add(m.PREFILL_STEPS)
         self._metrics.add(m.PROMPT_TOKENS, int(seq_len_B.sum()))
+        logits_BV = last_token_logits(logits, seq_len_B)
         for row, active in enumerate(group):
-            active.past += int(seq_len_B[row])
-            if active.unread:
-                self._table.defer(active)
-            else:
-                self._take(active, logits_BV[row])
+            self._advance(active, int(seq_len_B[row]), logits[row], logits_BV[row])
 
     def _decode(self, decoding: Sequence[ActiveRequest]) -> None:
         first, last = decoding[0].row, decoding[-1].row
@@ -176,10 +175,11 @@ class Scheduler:
         for active in decoding:
             input_ids_BS[active.row - first] = active.last_token
             seq_len_B[active.row - first] = 1
-        logits_BV = self._call(decoding, input_ids_BS, seq_len_B, past_len_B)
-        if logits_BV is None:
+        logits = self._call(decoding, input_ids_BS, seq_len_B, past_len_B)
+        if logits is None:
             return
         self._metrics.add(m.DECODE_STEPS)
+        logits_BV = last_token_logits(logits, seq_len_B)
         for active in decoding:
             active.past += 1
             self._take(active, logits_BV[active.row - first])
@@ -193,22 +193,36 @@ class Scheduler:
     ) -> Float32Array | None:
         """One call of the model; what it raises ends the requests in it, and no others."""
         try:
-            logits = self._session.step(input_ids_BS, seq_len_B, past_len_B, requests[0].row)
-            return last_token_logits(logits, seq_len_B)
+            return self._session.step(input_ids_BS, seq_len_B, past_len_B, requests[0].row)
         except R1TrtError as error:
             for active in requests:
                 self._fail(active, error)
             return None
 
+    def _advance(
+        self, active: ActiveRequest, tokens: int, logits_SV: Float32Array, logits_V: Float32Array
+    ) -> None:
+        """Enters what a call has read of a prompt; its end brings the first token."""
+        try:
+            active.read(tokens, logits_SV)
+        except R1TrtError as error:
+            self._fail_for_logits(active, error)
+            return
+        if active.unread:
+            self._table.defer(active)
+        else:
+            self._take(active, logits_V)
+
     def _take(self, active: ActiveRequest, logits_V: Float32Array) -> None:
         try:
             event = active.take(logits_V)
         except R1TrtError as error:
-            # What made the logits NaN may stay in the row and would spoil its next request.
-            self._session.clear(active.row)
-            self._fail(active, error)
+            self._fail_for_logits(active, error)
             return
-        self._metrics.add(m.NEW_TOKENS)
+        if event is None:
+            self._metrics.add(m.PROMPT_TOKENS)
+            return
+        self._metrics.add(m.NEW_TOKENS, event.new_tokens)
         if active.new_tokens == 1:
             self._metrics.observe(m.FIRST_TOKEN_SECONDS, active.first_token_at - active.submitted_at)
         if event.is_final:
@@ -218,6 +232,11 @@ class Scheduler:
                 decoding = time.perf_counter() - active.first_token_at
                 self._metrics.observe(m.TOKEN_SECONDS, decoding / (active.new_tokens - 1))
         self._send(active, event)
+
+    def _fail_for_logits(self, active: ActiveRequest, error: R1TrtError) -> None:
+        # What made the logits NaN may stay in the row and would spoil its next request.
+        self._session.clear(active.row)
+        self._fail(active, error)
 
     def _fail(self, active: ActiveRequest, error: R1TrtError) -> None:
         self._table.remove(active)

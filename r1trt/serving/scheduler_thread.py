@@ -6,6 +6,7 @@ import threading
 import traceback
 
 from r1trt.errors import R1TrtError
+from r1trt.serving.fields import STOPPING
 from r1trt.serving.request import CancelledError, Client, GenerationRequest
 from r1trt.serving.scheduler import Scheduler
 
@@ -51,7 +52,7 @@ class SchedulerThread:
         self._thread.join()
 
     def _run(self) -> None:
-        ended: R1TrtError = CancelledError("The server is stopping.", fix="send the request again later")
+        ended: R1TrtError = CancelledError(STOPPING, fix="send the request again later")
         try:
             self._step_until_stopped()
         except Exception as error:  # a defect, whichever it is: clients that wait must not wait forever

@@ -11,6 +11,7 @@ from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.files import TEMPLATE_BYTES, is_there, text_of_file
 from r1trt.tokenizer.limited_process import ForeignError, LimitedProcess, Limits
+from r1trt.tokenizer.tools import Tool, messages_for_template, require_tools_in
 
 Message = Mapping[str, Any]
 
@@ -30,7 +31,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, *, where: Path, limits: Limits | None = None) -> None:
-        self._where = where
+        self._where, self._source = where, source
         try:
             data = source.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -65,24 +66,28 @@ class ChatTemplate:
         *,
         special_tokens: Mapping[str, str],
         add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
     ) -> str:
         """Renders messages.
 
         Args:
             messages: `{"role": ..., "content": ...}` each.
             special_tokens: For instance `bos_token`, by the names of `tokenizer_config.json`.
+            tools: What the model may call.
             add_generation_prompt: End with what opens the assistant's turn.
 
         Raises:
             CheckpointError: The template is not valid Jinja.
-            ConfigError: It refuses the messages, or takes more time or memory than it may.
+            ConfigError: It refuses the messages, takes no tools, or takes more time or memory than it may.
         """
         self.require_valid()
+        if tools:
+            require_tools_in(self._source)
         names = {
-            "tools": None,
+            "tools": [dict(tool) for tool in tools] or None,
             "documents": None,
             **special_tokens,
-            "messages": [dict(message) for message in messages],
+            "messages": messages_for_template(messages, self._source),
             "add_generation_prompt": add_generation_prompt,
         }
         try:

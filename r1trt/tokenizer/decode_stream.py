@@ -17,10 +17,11 @@ import tokenizers
 
 TextOfTokens = Callable[[Sequence[str]], str]
 
-# In front of tokens that are not the first: takes what a decoder does to the first one upon itself.
-_SOMETHING = "a"
+SOMETHING = "a"
+"""In front of tokens that are not the first: takes what a decoder does to the first one upon itself."""
+
 _STEPS_OF_TOKENS = ("Replace", "Strip", "Metaspace", "WordPiece")
-_BYTE_TOKEN = re.compile("<0x..>")
+_BYTE_TOKEN = re.compile("<0x(..)>")
 
 
 class DecodeStream(Protocol):
@@ -45,7 +46,7 @@ def stream_of_decoder(state: bytes | None, text_of: TextOfTokens) -> DecodeStrea
         return ByteLevelStream()
     if not _may_be_cut(steps):
         return WholeStream(text_of)
-    return SegmentStream(text_of, _replacements_before_bytes(steps))
+    return SegmentStream(text_of, replacements_before_bytes(steps))
 
 
 def text_of_tokens(tokenizer: tokenizers.Tokenizer, tokens: Sequence[str]) -> str:
@@ -71,7 +72,7 @@ class ByteLevelStream:
 
     def push(self, token: str) -> str:
         """See DecodeStream."""
-        return self._decoder.decode(_bytes_of(token))
+        return self._decoder.decode(bytes_of_level_token(token))
 
     def finish(self) -> str:
         """See DecodeStream."""
@@ -92,7 +93,7 @@ class SegmentStream:
         self._text_of, self._replacements = text_of, replacements
         self._segment: list[str] = []
         self._has_begun = False
-        self._skipped = len(text_of([_SOMETHING]))
+        self._skipped = len(text_of([SOMETHING]))
 
     def push(self, token: str) -> str:
         """See DecodeStream."""
@@ -104,13 +105,11 @@ class SegmentStream:
         return self._cut() if self._segment else ""
 
     def _is_byte(self, token: str) -> bool:
-        for old, new in self._replacements:
-            token = token.replace(old, new)
-        return _BYTE_TOKEN.fullmatch(token) is not None
+        return spelled_byte(token, self._replacements) is not None
 
     def _cut(self) -> str:
         if self._has_begun:
-            text = self._text_of([_SOMETHING, *self._segment])[self._skipped :]
+            text = self._text_of([SOMETHING, *self._segment])[self._skipped :]
         else:
             text = self._text_of(self._segment)
             # White space is stripped from the whole text: until there is any, more of it may come.
@@ -144,6 +143,19 @@ class WholeStream:
         return text
 
 
+def spelled_byte(token: str, replacements: Sequence[tuple[str, str]]) -> str | None:
+    """What stands for the byte in a token of byte fallback, two characters; None for any other token.
+
+    Args:
+        token: As the vocabulary spells it.
+        replacements: What the decoder replaces in a token before it looks whether that is a byte.
+    """
+    for old, new in replacements:
+        token = token.replace(old, new)
+    found = _BYTE_TOKEN.fullmatch(token)
+    return found[1] if found else None
+
+
 def _may_be_cut(steps: Sequence[Mapping[str, Any]]) -> bool:
     """Whether text is certain behind a token that is no byte."""
     is_joined = False
@@ -170,10 +182,11 @@ def _sees_no_seam(step: Mapping[str, Any]) -> bool:
     return step["type"] == "Strip" and step["stop"] == 0 and str(step["content"]).isspace()
 
 
-def _replacements_before_bytes(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def replacements_before_bytes(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What a decoder replaces in a token before it looks whether that is a byte."""
     kinds = [step["type"] for step in steps]
     before = steps[: kinds.index("ByteFallback")] if "ByteFallback" in kinds else []
-    return [(step["pattern"]["String"], step["content"]) for step in before]
+    return [(step["pattern"]["String"], step["content"]) for step in before if _is_text_replacement(step)]
 
 
 def _byte_characters() -> dict[str, int]:
@@ -186,7 +199,7 @@ def _byte_characters() -> dict[str, int]:
 _BYTES = _byte_characters()
 
 
-def _bytes_of(token: str) -> bytes:
+def bytes_of_level_token(token: str) -> bytes:
     """A token's bytes; one with another character is text, as added tokens are."""
     found = [_BYTES.get(character) for character in token]
     known = [byte for byte in found if byte is not None]

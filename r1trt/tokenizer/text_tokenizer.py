@@ -18,6 +18,8 @@ from r1trt.tokenizer.decode_stream import DecodeStream, stream_of_decoder, text_
 from r1trt.tokenizer.library_errors import tokenizer_errors, without_stderr
 from r1trt.tokenizer.limited_process import LimitedProcess, Limits
 from r1trt.tokenizer.thinking import TAGS, opens_thinking
+from r1trt.tokenizer.token_bytes import token_bytes_of_decoder
+from r1trt.tokenizer.tools import Tool
 from r1trt.tokenizer.vetting import is_bounded
 
 # Enough for a tag that is spelled letter by letter, and the white space behind it.
@@ -57,6 +59,9 @@ class TextTokenizer:
         # Not the number of tokens: ids may have gaps. A model's vocabulary is often padded beyond.
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         added = tokenizer.get_added_tokens_decoder().items()
+        decoder = tokenizer.decoder
+        self._decoder_state = None if decoder is None else decoder.__getstate__()
+        self._bytes_of = token_bytes_of_decoder(self._decoder_state, self._text_of)
         self._skipped = {index for index, token in added if token.special and token.content not in TAGS}
 
     @property
@@ -80,11 +85,14 @@ class TextTokenizer:
             (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
             return list(encoding.ids)
 
-    def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
-        """Renders messages and, by default, opens the assistant's turn.
+    def encode_chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, tools: Sequence[Tool] = ()
+    ) -> list[int]:
+        """Renders messages, and tools that the model may call; by default opens the assistant's turn.
 
         Raises:
-            ConfigError: The model has no chat template, or the template refuses the messages.
+            ConfigError: The model has no chat template, or the template refuses the messages, or takes no
+                tools.
         """
         template = self.require_chat_template()
         for value in (value for message in messages for value in message.values()):
@@ -92,7 +100,10 @@ class TextTokenizer:
                 _require_text(value)
         # The template writes the special tokens itself.
         text = template.render(
-            messages, special_tokens=self.special_tokens, add_generation_prompt=add_generation_prompt
+            messages,
+            special_tokens=self.special_tokens,
+            add_generation_prompt=add_generation_prompt,
+            tools=tools,
         )
         return self.encode(text, add_special_tokens=False)
 
@@ -139,9 +150,21 @@ class TextTokenizer:
 
     def stream(self) -> TextStream:
         """Starts to decode tokens one at a time."""
-        decoder = self._tokenizer.decoder
-        state = None if decoder is None else decoder.__getstate__()
-        return TextStream(self._tokenizer, stream_of_decoder(state, self._text_of), self._skipped)
+        stream = stream_of_decoder(self._decoder_state, self._text_of)
+        return TextStream(self._tokenizer, stream, self._skipped)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Returns what a token stands for within a text, in UTF-8; a part of a character for some tokens.
+
+        A special token stands for its name, a token that the vocabulary does not have for nothing.
+
+        Raises:
+            CheckpointError: The tokenizer fails at this token.
+        """
+        spelled = self._tokenizer.id_to_token(token)
+        if spelled is None or token in self._skipped:
+            return (spelled or "").encode()
+        return self._bytes_of(spelled)
 
     def _text_of(self, tokens: Sequence[str]) -> str:
         with tokenizer_errors("The tokenizer cannot write these tokens."):

@@ -13,8 +13,9 @@ TAGS = (OPEN, CLOSE)
 
 Kind = Literal["thinking", "answer", "tag"]
 
-ThinkingMode = Literal["show", "hide", "only"]
-"""Give out the text as the model writes it, tags included; the answer alone; or the thinking alone."""
+ThinkingMode = Literal["show", "hide", "only", "split"]
+"""Give out the text as the model writes it, tags included; the answer alone; the thinking alone; or the
+answer, and the thinking beside it."""
 
 THINKING_MODES: tuple[ThinkingMode, ...] = get_args(ThinkingMode)
 
@@ -102,6 +103,7 @@ class ThinkingView:
         self._is_behind_tag = is_inside
         self._undecided_tokens = 0
         self._touches_thinking = False
+        self._beside = ""
         self.thinking_tokens = 0
 
     def take_token(self, text: str, *, is_whole: bool = True) -> str:
@@ -126,6 +128,11 @@ class ThinkingView:
         self._count()
         return visible
 
+    def take_thinking(self) -> str:
+        """Returns the thinking that came since the last call, where the mode is `split`."""
+        beside, self._beside = self._beside, ""
+        return beside
+
     def _push(self, text: str) -> str:
         self._touches_thinking |= self._splitter.is_inside
         return self._visible(self._splitter.push(text))
@@ -134,8 +141,11 @@ class ThinkingView:
         self._touches_thinking |= any(part.kind != "answer" for part in parts)
         if self._mode == "show":
             return "".join(part.text for part in parts)
-        wanted = "answer" if self._mode == "hide" else "thinking"
-        return "".join(text for part in parts if (text := self._bare(part)) and part.kind == wanted)
+        wanted = "thinking" if self._mode == "only" else "answer"
+        bare = [(part.kind, self._bare(part)) for part in parts]
+        if self._mode == "split":
+            self._beside += "".join(text for kind, text in bare if kind == "thinking")
+        return "".join(text for kind, text in bare if kind == wanted)
 
     def _bare(self, part: Part) -> str:
         """A part's text without the white space behind a tag."""

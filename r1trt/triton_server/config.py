@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from r1trt.door.listening import LOOPBACK
 from r1trt.errors import UsageError
 from r1trt.lifetime.identity import ProcessIdentity
+from r1trt.openai.config import OpenAiConfig
 
-HOST = "127.0.0.1"
+HOST = LOOPBACK
 PREFIX = "r1trt_"
 """Of everything in shared memory."""
 
@@ -25,6 +27,7 @@ class ServerConfig:
         http_port: Of the front door, for the HTTP protocol.
         grpc_port: Of the front door, for the gRPC protocol.
         metrics_port: Of the front door, for Prometheus metrics.
+        openai: For OpenAI's clients; None where they are not served.
         arguments: Further arguments of the server.
     """
 
@@ -34,14 +37,15 @@ class ServerConfig:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    openai: OpenAiConfig | None = None
     arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ConfigError for ports that are not distinct."""
-        if len({self.http_port, self.grpc_port, self.metrics_port}) < 3:
-            raise UsageError(
-                "The ports have to differ.", found=f"{self.http_port}, {self.grpc_port}, {self.metrics_port}"
-            )
+        ports = [self.http_port, self.grpc_port, self.metrics_port]
+        ports += [] if self.openai is None else [self.openai.port]
+        if len(set(ports)) < len(ports):
+            raise UsageError("The ports have to differ.", found=", ".join(map(str, ports)))
 
     @property
     def shared_memory_prefix(self) -> str:

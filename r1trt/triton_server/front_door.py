@@ -10,22 +10,25 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from r1trt.errors import R1TrtError
+from r1trt.door.limits import DoorLimits
+from r1trt.door.listening import BACKLOG, listening_socket
+from r1trt.openai.config import OpenAiConfig
 from r1trt.triton_server.config import HOST, ServerConfig
-from r1trt.triton_server.door_limits import DoorLimits
 from r1trt.triton_server.grpc_door import GrpcDoor
 from r1trt.triton_server.http_door import HttpDoor, Streams
 
-_BACKLOG = 128
+if TYPE_CHECKING:
+    from r1trt.openai.server import OpenAiServer
 
-
-class PortError(R1TrtError):
-    """A port cannot be listened on."""
+_FIX = "choose others with --http-port, --grpc-port, --metrics-port and --openai-port"
 
 
 class FrontDoor:
-    """Listens for HTTP, gRPC and metrics on this machine's loopback interface; a context manager.
+    """Listens for HTTP, gRPC and metrics on this machine's loopback interface, and for OpenAI's clients.
+
+    A context manager.
 
     Args:
         config: The server's ports, and its directory of sockets.
@@ -47,15 +50,19 @@ class FrontDoor:
         with ExitStack() as stack:
             config = self._config
             ports = (config.http_port, config.grpc_port, config.metrics_port)
-            sockets = [stack.enter_context(_listening(port)) for port in ports]
+            sockets = [stack.enter_context(listening_socket(HOST, port, fix=_FIX)) for port in ports]
             # Through the descriptor, since a socket's path has at most 107 bytes.
             self._directory = os.open(config.sockets, os.O_PATH | os.O_DIRECTORY)
             stack.callback(os.close, self._directory)
+            openai = None if config.openai is None else self._openai(config.openai)
+            if config.openai is not None:
+                host, port = config.openai.host, config.openai.port
+                sockets.append(stack.enter_context(listening_socket(host, port, fix=_FIX)))
             # Last, since it is only closed by the thread that runs it.
             self._loop = asyncio.new_event_loop()
             started = threading.Event()
             thread = threading.Thread(
-                target=self._run, args=(sockets, started), name="front-door", daemon=True
+                target=self._run, args=(sockets, openai, started), name="front-door", daemon=True
             )
             thread.start()
             started.wait()
@@ -81,15 +88,27 @@ class FrontDoor:
         """From now on every request is answered with 503."""
         self.is_open = False
 
-    def _run(self, sockets: list[socket.socket], started: threading.Event) -> None:
+    def _openai(self, config: OpenAiConfig) -> OpenAiServer:
+        from r1trt.openai.server import OpenAiServer
+
+        address = f"unix:{self._path(self._config.grpc_socket)}"
+        return OpenAiServer(config, address, lambda: self.is_open)
+
+    def _run(
+        self, sockets: list[socket.socket], openai: OpenAiServer | None, started: threading.Event
+    ) -> None:
         asyncio.set_event_loop(self._loop)
         http = HttpDoor(self._opens(self._config.http_socket), self._limits)
         grpc = GrpcDoor(self._opens(self._config.grpc_socket), self._limits)
         metrics = HttpDoor(self._opens(self._config.metrics_socket), self._limits, _metrics_methods)
-        for serve, listening in zip((http.serve, grpc.serve, metrics.serve), sockets, strict=True):
-            self._loop.run_until_complete(asyncio.start_server(serve, sock=listening, backlog=_BACKLOG))
+        for serve, listening in zip((http.serve, grpc.serve, metrics.serve), sockets, strict=False):
+            self._loop.run_until_complete(asyncio.start_server(serve, sock=listening, backlog=BACKLOG))
+        if openai is not None:
+            self._loop.run_until_complete(openai.start(sockets[-1]))
         started.set()
         self._loop.run_forever()
+        if openai is not None:
+            self._loop.run_until_complete(openai.stop())
         # Connections that are open now are cut, and have nothing to say of it.
         self._loop.set_exception_handler(lambda loop, context: None)
         for task in asyncio.all_tasks(self._loop):
@@ -97,8 +116,11 @@ class FrontDoor:
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
+    def _path(self, name: str) -> Path:
+        return Path(f"/proc/self/fd/{self._directory}", name)
+
     def _opens(self, name: str) -> Callable[[], Awaitable[Streams]]:
-        path = Path(f"/proc/self/fd/{self._directory}", name)
+        path = self._path(name)
 
         async def opened() -> Streams:
             if not self.is_open:
@@ -110,20 +132,3 @@ class FrontDoor:
 
 def _metrics_methods(target: str) -> tuple[str, ...]:
     return ("GET",) if target == "/metrics" else ()
-
-
-def _listening(port: int) -> socket.socket:
-    listening = socket.socket()
-    # As servers do: a port that a closed connection still lingers on is free.
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((HOST, port))
-        listening.listen(_BACKLOG)
-    except OSError as error:
-        listening.close()
-        raise PortError(
-            f"Port {port} of this machine cannot be used.",
-            found=error.strerror,
-            fix="choose others with --http-port, --grpc-port and --metrics-port",
-        ) from error
-    return listening

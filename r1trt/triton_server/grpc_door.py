@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from r1trt.triton_server.door_limits import DoorLimits
+from r1trt.door.limits import DoorLimits
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

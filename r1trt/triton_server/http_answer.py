@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Awaitable, Callable
 
 import h11
 
-from r1trt.serving.request import QUEUE_FULL
-from r1trt.triton_server.door_errors import RefusedError
+from r1trt.door.errors import RefusedError
+from r1trt.door.model_errors import status_of_error
 
 HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
@@ -20,7 +19,6 @@ HOP_BY_HOP = {
 
 _CHUNK = 1 << 16
 _LONGEST_ERROR = 1 << 20
-_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 _RETRY_AFTER = (b"Retry-After", b"1")
 
 
@@ -29,7 +27,7 @@ async def hand_back(
 ) -> None:
     """Hands the server's answer to a request on.
 
-    Triton answers 400 to whatever a model refuses; a full queue becomes 503, which says: ask again.
+    Triton answers 400 whatever a model says; a full queue becomes 503, and a failure 500.
 
     Args:
         server: Where it comes from.
@@ -69,17 +67,16 @@ async def hand_back(
 async def _send_error(
     send: Callable[[h11.Event], Awaitable[None]], response: h11.Response, body: bytes
 ) -> None:
-    await send(_passed_on(response, 503 if _says_full(body) else 400))
+    await send(_passed_on(response, _status(body)))
     await send(h11.Data(data=body))
 
 
-def _says_full(body: bytes) -> bool:
-    """Whether an error is that of a full queue; a client's own text may stand further behind in others."""
+def _status(body: bytes) -> int:
     try:
         text = json.loads(body)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return False
-    return isinstance(text, str) and _REQUEST_ID.sub("", text).startswith(QUEUE_FULL)
+        return 400
+    return status_of_error(text) if isinstance(text, str) else 400
 
 
 async def _next(http: h11.Connection, server: asyncio.StreamReader) -> object:

@@ -13,16 +13,13 @@ from contextlib import suppress
 
 import h11
 
-from r1trt.triton_server.door_errors import ClientGoneError, RefusedError
-from r1trt.triton_server.door_limits import (
-    DoorLimits,
-    allowed_methods,
-    asks_for_text,
-    is_stream,
-    takes_no_body,
-)
+from r1trt.door.body import object_from_body
+from r1trt.door.errors import RefusedError
+from r1trt.door.limits import DoorLimits
+from r1trt.triton_server.door_errors import ClientGoneError
+from r1trt.triton_server.door_paths import allowed_methods, asks_for_text, is_stream, takes_no_body
 from r1trt.triton_server.http_answer import HOP_BY_HOP, hand_back
-from r1trt.triton_server.request_json import object_from_body, require_fields
+from r1trt.triton_server.request_json import require_fields
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

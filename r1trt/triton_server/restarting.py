@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import TracebackType
 
+from r1trt.door.limits import DoorLimits
 from r1trt.triton_server.config import ServerConfig
-from r1trt.triton_server.door_limits import DoorLimits
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.front_door import FrontDoor
 from r1trt.triton_server.process import ServerError, TritonServer

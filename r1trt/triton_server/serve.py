@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1trt.artifacts import BuildArtifact, ExportArtifact, RepositoryArtifact, read_artifact
 from r1trt.artifacts.build import BuildManifest
 from r1trt.artifacts.repository import ServedEngine, ServedModelDirectory
 from r1trt.cache import CACHE_VARIABLE, cache_directory
-from r1trt.errors import BuildError, ConfigError, UnavailableError
+from r1trt.door.limits import DoorLimits
+from r1trt.errors import BuildError, ConfigError, UnavailableError, UsageError
 from r1trt.lifetime.temporary import temporary_directory
+from r1trt.machine import allow_descriptors
+from r1trt.openai.config import OpenAiConfig, require_installed
 from r1trt.package.generation import write_generation_model
 from r1trt.package.limits import GenerationLimits
 from r1trt.package.model_check import require_model_name
 from r1trt.progress import Progress, ignore
 from r1trt.runtime.sampling_defaults import SamplingDefaults, sampling_defaults_from_dir
 from r1trt.triton_server.config import HOST, ServerConfig
-from r1trt.triton_server.door_limits import DoorLimits
 from r1trt.triton_server.environment import serving_environment
 from r1trt.triton_server.kept_log import kept_log
 from r1trt.triton_server.plain_path import require_plain_path
 from r1trt.triton_server.restarting import RestartingServer
+
+_DESCRIPTORS = 8192
+"""For the connections that the front door allows, and the server's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,9 @@ class ServeConfig:
         http_port: For the HTTP protocol.
         grpc_port: For the gRPC protocol.
         metrics_port: For Prometheus metrics.
+        openai_port: For OpenAI's clients; None does not serve them.
+        openai_host: Address that is listened on for them.
+        api_keys: One of which they have to send; none lets everybody in who reaches the address.
         limits: How requests share the model; None means the defaults. A repository has its own.
     """
 
@@ -44,7 +52,19 @@ class ServeConfig:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    openai_port: int | None = None
+    openai_host: str = HOST
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     limits: GenerationLimits | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for what is said of an interface that is not served."""
+        if self.openai_port is None and (self.openai_host != HOST or self.api_keys):
+            raise UsageError(
+                "OpenAI's interface is not served.",
+                found="--openai-host or --api-key-file",
+                fix="say where, with --openai-port",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +77,7 @@ class ServedModel:
         http: Address of the HTTP protocol.
         grpc: Address of the gRPC protocol.
         metrics: Address of the metrics.
+        openai: Address for OpenAI's clients; None where they are not served.
         sampling: How tokens are chosen where a request does not say.
     """
 
@@ -65,6 +86,7 @@ class ServedModel:
     http: str
     grpc: str
     metrics: str
+    openai: str | None
     sampling: SamplingDefaults
 
     @property
@@ -73,11 +95,15 @@ class ServedModel:
         url = f"http://{self.http}/v2/models/{self.name}"
         kind = "-H 'Content-Type: application/json'"
         question = '"text_input": "What is the capital of France?", "chat": true, "max_tokens": 64'
-        return [
+        examples = [
             f"curl -s {url}/generate {kind} -d '{{{question}}}'",
             f"curl -sN {url}/generate_stream {kind} -d '{{{question}, \"stream\": true}}'",
             f"curl -s http://{self.metrics}/metrics | grep ^r1trt_",
         ]
+        if self.openai is not None:
+            chat = f'"model": "{self.name}", "messages": [{{"role": "user", "content": "Hello"}}]'
+            examples.append(f"curl -s http://{self.openai}/v1/chat/completions {kind} -d '{{{chat}}}'")
+        return examples
 
 
 @contextmanager
@@ -104,11 +130,14 @@ def served_model(
         require_plain_path(directory, fix="set TMPDIR to a folder with another name")
         model = _model_directory(artifact, config, directory / "repository")
         sampling = sampling_defaults_from_dir(model.engine)
-        server_config = _server_config(config, model.path.parent, directory)
+        limits = DoorLimits.for_capacity(_capacity(artifact))
+        server_config = _server_config(config, model, directory, limits)
         # Last, since it may take minutes: everything that can be refused has been.
         environment = serving_environment(progress)
+        if server_config.openai is not None and server_config.openai.note is not None:
+            log(server_config.openai.note)
         progress("starting the server", 0, 0)
-        limits = DoorLimits.for_capacity(_capacity(artifact))
+        allow_descriptors(_DESCRIPTORS)
         with kept_log(server_config.log), RestartingServer(environment, server_config, limits, log) as server:
             yield ServedModel(
                 server=server,
@@ -116,6 +145,7 @@ def served_model(
                 http=f"{HOST}:{config.http_port}",
                 grpc=f"{HOST}:{config.grpc_port}",
                 metrics=f"{HOST}:{config.metrics_port}",
+                openai=None if server_config.openai is None else server_config.openai.address,
                 sampling=sampling,
             )
 
@@ -138,15 +168,31 @@ def _model_directory(
     return model
 
 
-def _server_config(config: ServeConfig, repository: Path, directory: Path) -> ServerConfig:
+def _server_config(
+    config: ServeConfig, model: ServedModelDirectory, directory: Path, limits: DoorLimits
+) -> ServerConfig:
     (directory / "sockets").mkdir()
     return ServerConfig(
-        repository=repository,
+        repository=model.path.parent,
         log=directory / "server.log",
         sockets=directory / "sockets",
         http_port=config.http_port,
         grpc_port=config.grpc_port,
         metrics_port=config.metrics_port,
+        openai=_openai_config(config, model.path.name, limits),
+    )
+
+
+def _openai_config(config: ServeConfig, model: str, limits: DoorLimits) -> OpenAiConfig | None:
+    if config.openai_port is None:
+        return None
+    require_installed()
+    return OpenAiConfig(
+        models=(model,),
+        port=config.openai_port,
+        host=config.openai_host,
+        keys=config.api_keys,
+        limits=limits,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import rel_entr, softmax
 
-from r1trt.evaluate.divergence import Reference, kl_of_log_probabilities, log_softmax
+from r1trt.evaluate.divergence import Reference, kl_of_log_probabilities
 from r1trt.evaluate.logits import LogitsComparison
+from r1trt.runtime.logprobs import log_softmax
 
 EXACT, TESTED = np.random.default_rng(0).normal(size=(2, 50, 300)).astype(np.float32) * 4
 WANT = rel_entr(*(softmax(logits.astype(np.float64), axis=1) for logits in (EXACT, TESTED))).sum(axis=1)

@@ -63,6 +63,7 @@ def test_inputs_are_those_of_tritons_openai_front_end() -> None:
         "top_p": "FP32", "temperature": "FP32", "seed": "UINT64",
         "frequency_penalty": "FP32", "presence_penalty": "FP32",
         "return_num_input_tokens": "BOOL", "return_num_output_tokens": "BOOL",
+        "exclude_input_in_output": "BOOL",
     }  # fmt: skip
     assert expected.items() <= names.items()
 
@@ -81,7 +82,7 @@ import sys, types
 sys.path.insert(0, sys.argv[1])
 sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
 import r1trt.frontends.triton.model, r1trt.runtime.onnxruntime_session, r1trt.runtime.tensorrt_session
-import r1trt.tokenizer.template_program, r1trt.tokenizer.tokenizer_program
+import r1trt.tokenizer.template_program, r1trt.tokenizer.tokenizer_program, r1trt.openai.__main__
 print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "r1trt"))
 """
 
@@ -97,7 +98,7 @@ def test_generation_model_brings_exactly_the_modules_that_it_imports(tmp_path: P
     assert copied == {python / "r1trt" / path for path in serving_modules()}
 
 
-@pytest.mark.parametrize("folder", ["serving", "frontends"])
+@pytest.mark.parametrize("folder", ["serving", "frontends", "door", "openai"])
 def test_generation_model_brings_whole_folders(folder: str) -> None:
     package = Path(r1trt.__file__).parent
     brought = [path for path in serving_modules() if path.parts[0] == folder]
@@ -265,6 +266,9 @@ def test_readme_and_programs_are_of_this_model(tmp_path: Path, changes: dict[str
     assert '-v "$PWD":/models:ro' in text and "/v2/models/other/ready" in text
     assert ("--gpus all" in text) == bool(changes)
     assert ("11.4.0.106" if changes else "1.32.0") in text
+    if cache:
+        assert "python3 -m r1trt.openai --model other --body-bytes 1048576" in text
+        assert "PYTHONPATH=/models/other/1/python" in text
     programs = re.findall(r"client_\w+\.\w+", text)
     assert programs
     for name in programs:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from r1trt.errors import R1TrtError
+from r1trt.runtime.logprobs import TokenLogprob
 from r1trt.runtime.sampling import Sampler
 from r1trt.runtime.session import (
     LOGITS,
@@ -36,6 +37,7 @@ class Answer:
 
     pieces: list[str] = field(default_factory=list)
     new_tokens: int = 0
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
     error: R1TrtError | None = None
     cancelled: bool = False
@@ -52,6 +54,7 @@ class Answer:
         assert not self.is_final, "a message after the last one"
         self.pieces.append(event.text)
         self.new_tokens += event.new_tokens
+        self.logprobs += event.logprobs
         self.finish_reason, self.error = event.finish_reason, event.error
 
     @property

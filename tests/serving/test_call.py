@@ -16,6 +16,8 @@ from r1trt.serving.request import RequestError
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 CAPACITY = 64
+QUESTION = b'[{"role": "user", "content": "a"}]'
+TOOLS = b'[{"type": "function", "function": {"name": "f"}}]'
 NUMPY_TYPES = {
     "STRING": np.object_, "BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32,
     "UINT64": np.uint64,
@@ -63,6 +65,25 @@ def test_the_models_own_sampling_holds_where_a_request_does_not_say(tokenizer: T
     assert made.request.sampling == SamplingConfig(top_k=3, top_p=0.95)
 
 
+def test_a_request_may_take_all_the_room_that_there_is(tokenizer: TextTokenizer) -> None:
+    for prompt in (b"a", b"Every function that there is"):
+        assert call(tokenizer, text_input=prompt, max_tokens=-1).request.budget == CAPACITY
+
+
+def test_a_prompt_may_be_tokens(tokenizer: TextTokenizer) -> None:
+    made = call(tokenizer, input_ids=[5, 7, 5], logprobs=[2], exclude_input_in_output=[False])
+    assert made.request.prompt_ids == (5, 7, 5) and made.request.scores_prompt
+    assert made.request.echo == tokenizer.decode([5, 7, 5], skip_special_tokens=False)
+
+
+def test_the_prompt_is_echoed_as_it_was_given(tokenizer: TextTokenizer) -> None:
+    text = "Every  function \U0001f999"
+    made = call(tokenizer, text_input=text.encode(), exclude_input_in_output=False)
+    assert made.request.echo == text and not made.request.scores_prompt
+    assert call(tokenizer, text_input=text.encode(), exclude_input_in_output=True).request.echo is None
+    assert call(tokenizer, text_input=text.encode(), logprobs=0).request.scores_prompt is False
+
+
 def test_chat_template_is_put_around_a_text_and_around_messages(tokenizer: TextTokenizer) -> None:
     messages = [{"role": "user", "content": "Every function"}]
     expected = tuple(tokenizer.encode_chat(messages))
@@ -73,12 +94,13 @@ def test_chat_template_is_put_around_a_text_and_around_messages(tokenizer: TextT
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "either text_input or messages"),
-        ({"text_input": b"a", "messages": b"[]"}, "either text_input or messages"),
+        ({}, r"one of text_input, messages, input_ids(.|\n)*none of them"),
+        ({"text_input": b"a", "messages": b"[]"}, r"one of(.|\n)*text_input and messages"),
+        ({"text_input": b"a", "input_ids": [1]}, r"one of(.|\n)*text_input and input_ids"),
         ({"text_input": b""}, "prompt is empty"),
         ({"text_input": b"\xff"}, "text_input is not UTF-8"),
         ({"text_input": b"a", "max_tokens": 0}, "max_tokens is too small"),
-        ({"text_input": b"a", "max_tokens": -1}, "max_tokens is too small"),
+        ({"text_input": b"a", "max_tokens": -2}, "max_tokens is too small"),
         ({"text_input": b"a", "max_tokens": [1, 2]}, "max_tokens has the wrong size"),
         ({"text_input": b"a", "temperature": -1.0}, "temperature is out of range"),
         ({"text_input": b"a", "temperature": float("nan")}, "temperature is out of range"),
@@ -87,6 +109,12 @@ def test_chat_template_is_put_around_a_text_and_around_messages(tokenizer: TextT
         ({"text_input": b"a", "stop_words": [b"x"] * 17}, "Too many stop texts"),
         ({"text_input": b"a", "thinking": b"loud"}, r"thinking has an unknown value(.|\n)*show, hide, only"),
         ({"text_input": b"a", "frequency_penalty": 0.5}, "frequency_penalty is not supported"),
+        ({"text_input": b"a", "logprobs": -1}, "logprobs is out of range"),
+        ({"text_input": b"a", "logprobs": 21}, "logprobs is out of range"),
+        ({"text_input": b"a", "tools": b"[]"}, "tools are for messages alone"),
+        ({"messages": QUESTION, "tools": b"{}"}, "tools is no list of tools"),
+        ({"messages": QUESTION, "tools": b"[{}]"}, r"This is no tool(.|\n)*tool 0"),
+        ({"messages": QUESTION, "tools": TOOLS}, "chat template takes no tools"),
         ({"messages": b"{"}, "messages is not JSON"),
         ({"messages": b"[" * 50_000}, "messages is not JSON"),
         ({"messages": b"[]"}, "messages is not a conversation"),

@@ -83,6 +83,14 @@ def view(pieces: list[str], mode: ThinkingMode, is_inside: bool) -> str:
     return "".join(map(shown.take_token, pieces)) + shown.finish()
 
 
+def split_view(pieces: list[str], is_inside: bool) -> tuple[str, str]:
+    """Answer and thinking, given out beside each other."""
+    shown = ThinkingView("split", is_inside=is_inside)
+    both = [(shown.take_token(piece), shown.take_thinking()) for piece in pieces]
+    both.append((shown.finish(), shown.take_thinking()))
+    return "".join(answer for answer, _ in both), "".join(thinking for _, thinking in both)
+
+
 def cut(text: str, generator: random.Random) -> list[str]:
     count = generator.randint(0, len(text))
     ends = sorted(generator.choices(range(len(text) + 1), k=count))
@@ -96,6 +104,7 @@ def test_thinking_and_answer(case: str) -> None:
         assert view(pieces, "only", is_inside) == thinking
         assert view(pieces, "hide", is_inside) == answer
         assert view(pieces, "show", is_inside) == text
+        assert split_view(pieces, is_inside) == (answer, thinking)
 
 
 @pytest.mark.parametrize("is_inside", [False, True])
@@ -110,6 +119,8 @@ def test_random_cuts_equal_the_whole_text(is_inside: bool) -> None:
         assert all(part.text for part in parts)
         for mode in THINKING_MODES:
             assert view(pieces, mode, is_inside) == view([text], mode, is_inside), (pieces, mode)
+        answer, thinking = view([text], "hide", is_inside), view([text], "only", is_inside)
+        assert split_view(pieces, is_inside) == (answer, thinking), pieces
 
 
 def test_text_is_held_back_no_longer_than_it_may_become_a_tag() -> None:

@@ -14,7 +14,8 @@ import tritonclient.grpc
 import tritonclient.utils
 from server_client import free_ports
 
-from r1trt.triton_server.door_limits import DoorLimits, allowed_methods
+from r1trt.door.limits import DoorLimits
+from r1trt.triton_server.door_paths import allowed_methods
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.grpc_door import MessageLengths, RefusedMessageError
 from r1trt.triton_server.process import is_ready

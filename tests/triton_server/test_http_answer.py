@@ -1,4 +1,4 @@
-"""Which of the server's errors is that of a full queue."""
+"""What the server's errors mean."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import json
 
 import pytest
 
-from r1trt.serving.request import QUEUE_FULL
-from r1trt.triton_server.http_answer import _says_full
+from r1trt.serving.fields import FAILED, QUEUE_FULL, STOPPING
+from r1trt.triton_server.http_answer import _status
 
 
 @pytest.mark.parametrize(
-    ("text", "full"),
+    ("text", "status"),
     [
-        (f"{QUEUE_FULL}\n  found: 2 requests waiting", True),
-        (f"[request id: 42] {QUEUE_FULL}", True),
-        (f"thinking has an unknown value.\n  found: {QUEUE_FULL}", False),
-        (f"[request id: {QUEUE_FULL}] text_input is empty", False),
+        (f"{QUEUE_FULL}\n  found: 2 requests waiting", 503),
+        (f"[request id: 42] {QUEUE_FULL}", 503),
+        (f"{STOPPING}\n  fix: send the request again later", 503),
+        (f"{FAILED}\nThe model's logits are not finite numbers.", 500),
+        (f"thinking has an unknown value.\n  found: {QUEUE_FULL}", 400),
+        (f"[request id: {QUEUE_FULL}] text_input is empty", 400),
     ],
 )
-def test_its_own_words_begin_it(text: str, full: bool) -> None:
-    assert _says_full(json.dumps({"error": text}).encode()) == full
+def test_its_own_words_begin_it(text: str, status: int) -> None:
+    assert _status(json.dumps({"error": text}).encode()) == status
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"error": 1}', QUEUE_FULL.encode(), b"[" * 100_000])
 def test_other_bodies_are_none(body: bytes) -> None:
-    assert not _says_full(body)
+    assert _status(body) == 400

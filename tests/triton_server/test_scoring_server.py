@@ -23,9 +23,9 @@ from small_engine import TENSORRT
 from tiny_checkpoints import write_llama
 
 from r1trt.artifacts.manifest import read_manifest, write_manifest
+from r1trt.door.limits import DoorLimits
 from r1trt.package.repository import TritonConfig, repository_from_engine
 from r1trt.triton_server.config import HOST, ServerConfig
-from r1trt.triton_server.door_limits import DoorLimits
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.restarting import RestartingServer
 

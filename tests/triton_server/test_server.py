@@ -22,13 +22,13 @@ import tritonclient.grpc
 from server_client import MODEL, events, free_ports, get, metric, post, stream, stream_all
 from serving.serving_cases import explain_difference, run_alone
 
+from r1trt.door.listening import PortError
 from r1trt.package.limits import GenerationLimits
 from r1trt.package.repository import TritonConfig, repository_from_engine
 from r1trt.serving.request import GenerationRequest
 from r1trt.serving.session import serving_session
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.triton_server.environment import ServingEnvironment
-from r1trt.triton_server.front_door import PortError
 from r1trt.triton_server.process import is_ready
 from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
 from r1trt.triton_server.shared_memory import SHARED_MEMORY

@@ -80,7 +80,7 @@ class TritonPythonModel:
         arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
         values = values_from_tensors(arrays, json.loads(request.parameters() or "{}"))
         call = call_from_values(values, self._tokenizer, self._capacity, self._defaults)
-        writer = ResponseWriter(sender, call)
+        writer = ResponseWriter(sender, call, self._tokenizer)
         self._thread.submit(call.request, Client(send=writer.send, is_cancelled=sender.is_cancelled))
 
 

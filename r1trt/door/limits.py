@@ -1,8 +1,7 @@
-"""What may pass to the server: sizes, times and paths."""
+"""Limits of what listens: sizes and times."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 _LEAST_BODY = 1 << 20
@@ -10,12 +9,6 @@ _BYTES_A_TOKEN, _LEAST_TEXT = 64, 1 << 16
 """As a request's prompt is bounded (`r1trt.serving.call`)."""
 _ESCAPED = 6
 """JSON writes a character as six: \\u0041."""
-
-_MODEL = r"/v2/models/[^/?]+(/versions/[^/?]+)?"
-_READ = re.compile(rf"/v2(/health/(live|ready)|/models/stats|{_MODEL[3:]}(/(ready|config|stats))?)?/?(\?.*)?")
-_ASK = re.compile(rf"{_MODEL}/(generate|generate_stream|infer)(\?.*)?")
-_TEXT = re.compile(rf"{_MODEL}/(generate|generate_stream)(\?.*)?")
-_INDEX = "/v2/repository/index"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,27 +36,3 @@ class DoorLimits:
         """Room for the longest prompt of a model with `capacity` tokens, every character of it escaped."""
         text = max(_LEAST_TEXT, _BYTES_A_TOKEN * capacity)
         return cls(body_bytes=max(_LEAST_BODY, _ESCAPED * text + _LEAST_TEXT))
-
-
-def allowed_methods(target: str) -> tuple[str, ...]:
-    """Methods that a path may be asked with; none for what changes the server, or is no path of it."""
-    if _ASK.fullmatch(target):
-        return ("POST",)
-    if _READ.fullmatch(target):
-        return ("GET", "HEAD")
-    return ("POST",) if target == _INDEX else ()
-
-
-def takes_no_body(target: str) -> bool:
-    """Whether a path that is asked with POST may be asked without a body."""
-    return target == _INDEX
-
-
-def asks_for_text(target: str) -> bool:
-    """Whether a path takes the fields of a request by name."""
-    return _TEXT.fullmatch(target) is not None
-
-
-def is_stream(target: str) -> bool:
-    """Whether a path that takes them sends text as it is generated."""
-    return target.partition("?")[0].endswith("/generate_stream")
