@@ -1,4 +1,4 @@
-"""What this machine has and allows: memory (its own, or a container's limit), processors, disk, open files."""
+"""What this machine has and allows: memory (its own, or a container's), processors, room on a disk, open files."""
 
 from __future__ import annotations
 
