@@ -1,14 +1,16 @@
-"""What this machine has and allows: memory (its own, or a container's), processors, room on a disk, open files."""
+"""What this machine has and allows: memory (its or a container's), processors, room on a disk, open files."""
 
 from __future__ import annotations
 
 import os
 import resource
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-MEMORY_INFO, PROCESSOR_INFO = Path("/proc/meminfo"), Path("/proc/cpuinfo")
+MEMORY_INFO, PROCESSOR_INFO, PROCESSOR_TIMES = map(Path, ("/proc/meminfo", "/proc/cpuinfo", "/proc/stat"))
+TICKS = os.sysconf("SC_CLK_TCK")
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -40,6 +42,51 @@ def memory_of_machine() -> Memory:
 def processors() -> int:
     """Processors that a process here may use."""
     return len(os.sched_getaffinity(0))
+
+
+def processes_below(pid: int) -> list[int]:
+    """A process and all its descendants that are running."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with suppress(OSError):  # a thread that ended meanwhile
+                found += map(int, children.read_text().split())
+    return found
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used, of all its threads, and of its children that ended."""
+    # The program's name, in brackets, may hold blanks.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / TICKS
+
+
+class OthersShare:
+    """Part of this machine's processor time that processes other than ours take, from its construction on.
+
+    What the host takes from a virtual machine counts as taken by others.
+    """
+
+    def __init__(self) -> None:
+        self._busy, self._total = _busy_and_total()
+        self._ours = _our_seconds()
+
+    def share(self) -> float:
+        """The part so far, 0 to 1."""
+        busy, total = _busy_and_total()
+        others = (busy - self._busy) - (_our_seconds() - self._ours)
+        return round(min(max(others / max(total - self._total, 1e-9), 0.0), 1.0), 3)
+
+
+def _busy_and_total() -> tuple[float, float]:
+    fields = PROCESSOR_TIMES.read_text().split("\n", 1)[0].split()[1:9]
+    seconds = [int(field) / TICKS for field in fields]
+    idle = seconds[3] + seconds[4]
+    return sum(seconds) - idle, sum(seconds)
+
+
+def _our_seconds() -> float:
+    return sum(processor_seconds(pid) for pid in processes_below(os.getpid()))
 
 
 def processor_name() -> str:

@@ -58,7 +58,7 @@ def _sums(profile: Profile, phase: PhaseProfile) -> Iterator[str]:
             slower = phase.measured.profiled_seconds / phase.measured.seconds - 1
             yield f"measured {_ms(phase.measured.seconds)} ms, {slower:+.0%} with the profiler"
     if "flops" in profile.metrics:
-        yield f"{flops_text(total.flops)}, {flops_text(total.reference_flops)} in PyTorch"
+        yield f"{flops_text(total.flops)}FLOP, {flops_text(total.reference_flops)}FLOP in PyTorch"
     if "memory" in profile.metrics:
         yield f"{size_text(total.cost.moved_bytes)} moved, {size_text(phase.peak_bytes)} at its peak"
 
@@ -81,7 +81,7 @@ def _columns(profile: Profile, phase: PhaseProfile) -> Iterator[Column]:
         yield from (
             ("FLOP", lambda row, _: flops_text(row.flops)),
             ("in PyTorch", lambda row, _: flops_text(row.reference_flops)),
-            ("FLOP/byte", lambda row, _: "-" if row.intensity is None else f"{row.intensity:.3g}"),
+            ("FLOP/byte", lambda row, _: _intensity(row)),
         )
     if "memory" in profile.metrics:
         yield from (
@@ -107,6 +107,12 @@ def _folded(rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
 
 def _figures(row: Row) -> tuple[object, ...]:
     return row.cost, row.seconds, row.weight_bytes, row.kv_bytes, row.live_bytes, row.reference_macs
+
+
+def _intensity(row: Row) -> str:
+    if row.intensity is None:
+        return "-"
+    return f"{row.intensity:.3g}" if row.intensity < 1000 else f"{row.intensity:.0f}"
 
 
 def _ms(seconds: float) -> float | int:

@@ -59,11 +59,13 @@ class Measured:
         backend: What ran, and its version.
         where: What it ran on.
         phases: By phase.
+        others_share: Share of the processors that other processes took meanwhile.
     """
 
     backend: str
     where: str
     phases: Mapping[Phase, MeasuredPhase]
+    others_share: float = 0.0
 
 
 def owners(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from r1trt.arch import BuildPrecision
@@ -13,6 +13,7 @@ from r1trt.config import GqaConfig, MoeConfig
 from r1trt.errors import UnavailableError, UsageError
 from r1trt.estimate.gpus import DEVICES, Device
 from r1trt.estimate.planned import PlannedModel
+from r1trt.machine import OthersShare
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.profile.breakdown import rows_of_phase, total_row
 from r1trt.profile.measured import Measured
@@ -24,6 +25,9 @@ from r1trt.profile.subject import Subject, subject_from_name
 from r1trt.profile.work import work_of_calls
 from r1trt.progress import Progress, ignore
 from r1trt.text import size_text
+
+_BUSY = 0.05
+"""Share of the processors from which on others disturb a measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +125,14 @@ def _measured(
         return None, ""
     if not build.manifest.is_finished:
         return None, "not measured: this build has no engine yet"
+    others = OthersShare()
     try:
-        return _measurement(build, planned.plan, requests, config, progress), ""
+        measured = _measurement(build, planned.plan, requests, config, progress)
     except UnavailableError as error:
         return None, f"not measured: {error.message}"
+    measured = replace(measured, others_share=others.share())
+    busy = f"other processes took {measured.others_share:.0%} of the processors: measured times are longer"
+    return measured, busy if measured.others_share > _BUSY else ""
 
 
 def _measurement(

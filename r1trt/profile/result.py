@@ -109,9 +109,7 @@ class Profile:
             "cache_tokens": self.cache_tokens,
             "breakdown": self.breakdown,
             "metrics": list(self.metrics),
-            "measured": None
-            if self.measured is None
-            else {"backend": self.measured.backend, "where": self.measured.where},
+            "measured": None if self.measured is None else _measured_json(self.measured),
             "notes": list(self.notes),
             "phases": [self._phase_json(phase) for phase in self.phases],
         }
@@ -145,6 +143,14 @@ def _device_json(device: Device) -> Mapping[str, Any]:
         "title": device.title,
         "bandwidth": device.reachable_bandwidth,
         "operations": {kind: device.rate(kind) for kind in device.operations},
+    }
+
+
+def _measured_json(measured: Measured) -> Mapping[str, Any]:
+    return {
+        "backend": measured.backend,
+        "where": measured.where,
+        "others_share": measured.others_share,
     }
 
 

@@ -111,7 +111,9 @@ def test_prompts_are_answered(tiny_engine: Path, tmp_path: Path) -> None:
     requests.write_text(json.dumps({"prompts": ["Every function writes", "a"], "new_tokens": 2}))
     found = profile_model(ProfileConfig(model=str(tiny_engine), input=requests, repeats=1))
     assert len(set(found.requests.prompt_tokens)) == 2 and found.measured is not None
-    assert "are no padding" in found.notes[0]
+    assert any("are no padding" in note for note in found.notes)
+    said = any("other processes took" in note for note in found.notes)
+    assert 0 <= found.measured.others_share <= 1 and said == (found.measured.others_share > 0.05)
 
 
 def test_a_build_for_scoring_reads_prompts_only(tmp_path: Path) -> None:
