@@ -47,6 +47,7 @@ ORDER = (
     "build",
     "evaluate",
     "search",
+    "prune",
     "validate",
     "serving",
     "frontends",
