@@ -25,6 +25,7 @@ from r1trt.cli.inspect import inspect
 from r1trt.cli.output import print_error
 from r1trt.cli.plugins import plugins
 from r1trt.cli.precision import precision
+from r1trt.cli.prune import prune
 from r1trt.cli.serve import serve
 from r1trt.cli.triton import triton
 from r1trt.cli.validate import validate
@@ -65,6 +66,7 @@ for _command in (
     triton,
     serve,
     precision,
+    prune,
     plugins,
     inspect,
     doctor,

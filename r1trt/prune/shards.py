@@ -5,7 +5,7 @@ Legend: E experts of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,7 @@ from r1trt.checkpoint.write import HeaderEntry, header_bytes
 from r1trt.errors import CheckpointError
 from r1trt.families.expert_tensors import ExpertTensor, expert_tensors
 from r1trt.progress import Progress, ignore
+from r1trt.text import runs
 
 Kept = Mapping[int, Sequence[int]]
 """The experts that stay, ascending, by layer."""
@@ -80,19 +81,12 @@ def _kept_tensor(ref: TensorRef, place: ExpertTensor | None, suffix: str, kept: 
     if place.expert is None:
         row = ref.length // ref.shape[0]
         shape = (len(experts), *ref.shape[1:])
-        ranges = tuple((first * row, stop * row) for first, stop in _runs(experts))
+        ranges = tuple((first * row, (last + 1) * row) for first, last in runs(experts))
         return KeptTensor(ref=ref, name=ref.name, shape=shape, ranges=ranges)
     if place.expert not in experts:
         return None
     name = place.name_of(experts.index(place.expert)) + suffix
     return KeptTensor(ref=ref, name=name, shape=ref.shape, ranges=whole)
-
-
-def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Neighbours among ascending numbers: the first, and the first behind them."""
-    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-        own = [number for _, number in run]
-        yield own[0], own[-1] + 1
 
 
 def write_weights(
