@@ -26,6 +26,7 @@ MAY = {
     "machine.py": "/proc and /sys of this machine",
     "package/documents.py": "templates of this package",
     "package/serving_code.py": "sources of this package",
+    "prune/page.py": "a template of this package",
     "search/page.py": "a template of this package",
     "validate/page.py": "a template of this package",
     "triton_server/environment.py": "a file of this package",

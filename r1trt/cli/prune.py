@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from r1trt.cli.options import ENGINES, CheckpointPath, Share, json_option, output_option, text_option
+from r1trt.calibrate.options import MIN_TOKENS
+from r1trt.cli.options import (
+    ENGINES,
+    CheckpointPath,
+    Command,
+    Share,
+    json_option,
+    output_option,
+    text_option,
+)
 from r1trt.cli.output import print_result, progress_reporter, table_lines
+from r1trt.prune.config import CRITERIA, HELDOUT_TOKENS, SCORED_TOKENS, PruneConfig
 
 if TYPE_CHECKING:
-    from r1trt.prune.config import PruneConfig
     from r1trt.prune.result import PruneResult
 
-CRITERIA = ("reap", "frequency", "random")
 PLACE = ENGINES / "checkpoints"
 EPILOG = """
 \b
@@ -23,6 +32,11 @@ Examples:
   r1trt prune DeepSeek-V3 --remove 25% --calibration mine.jsonl --dry-run
   r1trt prune DeepSeek-V3 --keep 192 --calibration mine.jsonl -o DeepSeek-V3-192
 """
+
+
+def _tokens_option(name: str, default: int, purpose: str) -> Callable[[Command], Command]:
+    least = click.IntRange(min=MIN_TOKENS)
+    return click.option(name, type=least, default=default, show_default=True, metavar="N", help=purpose)
 
 
 @click.command(epilog=EPILOG, short_help="Remove the experts that matter least on a text.")
@@ -40,15 +54,9 @@ Examples:
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of --criterion random; default: 0.")
 @text_option("--calibration", "Text to score experts on")
-@click.option(
-    "--calibration-tokens", type=click.IntRange(min=256), default=16384, show_default=True, metavar="N",
-    help="Tokens to score on, at most.",
-)  # fmt: skip
+@_tokens_option("--calibration-tokens", SCORED_TOKENS, "Tokens to score on, at most.")
 @text_option("--heldout", "Text that accuracy is measured on, before and after")
-@click.option(
-    "--heldout-tokens", type=click.IntRange(min=256), default=8192, show_default=True, metavar="N",
-    help="Tokens to measure accuracy on, at most.",
-)  # fmt: skip
+@_tokens_option("--heldout-tokens", HELDOUT_TOKENS, "Tokens to measure accuracy on, at most.")
 @click.option("--dry-run", is_flag=True, help="Score the experts, show the table, and write nothing.")
 @output_option(f"{PLACE}/NAME-pruned, NAME being the checkpoint's")
 @json_option
@@ -58,7 +66,6 @@ def prune(checkpoint: Path, output: Path | None, as_json: bool, **options: Any) 
     Every layer keeps as many experts, and every group of them too. The result is a checkpoint, with
     pruning.json and pruning.html beside its weights.
     """
-    from r1trt.prune.config import PruneConfig
     from r1trt.prune.prune import prune_checkpoint
 
     config = PruneConfig(

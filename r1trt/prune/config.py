@@ -12,6 +12,7 @@ from r1trt.errors import UsageError
 
 Criterion = Literal["reap", "frequency", "random"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+SCORED_TOKENS, HELDOUT_TOKENS = 16384, 8192
 WINDOW = 512
 """Most tokens that are read in one go, from an empty cache."""
 
@@ -42,9 +43,9 @@ class PruneConfig:
     criterion: Criterion = "reap"
     seed: int | None = None
     calibration: Path | None = None
-    calibration_tokens: int = 16384
+    calibration_tokens: int = SCORED_TOKENS
     heldout: Path | None = None
-    heldout_tokens: int = 8192
+    heldout_tokens: int = HELDOUT_TOKENS
     dry_run: bool = False
 
     def __post_init__(self) -> None:

@@ -36,6 +36,10 @@ OPTIONS = {
     ),
     "serve": "engine --http-port --grpc-port --metrics-port --model-name --rows --threads --json",
     "precision": "",
+    "prune": (
+        "checkpoint --keep --remove --criterion --seed --calibration --calibration-tokens --heldout"
+        " --heldout-tokens --dry-run --output -o --json"
+    ),
     "plugins": "",
     "inspect": "path --json",
     "doctor": "--json",
