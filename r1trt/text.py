@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 
 def listing(lines: Sequence[str], limit: int | None = 20) -> str:
@@ -16,6 +17,25 @@ def listing(lines: Sequence[str], limit: int | None = 20) -> str:
     if len(shown) < len(lines):
         shown.append(f"... and {len(lines) - len(shown)} more")
     return "\n    ".join(["", *shown])
+
+
+def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Neighbours among ascending numbers, each run by its first and its last."""
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        own = [number for _, number in run]
+        yield own[0], own[-1]
+
+
+def ranges_text(numbers: Sequence[int], limit: int) -> str:
+    """Ascending numbers, neighbours joined: `0, 3-5, 9`.
+
+    Args:
+        numbers: The numbers.
+        limit: Most runs that are shown; the rest is counted.
+    """
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in runs(numbers)]
+    more = f", and {len(texts) - limit} more ranges" if len(texts) > limit else ""
+    return f"{', '.join(texts[:limit])}{more}"
 
 
 def size_text(size: int) -> str:

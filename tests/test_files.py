@@ -27,6 +27,7 @@ MAY = {
     "package/documents.py": "templates of this package",
     "package/serving_code.py": "sources of this package",
     "profile/page.py": "a template of this package",
+    "prune/page.py": "a template of this package",
     "search/page.py": "a template of this package",
     "validate/page.py": "a template of this package",
     "triton_server/environment.py": "a file of this package",

@@ -48,6 +48,7 @@ ORDER = (
     "profile",
     "evaluate",
     "search",
+    "prune",
     "validate",
     "serving",
     "frontends",

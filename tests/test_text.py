@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from r1trt.text import count_text, duration_text, listing, size_text
+from r1trt.text import count_text, duration_text, listing, ranges_text, size_text
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,9 @@ def test_listings_end_somewhere(count: int, limit: int | None, last: str) -> Non
     shown = listing([f"line {index}" for index in range(count)], limit=limit).split("\n    ")
     assert shown[0] == "" and shown[-1] == last
     assert len(shown) == 1 + (count if limit is None else min(count, limit) + (count > limit))
+
+
+def test_ranges() -> None:
+    assert ranges_text([0, 3, 4, 5, 9], 9) == "0, 3-5, 9"
+    assert ranges_text([0, 2, 4], 2) == "0, 2, and 1 more ranges"
+    assert ranges_text([], 2) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,16 @@ class ModelDirectory:
 
     def copy_companions_to(self, directory: Path) -> None:
         """Copies them into another directory."""
-        for path in self.companions:
+        self.copy_files_to(directory, self.companions)
+
+    def copy_files_to(self, directory: Path, paths: Iterable[Path]) -> None:
+        """Copies files of this directory into another one, under the same names.
+
+        Raises:
+            ArtifactError: One is a link to something else, or larger than a tokenizer may be.
+        """
+        for path in paths:
+            self._require_own(path)
             target = directory / path.relative_to(self.path)
             target.parent.mkdir(exist_ok=True)
             copy_file(path, target, limit=TOKENIZER_BYTES)

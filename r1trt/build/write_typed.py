@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import onnx_ir as ir
 
 from r1trt.artifacts.build import BuildDirectory
 from r1trt.artifacts.disk import require_free_space
+from r1trt.checkpoint.write import HeaderEntry, header_bytes
 from r1trt.data_types import OF_ONNX
 from r1trt.errors import BuildError
 from r1trt.graph.quantize import WeightSource, stored_rows
@@ -19,7 +19,6 @@ from r1trt.passes.fp8_as_bytes import bytes_of
 from r1trt.progress import Progress, ignore
 
 INLINE_BYTES = 1024
-_HEADER_ALIGNMENT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +112,16 @@ def _dims(tensor: ir.TensorProtocol) -> list[int]:
 
 
 def _header(entries: list[_Entry]) -> bytes:
-    table: dict[str, Any] = {"__metadata__": {"format": "r1trt"}}
-    for entry in entries:
-        table[str(entry.value.name)] = {
-            "dtype": OF_ONNX[entry.tensor.dtype].safetensors,
-            "shape": _dims(entry.tensor),
-            "data_offsets": [entry.start, entry.stop],
-        }
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _HEADER_ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
+    named = [
+        HeaderEntry(
+            name=str(entry.value.name),
+            dtype=OF_ONNX[entry.tensor.dtype].safetensors,
+            shape=tuple(_dims(entry.tensor)),
+            length=entry.tensor.nbytes,
+        )
+        for entry in entries
+    ]
+    return header_bytes(named, form="r1trt")
 
 
 def _stream(entry: _Entry, file: BinaryIO, base: int) -> None:

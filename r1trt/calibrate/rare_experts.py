@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from r1trt.lowerings.statistics import Statistic
 from r1trt.ops.registry import layer_operator_of
 from r1trt.passes.add_probes import INPUT_SCALE, Probe
 from r1trt.precision.checks import layer_nodes
+from r1trt.text import ranges_text
 
 MIN_EXPERT_TOKENS = 32
 """Fewer say little of what an expert's activations may be."""
@@ -45,9 +45,7 @@ class RareExperts:
     experts: int
 
     def __str__(self) -> str:
-        ranges = _ranges(list(self.tokens))
-        more = f", and {len(ranges) - _LISTED} more ranges" if len(ranges) > _LISTED else ""
-        return f"{len(self.tokens)} of {self.experts}: {', '.join(ranges[:_LISTED])}{more}"
+        return f"{len(self.tokens)} of {self.experts}: {ranges_text(list(self.tokens), _LISTED)}"
 
 
 def counting_probes(model: ir.Model, probes: Sequence[Probe]) -> list[Probe]:
@@ -85,12 +83,3 @@ def rare_experts_line(rare: Sequence[RareExperts]) -> str:
         f"{layer}: {fewest}); the scale inside such a layer is {MARGIN:g} times that of the largest "
         "magnitude; more --calibration-tokens of a longer --calibration reach more experts"
     )
-
-
-def _ranges(numbers: Sequence[int]) -> list[str]:
-    """Ascending numbers, neighbours joined: 0, 3-5, 9."""
-    runs = [
-        [number for _, number in run]
-        for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
-    ]
-    return [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]

@@ -26,6 +26,7 @@ from r1trt.cli.output import print_error
 from r1trt.cli.plugins import plugins
 from r1trt.cli.precision import precision
 from r1trt.cli.profile import profile
+from r1trt.cli.prune import prune
 from r1trt.cli.serve import serve
 from r1trt.cli.triton import triton
 from r1trt.cli.validate import validate
@@ -67,6 +68,7 @@ for _command in (
     serve,
     precision,
     profile,
+    prune,
     plugins,
     inspect,
     doctor,

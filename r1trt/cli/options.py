@@ -41,6 +41,20 @@ class CheckpointPath(UnicodePath):
         return super().convert(value, param, ctx)
 
 
+class Share(click.ParamType[float]):
+    """A relative number: 0.01, or 1%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, 0.01 for "1%"."""
+        text = str(value).strip()
+        try:
+            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{value!r} is not a share, such as 1% or 0.01", param, ctx)
+
+
 # As the hub takes them.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 

@@ -11,6 +11,7 @@ import click
 from r1trt.arch import ARCHITECTURES
 from r1trt.cli.options import (
     DIRECTORY,
+    Share,
     device_option,
     json_option,
     output_option,
@@ -31,20 +32,6 @@ Examples:
   r1trt precision search engines/SmolLM2 --arch ada --max-perplexity-increase 1%
   r1trt build engines/SmolLM2 --arch ada --plan engines/SmolLM2/ada-searched/plan.yaml
 """
-
-
-class Share(click.ParamType[float]):
-    """A relative number: 0.01, or 1%."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number, 0.01 for "1%"."""
-        text = str(value).strip()
-        try:
-            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            self.fail(f"{value!r} is not a share, such as 1% or 0.01", param, ctx)
 
 
 @click.group()

@@ -13,6 +13,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from r1trt.files import is_there
 from r1trt.lifetime.children import child_group
 
 _MOST_SECONDS, _MOST_BYTES, _MOST_CHARACTERS = 120, 8 << 30, 300
@@ -34,6 +35,12 @@ def other_form(directory: Path) -> str | None:
     """What a directory has in place of tokenizer.json; None where it has no tokenizer."""
     found = (form for form, names in _FORMS.items() if all((directory / name).is_file() for name in names))
     return next(found, None)
+
+
+def files_of_forms(directory: Path) -> list[Path]:
+    """Files of such tokenizers in a directory, as far as they are there."""
+    names = dict.fromkeys(name for names in _FORMS.values() for name in names)
+    return [directory / name for name in names if is_there(directory / name)]
 
 
 def convert_tokenizer(directory: Path, output: Path) -> str:

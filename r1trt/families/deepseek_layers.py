@@ -12,7 +12,11 @@ from r1trt.families.layer_tensors import DENSE_TENSORS, MLA_TENSORS, moe_tensors
 from r1trt.families.tensors import MODEL_TENSORS, MoeNames, Tensor
 from r1trt.rope import yarn_score_factor
 
-MOE_NAMES = MoeNames(router="gate", shared="shared_experts")
+MOE_NAMES = MoeNames(
+    router="gate",
+    shared="shared_experts",
+    counts=("n_routed_experts", "num_local_experts", "num_experts"),
+)
 LAYER_TENSORS = (*MLA_TENSORS, *DENSE_TENSORS, *moe_tensors(MOE_NAMES))
 TENSORS: tuple[Tensor, ...] = (*MODEL_TENSORS, *LAYER_TENSORS)
 

@@ -26,7 +26,7 @@ def _moe_config(keys: Keys) -> MoeConfig:
     if method != "greedy":
         groups = {"n_group": keys.integer("n_group"), "topk_group": keys.integer("topk_group")}
     return MoeConfig(
-        num_experts=keys.integer("n_routed_experts"),
+        num_experts=keys.integer(MOE_NAMES.counts[0]),
         expert_width=keys.integer("moe_intermediate_size"),
         shared_width=shared_width(keys),
         scoring="softmax",

@@ -40,7 +40,7 @@ def _moe_config(keys: Keys) -> MoeConfig:
     require_text(keys, "scoring_func", "sigmoid")
     require_text(keys, "topk_method", "noaux_tc")
     return MoeConfig(
-        num_experts=keys.integer("n_routed_experts"),
+        num_experts=keys.integer(MOE_NAMES.counts[0]),
         expert_width=keys.integer("moe_intermediate_size"),
         shared_width=shared_width(keys),
         scoring="sigmoid",

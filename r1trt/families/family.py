@@ -11,6 +11,9 @@ from r1trt.families.quantization_keys import block_fp8_config
 from r1trt.families.rope_keys import rope_config
 from r1trt.families.tensors import IGNORED_BUFFERS, R1_ASA_NAMES, TIED_HEAD, MoeNames, Tensor
 
+NEXTN_LAYERS = "num_nextn_predict_layers"
+"""Key of config.json: how many layers a checkpoint holds behind the last."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -56,7 +59,7 @@ class Family:
             eos_token_ids=_eos_token_ids(keys),
             rope=self.rope(keys, layers[0].attention.rope_dim),
             layers=layers,
-            num_nextn_layers=keys.integer("num_nextn_predict_layers", 0),
+            num_nextn_layers=keys.integer(NEXTN_LAYERS, 0),
             quantization=block_fp8_config(keys),
         )
 

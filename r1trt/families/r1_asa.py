@@ -83,7 +83,7 @@ def _moe_config(keys: Keys) -> MoeConfig:
     scoring = cast(Scoring, keys.text("scoring", "softmax"))
     n_group = keys.integer("n_group", 1)
     return MoeConfig(
-        num_experts=keys.integer("num_experts"),
+        num_experts=keys.integer(R1_ASA_NAMES.counts[0]),
         expert_width=keys.integer("moe_intermediate_size"),
         shared_width=_shared_width(keys),
         scoring=scoring,

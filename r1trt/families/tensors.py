@@ -79,13 +79,16 @@ class MoeNames:
     Attributes:
         router: The router.
         shared: The shared experts, which are one MLP.
+        counts: Keys of config.json that say how many routed experts a layer has; the first one is read, the
+            others are what `transformers` also takes for it.
     """
 
     router: str
     shared: str
+    counts: tuple[str, ...]
 
 
-R1_ASA_NAMES = MoeNames(router="router", shared="shared_expert")
+R1_ASA_NAMES = MoeNames(router="router", shared="shared_expert", counts=("num_experts",))
 
 
 def _is_untied(model: ModelConfig) -> bool:

@@ -1,4 +1,4 @@
-"""What calibration can measure inside an operator, and how: an entry for each scale, and experts' tokens."""
+"""What can be measured inside an operator, and how: an entry for each scale, and for what experts do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from r1trt.errors import PlanError
+from r1trt.lowerings.expert_saliency import saliency_function, saliency_inputs
 from r1trt.lowerings.routed_counts import routed_counts_function, routed_inputs
 from r1trt.lowerings.statistics import Statistic, mid_inputs, mid_statistic_function
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
@@ -32,13 +33,18 @@ class InnerStatistic:
 
 ROUTED_TOKENS = "routed_tokens"
 """No scale: how many tokens each expert is given."""
+EXPERT_SALIENCY = "expert_saliency"
+"""No scale: the sum over each expert's tokens of its weight times the norm of its result."""
 
-# By the names of the operator and of the scale, one of its `input_scales`, or `ROUTED_TOKENS`.
+# By the names of the operator and of the scale, one of its `input_scales`, or one of those above.
 INNER_STATISTICS: Mapping[tuple[str, str], InnerStatistic] = MappingProxyType(
     {
         (DYNAMIC_MOE.name, "mid_scale"): InnerStatistic(inputs=mid_inputs, function=mid_statistic_function),
         (DYNAMIC_MOE.name, ROUTED_TOKENS): InnerStatistic(
             inputs=routed_inputs, function=routed_counts_function
+        ),
+        (DYNAMIC_MOE.name, EXPERT_SALIENCY): InnerStatistic(
+            inputs=saliency_inputs, function=saliency_function
         ),
     }
 )
@@ -52,7 +58,8 @@ def inner_statistic(operator: Operator[Any], scale: str) -> InnerStatistic:
     """
     found = INNER_STATISTICS.get((operator.name, scale))
     if found is None:
-        known = ", ".join(f"{inner} of {name}" for name, inner in INNER_STATISTICS if inner != ROUTED_TOKENS)
+        scales = (pair for pair in INNER_STATISTICS if pair[1] not in (ROUTED_TOKENS, EXPERT_SALIENCY))
+        known = ", ".join(f"{inner} of {name}" for name, inner in scales)
         raise PlanError(
             "Calibration does not measure this scale.",
             found=f"{scale} of {operator.name}",

@@ -15,7 +15,8 @@ from onnxscript._internal.builder import OpBuilder
 
 from r1trt.graph.codes import FP8_CODES, CodeType
 from r1trt.graph.functions import function_from_body, to_float
-from r1trt.lowerings.builder import BOOL, FLOAT, INT64, dim, subgraph
+from r1trt.lowerings.builder import FLOAT
+from r1trt.lowerings.expert_loop import Turn, expert_loop
 from r1trt.lowerings.onnxruntime.expert_weights import expert_weight, stack_of
 from r1trt.lowerings.router import Routed, inputs_by_name, routed_tokens
 from r1trt.ops.moe_spec import MoeSpec, moe_inputs
@@ -91,28 +92,18 @@ def _mid(op: OpBuilder, x: ir.Value, gate_up: ir.Value) -> ir.Value:
     return mid
 
 
-def _expert_loop(
-    op: OpBuilder,
-    name: str,
+def _folded(
     statistic: Statistic,
     routed: Routed,
-    active_U: ir.Value,
     gate_up: Callable[[OpBuilder, ir.Value], ir.Value],
     scales: ir.Value,
-) -> ir.Graph:
-    def body(inner: OpBuilder, step: ir.Value, condition: ir.Value, so_far: ir.Value) -> list[ir.Value]:
-        expert = inner.Gather(active_U, step, axis=0)
-        hits = inner.NonZero(inner.And(inner.Equal(routed.expert_TK, expert), routed.kept_TK))
-        x_MD = inner.Gather(routed.x_TD, inner.Gather(hits, 0, axis=0), axis=0)
-        measured = statistic.measured(inner, _mid(inner, x_MD, gate_up(inner, expert)), scales)
-        return [inner.Identity(condition), statistic.merged(inner, so_far, measured)]
-
-    def value(label: str, dtype: ir.DataType) -> ir.Value:
-        return ir.Value(name=f"{name}_{label}", type=ir.TensorType(dtype))
-
-    inputs = [value("step", INT64), value("go_on", BOOL), value("so_far", FLOAT)]
-    inputs[0].shape, inputs[1].shape = ir.Shape([]), ir.Shape([])  # ONNX Runtime insists
-    return subgraph(op, name, body, inputs, [value("go_on_out", BOOL), value("so_far_out", FLOAT)])
+    op: OpBuilder,
+    so_far: ir.Value,
+    turn: Turn,
+) -> ir.Value:
+    x_MD = op.Gather(routed.x_TD, turn.token_M, axis=0)
+    measured = statistic.measured(op, _mid(op, x_MD, gate_up(op, turn.expert)), scales)
+    return statistic.merged(op, so_far, measured)
 
 
 def mid_inputs(spec: MoeSpec) -> tuple[str, ...]:
@@ -129,16 +120,9 @@ def mid_statistic_function(spec: MoeSpec, statistic: Statistic, overload: str) -
         routed = routed_tokens(op, spec, given)
         total: ir.Value = op.Constant(value_floats=[0.0] * statistic.size)
         for part, active_U in routed.active_by_part(op, spec):
-            loop = _expert_loop(
-                op,
-                f"expert{part.index or ''}",
-                statistic,
-                routed,
-                active_U,
-                partial(expert_weight, spec, stack_of(op, spec, given, part, "gate_up")),
-                scales,
-            )
-            total = op.Loop(op.Squeeze(dim(op, active_U, 0)), True, total, body=loop)
+            gate_up = partial(expert_weight, spec, stack_of(op, spec, given, part, "gate_up"))
+            fold = partial(_folded, statistic, routed, gate_up, scales)
+            total = expert_loop(op, f"expert{part.index or ''}", routed, active_U, total, fold)
         if spec.shared_width:
             measured = statistic.measured(op, _mid(op, routed.x_TD, given["shared_gate_up"]), scales)
             total = statistic.merged(op, total, measured)

@@ -41,6 +41,10 @@ OPTIONS = {
         "model --model --input --metrics --breakdown --on --precision --no-measure --repeats --threads"
         " --trust-plugins --output -o --html --json"
     ),
+    "prune": (
+        "checkpoint --keep --remove --criterion --seed --calibration --calibration-tokens --heldout"
+        " --heldout-tokens --dry-run --output -o --json"
+    ),
     "plugins": "",
     "inspect": "path --json",
     "doctor": "--json",
