@@ -25,6 +25,7 @@ import tritonclient.grpc
 from server_client import MODEL, free_ports, get, metric
 from serving.serving_cases import explain_difference, run_alone
 
+from r1trt.machine import allow_descriptors
 from r1trt.package.repository import TritonConfig, repository_from_engine
 from r1trt.runtime.logprobs import log_softmax
 from r1trt.runtime.session import Session
@@ -294,6 +295,7 @@ def test_hostile_clients_delay_nobody(served: Served, client: openai.OpenAI) -> 
 
 @contextmanager
 def _open(served: Served, count: int) -> Iterator[list[socket.socket]]:
+    allow_descriptors(2 * count)
     found: list[socket.socket] = []
     try:
         found += [socket.create_connection(served.address, timeout=120) for _ in range(count)]

@@ -200,7 +200,7 @@ BAD_REQUESTS: list[tuple[str, object, str]] = [
     ("wrong type of text", {"text_input": 7}, "text_input is of the wrong type: 7, where a text"),
     ("wrong type of number", {"text_input": "a", "max_tokens": "three"}, "max_tokens is of the wrong type"),
     ("unknown parameter", {"text_input": "a", "max_new_tokens": 3}, "does not know"),
-    ("negative budget", {"text_input": "a", "max_tokens": -1}, "max_tokens is too small"),
+    ("negative budget", {"text_input": "a", "max_tokens": -2}, "max_tokens is too small"),
     ("negative temperature", {"text_input": "a", "temperature": -0.5}, "temperature is out of range"),
     ("negative seed", {"text_input": "a", "seed": -1}, "seed is out of range"),
     ("two prompts", {"text_input": ["a", "b"]}, "text_input takes one value, and 2 are given"),
