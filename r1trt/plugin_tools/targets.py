@@ -18,7 +18,13 @@ TARGETS: Mapping[int, str] = MappingProxyType(
 )
 NVCC_OPTIONS = "nvcc.options"
 # Sources of Hopper's own instructions, which no other SM has.
-HOPPER_SOURCES = ("hopper_attention.cu", "hopper_gemm.cu", "hopper_latent.cu")
+HOPPER_SOURCES = (
+    "hopper_attention.cu",
+    "hopper_block.cu",
+    "hopper_full.cu",
+    "hopper_gemm.cu",
+    "hopper_latent.cu",
+)
 HOPPER_SM = 90
 HOPPER_FLAGS = ("-DR1TRT_HOPPER_KERNELS",)
 UNPROVEN_FLAGS = ("-DR1TRT_UNPROVEN_KERNELS",)

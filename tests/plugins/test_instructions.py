@@ -52,7 +52,7 @@ def test_fp8_products_are_what_the_table_says(sm: int, tmp_path: Path) -> None:
 def test_hoppers_own_products_are_on_its_own_cores(tmp_path: Path) -> None:
     code = code_of(MOE / "hopper_gemm.cu", HOPPER_SM, tmp_path, *HOPPER_FLAGS)
     assert tensor_cores(code) == {"HGMMA", HOPPER_FP8_INSTRUCTION}
-    for name in ("hopper_attention.cu", "hopper_latent.cu"):
+    for name in ("hopper_attention.cu", "hopper_block.cu", "hopper_full.cu", "hopper_latent.cu"):
         attention = PLUGINS / "kernels" / "hla_attention" / name
         assert tensor_cores(code_of(attention, HOPPER_SM, tmp_path, *HOPPER_FLAGS)) == {"HGMMA"}
 

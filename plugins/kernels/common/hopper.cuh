@@ -82,6 +82,16 @@ __device__ __forceinline__ void loadTile(void* shared, CUtensorMap const* map, B
       : "memory");
 }
 
+// The same of a stack of matrices.
+__device__ __forceinline__ void loadBox(void* shared, CUtensorMap const* map, Barrier* full, int column,
+                                        int row, int matrix) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(sharedAddress(shared)),
+      "l"(map), "r"(sharedAddress(full)), "r"(column), "r"(row), "r"(matrix)
+      : "memory");
+}
+
 // ---- wgmma: D[64, N] += A[64, K] B[N, K]^T of a warpgroup, K being 32 bytes.
 
 // A tile of 128-byte rows with the 128-byte swizzle, at a multiple of kTileAlignment; `offset` in bytes goes
@@ -112,6 +122,17 @@ __device__ __forceinline__ void fenceStores() {
 template <int kBarrier, int kCount>
 __device__ __forceinline__ void syncSome() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kCount) : "memory");
+}
+
+// The same; which barrier, a warp's lanes know alike.
+template <int kCount>
+__device__ __forceinline__ void syncSome(int barrier) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kCount) : "memory");
+}
+// Arrives without waiting; kCount are those who arrive and those who wait.
+template <int kCount>
+__device__ __forceinline__ void arriveSome(int barrier) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(kCount) : "memory");
 }
 
 __device__ __forceinline__ void fenceProducts() {

@@ -5,6 +5,7 @@
 
 #include "hopper_attention.h"
 #include "hopper_latent.h"
+#include "hopper_prefill.h"
 #include "stages.cuh"
 
 namespace r1trt::kernels {
@@ -57,6 +58,7 @@ int splitsOf(HlaAttentionParams const& p, int64_t slots, int64_t blocks, int num
 Attention attentionFromParams(HlaAttentionParams const& p, int sm, int num_sms) {
   Attention a{};
   a.params = p;
+  a.num_sms = num_sms;
   a.group = p.heads / p.kv_heads;
   bool const cached = p.key_cache != nullptr;
   auto source = [&](void const* cache, void const* fresh, int64_t size) {
@@ -135,6 +137,20 @@ cudaError_t launchTiles(Attention const& a, int sm, cudaStream_t stream) {
   }
 }
 
+// The block branch, but for that of first tokens where they alone see others; that one; the full branch.
+cudaError_t launchPrefill(Attention& a, int sm, cudaStream_t stream) {
+  bool const blocks = a.params.lam != nullptr;
+  if (blocks && a.params.workspace_size < prefill::hopperWorkspaceSize(a.params)) {
+    return cudaErrorMemoryAllocation;
+  }
+  a.full_elsewhere = true;
+  a.votes = static_cast<uint8_t*>(a.params.workspace);
+  cudaError_t error = blocks ? prefill::launchHopperBlock(a, stream) : cudaSuccess;
+  a.chunks = 0;
+  if (error == cudaSuccess && a.first_chunks > 0) error = launchTiles(a, sm, stream);
+  return error == cudaSuccess ? prefill::launchHopperAttention(a, stream) : error;
+}
+
 }  // namespace
 }  // namespace hla
 
@@ -151,7 +167,10 @@ size_t hlaAttentionWorkspaceSize(HlaAttentionParams const& params) noexcept {
   int64_t const block_rows = rows < hla::kMaxCandidates ? rows : hla::kMaxCandidates;
   int64_t const by_blocks = hla::kBlocksOfSm * num_sms * block_rows;
   int64_t const by_splits = static_cast<int64_t>(params.batch) * params.kv_heads * rows * hla::kMaxSplits;
-  return hla::workspaceSize(params, hla::kBranches * (by_blocks < by_splits ? by_blocks : by_splits));
+  size_t const partial =
+      hla::workspaceSize(params, hla::kBranches * (by_blocks < by_splits ? by_blocks : by_splits));
+  size_t const votes = kUnprovenKernels ? hla::prefill::hopperWorkspaceSize(params) : 0;
+  return partial > votes ? partial : votes;
 }
 
 cudaError_t launchHlaAttention(HlaAttentionParams const& params, cudaStream_t stream) noexcept {
@@ -176,6 +195,9 @@ cudaError_t launchHlaAttention(HlaAttentionParams const& params, cudaStream_t st
 
   cudaError_t error = params.key_cache != nullptr ? hla::launchCacheWrite(attention, stream) : cudaSuccess;
   bool const latent = hla::takenByHopperLatent(params, sm);
+  if (error == cudaSuccess && hla::hopperBuilt() && hla::prefill::takes(attention, sm)) {
+    return hla::launchPrefill(attention, sm, stream);
+  }
   attention.full_elsewhere = hla::hopperBuilt() && hla::hopperTakes(attention, sm);
   // What is left of a call without lam are the rows of padding, where there can be any.
   bool const others = !attention.full_elsewhere || params.lam != nullptr || params.seq_len != nullptr ||

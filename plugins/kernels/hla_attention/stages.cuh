@@ -29,17 +29,22 @@ struct Attention {
   int32_t splits;        // parts of the keys, each a block; 1: the attention kernel itself writes y
   bool full_elsewhere;   // another kernel computes the full branch
   bool overlaps;         // kernels may start before the one in front of them has ended
-  float scale_log2;      // of the scores, for exponentials of base 2
-  float* partial;        // [branch, B, Hkv, S * G, splits, dv], normalized in its split
-  float* partial_lse;    // [branch, B, Hkv, S * G, splits], base 2; -infinity: no key
+  int32_t num_sms;
+  uint8_t* votes;      // of another kernel: see hopper_votes.cuh
+  float scale_log2;    // of the scores, for exponentials of base 2
+  float* partial;      // [branch, B, Hkv, S * G, splits, dv], normalized in its split
+  float* partial_lse;  // [branch, B, Hkv, S * G, splits], base 2; -infinity: no key
 };
+
+// A lam as it counts.
+__device__ __forceinline__ float countedLam(HlaAttentionParams const& p, float lam) {
+  if (p.lam_skip > 0.0F && lam < p.lam_skip) return 0.0F;
+  return p.lam_skip > 0.0F && lam > 1.0F - p.lam_skip ? 1.0F : lam;
+}
 
 // Weight of the full branch of a row.
 __device__ __forceinline__ float lamOf(HlaAttentionParams const& p, int64_t b, int64_t s, int head) {
-  if (p.lam == nullptr) return 1.0F;
-  float const lam = p.lam[(b * p.seq + s) * p.heads + head];
-  if (p.lam_skip > 0.0F && lam < p.lam_skip) return 0.0F;
-  return p.lam_skip > 0.0F && lam > 1.0F - p.lam_skip ? 1.0F : lam;
+  return p.lam == nullptr ? 1.0F : countedLam(p, p.lam[(b * p.seq + s) * p.heads + head]);
 }
 
 // Whether row b begins inside the cache or at its end. If not, it is left alone.

@@ -40,6 +40,35 @@ LARGER: dict[str, list[Any]] = {
         AttentionCase(seq=300, batch=3, past=(0, 45, 900), lengths=(300, 129, 7), lam="random", **_LARGE),
         AttentionCase(seq=700, lam="heads", heads=8, kv_heads=2, qk=64, v=64, data_type=FLOAT16),
         AttentionCase(seq=600, past=(77,), lam="random", heads=4, kv_heads=4, qk=192, v=128),
+        # The block branch by tiles of rows and heads: few thread blocks with many tiles, several tiles of
+        # first tokens, blocks of sizes around a tile's, caches that end within a block or in front of rows.
+        AttentionCase(seq=700, lam="zeros", inter_block=ALL_TO_FIRST, heads=8, kv_heads=2, qk=64, v=64,
+            num_sms=3),
+        AttentionCase(seq=700, lam="random", heads=8, kv_heads=2, qk=128, v=128, num_sms=3, past=(45,)),
+        AttentionCase(seq=900, lam="heads", inter_block=ALL_TO_FIRST, heads=12, kv_heads=4, qk=128, v=128,
+            num_sms=5, data_type=FLOAT16),
+        AttentionCase(seq=400, past=(19,), inter_block=ALL_TO_FIRST, heads=3, kv_heads=3, qk=192, v=128,
+            num_sms=2, data_type=FLOAT16),
+        AttentionCase(seq=200, past=(9001,), lam="zeros", inter_block=ALL_TO_FIRST, room=13, **_LARGE),
+        AttentionCase(seq=200, past=(13000,), inter_block=ALL_TO_FIRST, heads=2, kv_heads=2, qk=64, v=64),
+        AttentionCase(seq=300, past=(100,), inter_block=ALL_TO_FIRST, room=-37, data_type=FLOAT16, heads=4,
+            kv_heads=2, qk=128, v=128),
+        AttentionCase(seq=300, past=(100,), room=-290, lam="zeros", inter_block=ALL_TO_FIRST, **_LARGE),
+        AttentionCase(seq=300, past=(100,), room=-14, heads=8, kv_heads=2, qk=192, v=128),
+        AttentionCase(seq=300, batch=4, past=(0, 45, 900, 31), lengths=(300, 129, 0, 64), room=5,
+            inter_block=ALL_TO_FIRST, heads=16, kv_heads=2, qk=128, v=128, num_sms=7),
+        AttentionCase(seq=500, batch=2, cached=False, lam="zeros", inter_block=ALL_TO_FIRST,
+            lengths=(500, 321), heads=8, kv_heads=2, qk=128, v=128),
+        AttentionCase(seq=501, batch=3, cached=False, lengths=(501, 64, 1), heads=4, kv_heads=4, qk=192,
+            v=128, data_type=FLOAT16),
+        *(
+            AttentionCase(seq=330, block=block, past=(77,), inter_block=ALL_TO_FIRST, heads=8, room=11)
+            for block in (1, 7, 16, 48, 64, 128, 256, 1000)
+        ),
+        AttentionCase(seq=330, block=16, past=(77,), heads=8, kv_heads=2, qk=128, v=128),
+        AttentionCase(seq=500, lam="ones", inter_block=ALL_TO_FIRST, heads=8, kv_heads=2, qk=128, v=128),
+        AttentionCase(seq=500, lam_skip=0.4, inter_block=ALL_TO_FIRST, heads=8, kv_heads=2, qk=128, v=128),
+        AttentionCase(seq=200, batch=3, past=(50, -3, 0), lengths=(200, 200, 77), lam="none", **_LARGE),
         AttentionCase(seq=1, batch=4, past=(8191, 5000, 31, 0), **_DECODE),
         AttentionCase(seq=1, past=(30000,), lam="zeros", inter_block=ALL_TO_FIRST, **_DECODE),
         # Latents: lengths at and beside a tile's end, one to many tiles of a split, splits without any.
