@@ -200,12 +200,13 @@ def arrays_of(shape: Shape, inter: int, lam: np.ndarray | None = None, *, sees: 
 def positions(arrays: Arrays, b: int) -> np.ndarray:
     """Of the tokens of a batch row that are no padding."""
     placed = 0 <= arrays.past[b] <= arrays.call.slots
-    return np.arange(int(arrays.lengths[b]) if placed else 0) + arrays.past[b]
+    past = int(arrays.past[b])
+    return np.arange(past, past + (int(arrays.lengths[b]) if placed else 0))
 
 
 def ours(shape: Shape, inter: int, position: np.ndarray) -> np.ndarray:
     """Tokens whose block branch is Hopper's."""
-    return np.full(position.shape, inter == ALL_TO_FIRST) | (position % shape.block != 0)
+    return np.asarray((inter == ALL_TO_FIRST) | (position % shape.block != 0))
 
 
 @pytest.fixture(scope="module")

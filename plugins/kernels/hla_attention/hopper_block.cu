@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopperBlock(__grid_constant__ con
   R1TRT_HOPPER_SHARED(BlockShared<Tile>, memory);
   Shared<Tile>& shared = memory.tile;
   uint32_t (&needed)[kRoundWords] = memory.needed;
+  startNextGrid();  // all blocks are there at once: the full branch's take their places as they end
   if (threadIdx.x == 0) initBarriers(shared);
   listRounds(call.a, call.tiles, static_cast<int>(blockIdx.x), needed);
   __syncthreads();

@@ -45,7 +45,7 @@ inline BlockTiles tilesOf(HlaAttentionParams const& p, int num_sms) {
   tiles.begin = Divisor(p.block_size < tokens ? p.block_size : tokens);
   int64_t const most_tokens = int64_t{p.seq} + tiles.begin.divisor - 1;
   tiles.of_tokens = static_cast<int32_t>(ceilDiv<int64_t>(most_tokens, kRows)) << tiles.heads_log;
-  tiles.schedule = scheduleOf(tiles.of_tokens * p.batch * tiles.head_groups.divisor, num_sms);
+  tiles.schedule = scheduleOf(int64_t{tiles.of_tokens} * p.batch * tiles.head_groups.divisor, num_sms);
   return tiles;
 }
 

@@ -33,6 +33,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopperAttention(__grid_constant__
   R1TRT_HOPPER_SHARED(FullShared<Tile>, memory);
   Shared<Tile>& shared = memory.tile;
   if (threadIdx.x == 0) initBarriers(shared);
+  waitForLastGrid();
   listTiles(call.a, call.tiles, static_cast<int>(blockIdx.x), memory.list);
   clearPadding<Tile>(call);
   __syncthreads();
@@ -71,7 +72,7 @@ cudaError_t launchTile(Attention const& a, CUtensorMapDataType type, cudaStream_
   if (error == cudaSuccess) error = encodeRows(a.values.data, type, rows, beside * Tile::kV, call.values);
   if (error != cudaSuccess) return error;
   auto const blocks = static_cast<unsigned>(call.tiles.schedule.blocks.divisor);
-  return launch({"hopper_attention", blocks, kThreads, sizeof(FullShared<Tile>)}, stream,
+  return launch({"hopper_attention", blocks, kThreads, sizeof(FullShared<Tile>), true}, stream,
                 hopperAttention<Tile>, call);
 }
 

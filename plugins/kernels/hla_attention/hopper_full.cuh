@@ -82,14 +82,14 @@ __device__ __forceinline__ void produceTile(FullCall const& call, FullRows const
 // What a lane's rows see: the last slot of each, and the slot up to which every row of its warpgroup does.
 // Of rows that are not there anything is computed, and nothing is stored.
 struct FullSight {
-  int last[2], common, keys;
+  int last[2], common, written;
 
   __device__ __forceinline__ FullSight(FullRows const& rows, Lane const& lane, int slots) {
     int const position = rows.past + rows.token0 + lane.row;
     last[0] = min(position, slots - 1);
     last[1] = min(position + 8, slots - 1);
     common = min(rows.past + rows.token0 + lane.warpgroup * 64, slots - 1);
-    keys = rows.keys;
+    written = min(rows.past + rows.tokens, slots);
   }
 
   __device__ __forceinline__ void hide(float (&s)[kScores], int tile) const {
@@ -104,8 +104,8 @@ struct FullSight {
 
   template <class Tile>
   __device__ __forceinline__ void clear(Shared<Tile>& shared, int stage, int tile) const {
-    if ((tile + 1) * kKeys <= keys) return;
-    clearValues(shared, stage, keys - tile * kKeys, kKeys);
+    if ((tile + 1) * kKeys <= written) return;
+    clearValues(shared, stage, written - tile * kKeys, kKeys);
     publishZeros();
   }
 };

@@ -20,7 +20,7 @@ inline FullTiles fullTilesOf(HlaAttentionParams const& p, int num_sms) {
   tiles.group = Divisor(p.heads / p.kv_heads);
   tiles.block = tilesOf(p, num_sms);
   tiles.of_tokens = tiles.block.of_tokens >> tiles.block.heads_log;
-  tiles.schedule = scheduleOf(tiles.of_tokens * p.batch * p.heads, num_sms);
+  tiles.schedule = scheduleOf(int64_t{tiles.of_tokens} * p.batch * p.heads, num_sms);
   return tiles;
 }
 

@@ -15,7 +15,9 @@ struct Schedule {
 };
 
 // Where there are more tiles than so many rounds have, blocks as many as fill the GPU several times.
-inline Schedule scheduleOf(int tiles, int num_sms) {
+inline Schedule scheduleOf(int64_t count, int num_sms) {
+  constexpr int64_t kMostTiles = INT32_MAX / 2;  // no call has more, but somebody may ask for a workspace
+  int const tiles = static_cast<int>(count < kMostTiles ? count : kMostTiles);
   int const blocks = num_sms * ceilDiv(tiles, num_sms * kMaxRounds);
   Schedule schedule{tiles, 1, Divisor(blocks < tiles ? blocks : tiles)};
   schedule.rounds = ceilDiv(tiles, schedule.blocks.divisor);
