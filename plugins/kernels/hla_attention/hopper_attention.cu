@@ -24,6 +24,7 @@ cudaError_t launchHopperAttention(Attention const& /*attention*/, cudaStream_t /
 
 #else
 
+#include "hopper_launch.cuh"
 #include "hopper_tile.cuh"
 
 namespace r1trt::kernels::hla {
@@ -63,38 +64,22 @@ __global__ void __launch_bounds__(kThreads, 1) hopperAttention(__grid_constant__
 #endif
 }
 
-// A matrix of heads' rows: `heads` beside one another in a row, or each with rows of its own.
-cudaError_t encodeRows(void const* data, CUtensorMapDataType type, int64_t rows, int64_t columns,
-                       CUtensorMap& map) {
-  return encodeTensorMap({data, type, 2, rows, columns, kKeys, kGroupColumns}, map);
-}
-
-template <class Tile>
-cudaError_t launchTile(Attention const& a, CUtensorMapDataType type, cudaStream_t stream) {
-  HlaAttentionParams const& p = a.params;
-  bool const cached = p.key_cache != nullptr;
-  Call call{};
-  call.a = a;
-  int64_t const fresh = static_cast<int64_t>(p.batch) * p.seq;
-  int64_t const rows = cached ? p.batch * p.kv_heads * a.slots : fresh;
-  int64_t const beside = cached ? 1 : p.kv_heads;
-  cudaError_t error = encodeRows(p.q, type, fresh, static_cast<int64_t>(p.heads) * Tile::kQk, call.queries);
-  if (error == cudaSuccess) error = encodeRows(a.keys.data, type, rows, beside * Tile::kQk, call.keys);
-  if (error == cudaSuccess) error = encodeRows(a.values.data, type, rows, beside * Tile::kV, call.values);
-  if (error != cudaSuccess) return error;
-  constexpr size_t kSharedBytes = sizeof(Shared<Tile>) + kTileAlignment;
-  dim3 const grid(static_cast<unsigned>(p.heads), static_cast<unsigned>(ceilDiv(p.seq, kRows)),
-                  static_cast<unsigned>(p.batch));
-  return launch({"hopper_attention", grid, kThreads, kSharedBytes}, stream, hopperAttention<Tile>, call);
-}
-
-template <class T>
-cudaError_t launchType(Attention const& a, CUtensorMapDataType type, cudaStream_t stream) {
-  HlaAttentionParams const& p = a.params;
-  if (p.qk_head_dim == 64) return launchTile<TileOf<T, 64, 64>>(a, type, stream);
-  if (p.qk_head_dim == 128) return launchTile<TileOf<T, 128, 128>>(a, type, stream);
-  return launchTile<TileOf<T, 192, 128>>(a, type, stream);
-}
+template <class T, int kQk, int kV>
+struct Launch {
+  static cudaError_t run(Attention const& a, cudaStream_t stream) {
+    using Tile = TileOf<T, kQk, kV>;
+    HlaAttentionParams const& p = a.params;
+    Call call{};
+    call.a = a;
+    cudaError_t const error =
+        encodeMatrices<Tile>(a, kKeys, kGroupColumns, call.queries, call.keys, call.values);
+    if (error != cudaSuccess) return error;
+    constexpr size_t kSharedBytes = sizeof(Shared<Tile>) + kTileAlignment;
+    dim3 const grid(static_cast<unsigned>(p.heads), static_cast<unsigned>(ceilDiv(p.seq, kRows)),
+                    static_cast<unsigned>(p.batch));
+    return launch({"hopper_attention", grid, kThreads, kSharedBytes}, stream, hopperAttention<Tile>, call);
+  }
+};
 
 }  // namespace
 
@@ -103,10 +88,7 @@ bool hopperBuilt() {
 }
 
 cudaError_t launchHopperAttention(Attention const& a, cudaStream_t stream) {
-  if (a.params.data_type == DataType::kBFloat16) {
-    return launchType<__nv_bfloat16>(a, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, stream);
-  }
-  return launchType<__half>(a, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, stream);
+  return launchByType<Launch>(a, stream);
 }
 
 }  // namespace r1trt::kernels::hla

@@ -26,6 +26,7 @@ cudaError_t launchHopperBlock(Attention const& /*attention*/, cudaStream_t /*str
 #else
 
 #include "hopper_block.cuh"
+#include "hopper_launch.cuh"
 
 namespace r1trt::kernels::hla::prefill {
 namespace {
@@ -85,33 +86,28 @@ cudaError_t encodeQueries(Attention const& a, BlockTiles const& tiles, CUtensorM
   return encodeStackMap(stack, map);
 }
 
-template <class Tile>
-cudaError_t launchTile(Attention const& a, CUtensorMapDataType type, cudaStream_t stream) {
-  HlaAttentionParams const& p = a.params;
-  BlockCall call{};
-  call.a = a;
-  call.tiles = tilesOf(p, a.num_sms);
-  cudaError_t error = encodeQueries(a, call.tiles, type, call.queries);
-  auto encode = [&](Source const& source, int size, int every, CUtensorMap& map) {
-    if (error == cudaSuccess) error = encodeKeys(a, source.data, type, size, every, map);
-  };
-  encode(a.keys, Tile::kQk, p.block_size, call.first_keys);
-  encode(a.keys, Tile::kQk, 1, call.own_keys);
-  encode(a.values, Tile::kV, p.block_size, call.first_values);
-  encode(a.values, Tile::kV, 1, call.own_values);
-  if (error != cudaSuccess) return error;
-  return launch({"hopper_block", static_cast<unsigned>(call.tiles.schedule.blocks.divisor), kThreads,
-                 sizeof(BlockShared<Tile>)},
-                stream, hopperBlock<Tile>, call);
-}
-
-template <class T>
-cudaError_t launchType(Attention const& a, CUtensorMapDataType type, cudaStream_t stream) {
-  HlaAttentionParams const& p = a.params;
-  if (p.qk_head_dim == 64) return launchTile<TileOf<T, 64, 64, 2, 2>>(a, type, stream);
-  if (p.qk_head_dim == 128) return launchTile<TileOf<T, 128, 128, 2, 2>>(a, type, stream);
-  return launchTile<TileOf<T, 192, 128, 1, 2>>(a, type, stream);
-}
+template <class T, int kQk, int kV>
+struct Launch {
+  static cudaError_t run(Attention const& a, cudaStream_t stream) {
+    using Tile = TileOf<T, kQk, kV, kQk == 192 ? 1 : 2, 2>;
+    HlaAttentionParams const& p = a.params;
+    BlockCall call{};
+    call.a = a;
+    call.tiles = tilesOf(p, a.num_sms);
+    cudaError_t error = encodeQueries(a, call.tiles, kMapType<T>, call.queries);
+    auto encode = [&](Source const& source, int size, int every, CUtensorMap& map) {
+      if (error == cudaSuccess) error = encodeKeys(a, source.data, kMapType<T>, size, every, map);
+    };
+    encode(a.keys, kQk, p.block_size, call.first_keys);
+    encode(a.keys, kQk, 1, call.own_keys);
+    encode(a.values, kV, p.block_size, call.first_values);
+    encode(a.values, kV, 1, call.own_values);
+    if (error != cudaSuccess) return error;
+    return launch({"hopper_block", static_cast<unsigned>(call.tiles.schedule.blocks.divisor), kThreads,
+                   sizeof(BlockShared<Tile>)},
+                  stream, hopperBlock<Tile>, call);
+  }
+};
 
 }  // namespace
 
@@ -120,10 +116,7 @@ size_t hopperWorkspaceSize(HlaAttentionParams const& params) {
 }
 
 cudaError_t launchHopperBlock(Attention const& a, cudaStream_t stream) {
-  if (a.params.data_type == DataType::kBFloat16) {
-    return launchType<__nv_bfloat16>(a, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, stream);
-  }
-  return launchType<__half>(a, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, stream);
+  return launchByType<Launch>(a, stream);
 }
 
 }  // namespace r1trt::kernels::hla::prefill

@@ -6,9 +6,30 @@
 // nobody wrote; by all lanes of a warp, and of both warpgroups.
 #pragma once
 
+#include "hopper_prefill_tile.cuh"
 #include "hopper_softmax.cuh"
 
 namespace r1trt::kernels::hla::prefill {
+
+constexpr int kScores = kKeys / 2;  // of a lane, and half as many registers of weights
+constexpr int kWords = kKeys / 32;  // a bit a key
+
+// Keys that a row does not see: `seen` has a bit a key.
+__device__ __forceinline__ void hideUnseen(float (&s)[kScores], uint32_t const (&seen)[2][kWords]) {
+  int const column = static_cast<int>(threadIdx.x % 4) * 2;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+#pragma unroll
+    for (int word = 0; word < kWords; ++word) {
+      uint32_t const mine = seen[r][word] >> column;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        float& score = s[16 * word + i / 2 * 4 + 2 * r + i % 2];
+        if ((mine & (1U << (i / 2 * 8 + i % 2))) == 0) score = -INFINITY;
+      }
+    }
+  }
+}
 
 template <class Tile>
 struct Sums {
@@ -35,7 +56,7 @@ __device__ __forceinline__ void beginKeys(Shared<Tile>& shared, Lane const& lane
   wait(&shared.queries_full[at.queries.index], at.queries.parity);
   wait(&shared.keys_full[at.keys.index], at.keys.parity);
   holdRegisters(sums.s);
-  beginScores(shared, at.queries.index, at.keys.index, lane.warpgroup, sums.s);
+  beginScores<typename Tile::T>(shared.q[at.queries.index], shared.k[at.keys.index], lane.warpgroup, sums.s);
   waitProducts<0>();
   holdRegisters(sums.s);
   releaseKeys(shared, lane, tile, at);
@@ -53,9 +74,9 @@ __device__ __forceinline__ void nextKeys(Shared<Tile>& shared, Lane const& lane,
   sight.clear(shared, at.values.index, tile + 1);
   if constexpr (kTurns) awaitTurn(lane.warpgroup);
   holdRegisters(sums.s);
-  beginScores(shared, at.queries.index, at.keys.index, lane.warpgroup, sums.s);
+  beginScores<typename Tile::T>(shared.q[at.queries.index], shared.k[at.keys.index], lane.warpgroup, sums.s);
   holdRegisters(sums.o);
-  beginValues(shared, at.values.index, sums.p, sums.o);
+  beginValues<typename Tile::T>(shared.v[at.values.index], sums.p, sums.o);
   if constexpr (kTurns) giveTurn(lane.warpgroup ^ 1);
   waitProducts<1>();
   holdRegisters(sums.s);
@@ -67,7 +88,7 @@ __device__ __forceinline__ void nextKeys(Shared<Tile>& shared, Lane const& lane,
   holdRegisters(sums.o);
   if (lane.leads) arrive(&shared.values_empty[at.values.index]);
   at.values.advance();
-  rescale<Tile>(sums.o, sums.decay);
+  rescale(sums.o, sums.decay);
   packWeights<typename Tile::T>(sums.s, sums.p);
 }
 
@@ -77,7 +98,7 @@ __device__ __forceinline__ void endKeys(Shared<Tile>& shared, Lane const& lane, 
   wait(&shared.values_full[at.values.index], at.values.parity);
   sight.clear(shared, at.values.index, 0);
   holdRegisters(sums.o);
-  beginValues(shared, at.values.index, sums.p, sums.o);
+  beginValues<typename Tile::T>(shared.v[at.values.index], sums.p, sums.o);
   waitProducts<0>();
   holdWeights(sums.p);
   holdRegisters(sums.o);

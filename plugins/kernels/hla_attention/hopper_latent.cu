@@ -23,8 +23,8 @@ cudaError_t launchHopperLatent(Attention const& /*attention*/, cudaStream_t /*st
 
 #else
 
-#include "../common/tensor_map.h"
 #include "hopper_latent_tile.cuh"
+#include "hopper_launch.cuh"
 
 namespace r1trt::kernels::hla {
 namespace {
@@ -64,14 +64,14 @@ __global__ void __launch_bounds__(latent::kThreads, 1)
 }
 
 template <class T>
-cudaError_t launchType(Attention const& a, CUtensorMapDataType type, cudaStream_t stream) {
+cudaError_t launchLatent(Attention const& a, cudaStream_t stream) {
   HlaAttentionParams const& p = a.params;
   latent::Call call{};
   call.a = a;
   int64_t const queries = static_cast<int64_t>(p.seq) * p.heads;
   auto encode = [&](void const* data, int64_t rows, CUtensorMap& map) {
-    return hopper::encodeTensorMap({data, type, 2, rows, kLatentQk, latent::kRows, latent::kGroupColumns},
-                                   map);
+    return hopper::encodeTensorMap(
+        {data, kMapType<T>, 2, rows, kLatentQk, latent::kRows, latent::kGroupColumns}, map);
   };
   cudaError_t error = encode(p.q, p.batch * queries, call.queries);
   if (error == cudaSuccess) error = encode(a.keys.data, p.batch * a.slots, call.keys);
@@ -86,10 +86,8 @@ cudaError_t launchType(Attention const& a, CUtensorMapDataType type, cudaStream_
 }  // namespace
 
 cudaError_t launchHopperLatent(Attention const& a, cudaStream_t stream) {
-  if (a.params.data_type == DataType::kBFloat16) {
-    return launchType<__nv_bfloat16>(a, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, stream);
-  }
-  return launchType<__half>(a, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, stream);
+  return a.params.data_type == DataType::kBFloat16 ? launchLatent<__nv_bfloat16>(a, stream)
+                                                   : launchLatent<__half>(a, stream);
 }
 
 }  // namespace r1trt::kernels::hla

@@ -12,6 +12,7 @@
 #include "../common/numeric.cuh"
 #include "hopper_latent_products.cuh"
 #include "hopper_latent_work.cuh"
+#include "hopper_softmax.cuh"
 
 namespace r1trt::kernels::hla::latent {
 
@@ -43,11 +44,11 @@ __device__ __forceinline__ void arriveAt(int barrier, int count) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
-// What a lane has. m is times log2(e) and the scale, which is positive.
+// What a lane has.
 struct Sums {
   float s[kScores], o[kOutputs];
   uint32_t p[kScores / 8][4];
-  float m[2], l[2];
+  Softmax softmax;
 };
 
 // S = q k^T of a tile.
@@ -86,51 +87,10 @@ __device__ __forceinline__ float shift(float m) {
   return m == -INFINITY ? 0.0F : m;  // no key yet: weights of 0
 }
 
-// Products read weights while they run, until behind a wait.
-__device__ __forceinline__ void holdWeights(uint32_t (&p)[kScores / 8][4]) {
-#pragma unroll
-  for (int i = 0; i < kScores / 2; ++i) asm volatile("" : "+r"(p[i / 4][i % 4])::"memory");
-}
-
 // What was summed before is rescaled to a new m. The largest score soon stays what it is.
 __device__ __forceinline__ void rescale(float const (&decay)[2], float (&o)[kOutputs]) {
   if (__any_sync(kAllLanes, decay[0] != 1.0F || decay[1] != 1.0F ? 1 : 0) == 0) return;
-#pragma unroll
-  for (int i = 0; i < kOutputs; ++i) o[i] *= decay[i / 2 % 2];
-}
-
-// S becomes P, with the new m; returns by how much O is to be multiplied.
-template <class T>
-__device__ __forceinline__ void weigh(float scale, Sums& sums, float (&decay)[2]) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float largest = sums.s[2 * r];
-#pragma unroll
-    for (int i = 0; i < kScores / 4; ++i) {
-      largest = fmaxf(largest, fmaxf(sums.s[4 * i + 2 * r], sums.s[4 * i + 2 * r + 1]));
-    }
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
-    largest = fmaxf(sums.m[r], largest * scale);
-    float const offset = shift(largest);
-    decay[r] = fastExp2(sums.m[r] - offset);
-    sums.m[r] = largest;
-    float sum[2] = {0.0F, 0.0F};
-#pragma unroll
-    for (int i = 0; i < kScores / 4; ++i) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float& score = sums.s[4 * i + 2 * r + j];
-        score = fastExp2(score * scale - offset);
-        sum[j] += score;
-      }
-    }
-    sums.l[r] = sums.l[r] * decay[r] + (sum[0] + sum[1]);
-  }
-#pragma unroll
-  for (int i = 0; i < kScores / 2; ++i) {
-    sums.p[i / 4][i % 4] = packPair<T>(sums.s[2 * i], sums.s[2 * i + 1]);
-  }
+  hla::rescale(o, decay);
 }
 
 // P and m to the other warpgroup. It has used those of the tile before, for this one has.
@@ -143,8 +103,8 @@ __device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, 
     *reinterpret_cast<uint32_t*>(target + lane % 4 * 4) = sums.p[i / 4][i % 4];
   }
   if (lane % 4 == 0) {
-    shared.m[place.row] = sums.m[0];
-    shared.m[place.row + 8] = sums.m[1];
+    shared.m[place.row] = sums.softmax.m[0];
+    shared.m[place.row + 8] = sums.softmax.m[1];
   }
   fenceStores();
   arriveAt(kWeightsBarrier + place.warpgroup, kConsumers);
@@ -185,9 +145,9 @@ __device__ __forceinline__ void beginGiven(Shared& shared, Place const& place, i
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float const largest = shared.m[place.row + 8 * r];
-    decay[r] = fastExp2(sums.m[r] - shift(largest));
-    sums.m[r] = largest;
-    sums.l[r] *= decay[r];
+    decay[r] = fastExp2(sums.softmax.m[r] - shift(largest));
+    sums.softmax.m[r] = largest;
+    sums.softmax.l[r] *= decay[r];
   }
   rescale(decay, sums.o);
   clearValues(shared, place, tile);
@@ -213,7 +173,8 @@ __device__ __forceinline__ void endScores(Call const& call, Shared& shared, Plac
   holdRegisters(sums.s);
   giveBack(shared, place, tile, kRest);
   hideUnseen(shared.work, place, tile, sums.s);
-  weigh<T>(call.a.scale_log2, sums, decay);
+  sums.softmax.update(sums.s, call.a.scale_log2, decay);
+  packWeights<T>(sums.s, sums.p);
 }
 
 // O += P v of the own tile, to the end.
@@ -257,7 +218,7 @@ __device__ __forceinline__ void twoTiles(Call const& call, Shared& shared, Place
   endScores<T>(call, shared, place, tile, sums, decay);
   // NOTES: ptxas puts a wait for products in front of arithmetic that does not need them, and the two would
   // not overlap; but not in front of a loop that needs the sums. None is negative: the loop ends at once.
-  wait(&shared.queries, sums.l[0] + sums.l[1] < 0.0F ? 1 : 0);
+  wait(&shared.queries, sums.softmax.l[0] + sums.softmax.l[1] < 0.0F ? 1 : 0);
   endGiven(shared, place, tile - 1, sums);
   giveWeights(shared, place, sums);
   addOwn<T>(shared, place, tile, decay, sums);
@@ -265,16 +226,14 @@ __device__ __forceinline__ void twoTiles(Call const& call, Shared& shared, Place
 
 // l of both warpgroups' tiles, and of a row's four lanes. Both have the last m.
 __device__ __forceinline__ void addSums(Shared& shared, Place const& place, Sums& sums) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float& l = sums.l[r];
-    l += __shfl_xor_sync(kAllLanes, l, 1);
-    l += __shfl_xor_sync(kAllLanes, l, 2);
-    if (place.thread % 4 == 0) shared.l[place.warpgroup][place.row + 8 * r] = l;
+  sums.softmax.end();
+  if (place.thread % 4 == 0) {
+    shared.l[place.warpgroup][place.row] = sums.softmax.l[0];
+    shared.l[place.warpgroup][place.row + 8] = sums.softmax.l[1];
   }
   syncAt(kConsumersBarrier, kConsumers);
 #pragma unroll
-  for (int r = 0; r < 2; ++r) sums.l[r] += shared.l[place.warpgroup ^ 1][place.row + 8 * r];
+  for (int r = 0; r < 2; ++r) sums.softmax.l[r] += shared.l[place.warpgroup ^ 1][place.row + 8 * r];
 }
 
 // O / l to y, or to the split's part.
@@ -287,7 +246,7 @@ __device__ __forceinline__ void store(Attention const& a, Work const& work, Plac
     int const row = place.row + 8 * r;
     if (work.row0 + row >= work.rows) continue;
     int64_t const at = (work.query_row + row) * a.splits + work.split;
-    float const factor = sums.l[r] > 0.0F ? 1.0F / sums.l[r] : 0.0F;
+    float const factor = sums.softmax.l[r] > 0.0F ? 1.0F / sums.softmax.l[r] : 0.0F;
     T* const y = static_cast<T*>(a.params.y) + at * kLatentV + column;
     float* const partial = a.partial + at * kLatentV + column;
 #pragma unroll
@@ -300,7 +259,7 @@ __device__ __forceinline__ void store(Attention const& a, Work const& work, Plac
       }
     }
     if (a.splits > 1 && column == 0) {
-      a.partial_lse[at] = sums.l[r] > 0.0F ? sums.m[r] + log2f(sums.l[r]) : -INFINITY;
+      a.partial_lse[at] = sums.softmax.l[r] > 0.0F ? sums.softmax.m[r] + log2f(sums.softmax.l[r]) : -INFINITY;
     }
   }
 }
@@ -312,8 +271,6 @@ __device__ __forceinline__ void consume(Call const& call, Shared& shared) {
   Sums sums;
 #pragma unroll
   for (float& value : sums.o) value = 0.0F;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) sums.m[r] = -INFINITY, sums.l[r] = 0.0F;
   if (work.tiles > 0) {
     wait(&shared.queries, 0);
     if (place.warpgroup == 0) firstTile<T>(call, shared, place, sums);

@@ -1,13 +1,17 @@
-// Scores, online softmax and the sum of values of a warpgroup's 64 rows and 128 keys, by wgmma.
+// What tiles of attention on sm_90a share: scores, online softmax and the sum of values of a warpgroup's 64
+// rows, by wgmma.
 //
 // Legend, as in FlashAttention: S scores, P weights, O output, m a row's largest score, l the sum of its
-// weights. A lane has the rows lane / 4 and lane / 4 + 8 of its warp's 16; of every 8 columns two.
+// weights. A lane has the rows lane / 4 and lane / 4 + 8 of its warp's 16; of every 8 columns two. A tile in
+// shared memory is groups of 64 columns, one behind the other.
 #pragma once
 
+#include "../common/hopper.cuh"
 #include "../common/numeric.cuh"
-#include "hopper_prefill_tile.cuh"
 
-namespace r1trt::kernels::hla::prefill {
+namespace r1trt::kernels::hla {
+
+using namespace hopper;
 
 template <class T>
 struct Product;
@@ -32,32 +36,29 @@ struct Product<__half> {
   }
 };
 
-constexpr int kScores = kKeys / 2;  // of a lane, and half as many registers of weights
-constexpr int kWords = kKeys / 32;  // a bit a key
-
-// S = q k^T of a warpgroup's 64 rows.
-template <class Tile>
-__device__ __forceinline__ void beginScores(Shared<Tile> const& shared, int queries, int stage, int warpgroup,
-                                            float (&s)[kScores]) {
+// S = q k^T of a warpgroup's 64 rows and 128 keys.
+template <class T, int kGroups, int kGroupBytes>
+__device__ __forceinline__ void beginScores(char const (&q)[kGroups][kGroupBytes],
+                                            char const (&k)[kGroups][kGroupBytes], int warpgroup,
+                                            float (&s)[64]) {
   fenceProducts();
 #pragma unroll
-  for (int step = 0; step < Tile::kQk / 16; ++step) {
+  for (int step = 0; step < kGroups * 4; ++step) {
     int const group = step / 4, offset = step % 4 * 32;
-    char const* q = shared.q[queries][group] + warpgroup * 64 * kSwizzleBytes;
-    Product<typename Tile::T>::scores(s, tileDescriptor(q, offset),
-                                      tileDescriptor(shared.k[stage][group], offset), step > 0);
+    char const* rows = q[group] + warpgroup * 64 * kSwizzleBytes;
+    Product<T>::scores(s, tileDescriptor(rows, offset), tileDescriptor(k[group], offset), step > 0);
   }
   commitProducts();
 }
 
 // O += P v.
-template <class Tile>
-__device__ __forceinline__ void beginValues(Shared<Tile> const& shared, int stage,
-                                            uint32_t const (&p)[kScores / 8][4], float (&o)[Tile::kV / 2]) {
+template <class T, int kGroups, int kGroupBytes, int kSteps, int kOutputs>
+__device__ __forceinline__ void beginValues(char const (&v)[kGroups][kGroupBytes],
+                                            uint32_t const (&p)[kSteps][4], float (&o)[kOutputs]) {
   fenceProducts();
 #pragma unroll
-  for (int step = 0; step < kKeys / 16; ++step) {
-    Product<typename Tile::T>::values(o, p[step], rowsDescriptor(shared.v[stage][0], step * 16, kGroupBytes));
+  for (int step = 0; step < kSteps; ++step) {
+    Product<T>::values(o, p[step], rowsDescriptor(v[0], step * 16, kGroupBytes));
   }
   commitProducts();
 }
@@ -67,6 +68,7 @@ struct Softmax {
   float m[2] = {-INFINITY, -INFINITY}, l[2] = {0.0F, 0.0F};
 
   // S becomes P; returns by how much what was summed before is to be multiplied.
+  template <int kScores>
   __device__ __forceinline__ void update(float (&s)[kScores], float scale, float (&decay)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -104,42 +106,26 @@ struct Softmax {
   }
 };
 
-// Keys that a row does not see: `seen` has a bit a key.
-__device__ __forceinline__ void hideUnseen(float (&s)[kScores], uint32_t const (&seen)[2][kWords]) {
-  int const column = static_cast<int>(threadIdx.x % 4) * 2;
+template <class T, int kSteps>
+__device__ __forceinline__ void packWeights(float const (&s)[8 * kSteps], uint32_t (&p)[kSteps][4]) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-#pragma unroll
-    for (int word = 0; word < kWords; ++word) {
-      uint32_t const mine = seen[r][word] >> column;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        float& score = s[16 * word + i / 2 * 4 + 2 * r + i % 2];
-        if ((mine & (1U << (i / 2 * 8 + i % 2))) == 0) score = -INFINITY;
-      }
-    }
-  }
-}
-
-template <class T>
-__device__ __forceinline__ void packWeights(float const (&s)[kScores], uint32_t (&p)[kScores / 8][4]) {
-#pragma unroll
-  for (int step = 0; step < kScores / 8; ++step) {
+  for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) p[step][i] = packPair<T>(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
   }
 }
 
 // Products read weights while they run: this keeps their registers until behind the wait.
-__device__ __forceinline__ void holdWeights(uint32_t (&p)[kScores / 8][4]) {
+template <int kSteps>
+__device__ __forceinline__ void holdWeights(uint32_t (&p)[kSteps][4]) {
 #pragma unroll
-  for (int i = 0; i < kScores / 2; ++i) asm volatile("" : "+r"(p[i / 4][i % 4])::"memory");
+  for (int i = 0; i < kSteps * 4; ++i) asm volatile("" : "+r"(p[i / 4][i % 4])::"memory");
 }
 
-template <class Tile>
-__device__ __forceinline__ void rescale(float (&o)[Tile::kV / 2], float const (&decay)[2]) {
+template <int kOutputs>
+__device__ __forceinline__ void rescale(float (&o)[kOutputs], float const (&decay)[2]) {
 #pragma unroll
-  for (int i = 0; i < Tile::kV / 2; ++i) o[i] *= decay[i / 2 % 2];
+  for (int i = 0; i < kOutputs; ++i) o[i] *= decay[i / 2 % 2];
 }
 
-}  // namespace r1trt::kernels::hla::prefill
+}  // namespace r1trt::kernels::hla

@@ -6,13 +6,11 @@
 #pragma once
 
 #include "../common/hopper.cuh"
-#include "../common/numeric.cuh"
 #include "../common/tensor_map.h"
 #include "hopper_attention.h"
+#include "hopper_softmax.cuh"
 
 namespace r1trt::kernels::hla {
-
-using namespace hopper;
 
 constexpr int kRows = 128, kKeys = 128, kStages = 2;
 constexpr int kGroupColumns = 64;  // 128 bytes of 16-bit elements: what one swizzled tile has
@@ -96,90 +94,7 @@ __device__ void produce(Call const& call, Work const& work, Shared<Tile>& shared
   }
 }
 
-template <class T>
-struct Product;
-template <>
-struct Product<__nv_bfloat16> {
-  static __device__ void scores(float (&s)[64], uint64_t q, uint64_t k, int more) {
-    multiplyBf16(s, q, k, more);
-  }
-  template <int kCount>
-  static __device__ void values(float (&o)[kCount], uint32_t const (&p)[4], uint64_t v) {
-    multiplyValuesBf16(o, p, v, 1);
-  }
-};
-template <>
-struct Product<__half> {
-  static __device__ void scores(float (&s)[64], uint64_t q, uint64_t k, int more) {
-    multiplyF16(s, q, k, more);
-  }
-  template <int kCount>
-  static __device__ void values(float (&o)[kCount], uint32_t const (&p)[4], uint64_t v) {
-    multiplyValuesF16(o, p, v, 1);
-  }
-};
-
 constexpr int kScores = kKeys / 2;  // of a lane, and half as many registers of weights
-
-// S = q k^T of a warpgroup's 64 rows.
-template <class Tile>
-__device__ __forceinline__ void beginScores(Shared<Tile> const& shared, int stage, int warpgroup,
-                                            float (&s)[kScores]) {
-  fenceProducts();
-#pragma unroll
-  for (int step = 0; step < Tile::kQk / 16; ++step) {
-    int const group = step / 4, offset = step % 4 * 32;
-    char const* q = shared.q[group] + warpgroup * 64 * kSwizzleBytes;
-    Product<typename Tile::T>::scores(s, tileDescriptor(q, offset),
-                                      tileDescriptor(shared.k[stage][group], offset), step > 0);
-  }
-  commitProducts();
-}
-
-// O += P v.
-template <class Tile>
-__device__ __forceinline__ void beginValues(Shared<Tile> const& shared, int stage,
-                                            uint32_t const (&p)[kScores / 8][4], float (&o)[Tile::kV / 2]) {
-  fenceProducts();
-#pragma unroll
-  for (int step = 0; step < kKeys / 16; ++step) {
-    Product<typename Tile::T>::values(o, p[step], rowsDescriptor(shared.v[stage][0], step * 16, kGroupBytes));
-  }
-  commitProducts();
-}
-
-// A row's largest score, times log2(e) and the scale, which is positive, and its sum; of two rows.
-struct Softmax {
-  float m[2] = {-INFINITY, -INFINITY}, l[2] = {0.0F, 0.0F};
-
-  // S becomes P; returns by how much what was summed before is to be multiplied.
-  __device__ __forceinline__ void update(float (&s)[kScores], float scale, float (&decay)[2]) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float largest = s[2 * r];
-#pragma unroll
-      for (int i = 0; i < kScores / 4; ++i)
-        largest = fmaxf(largest, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
-      largest = fmaxf(m[r], largest * scale);
-      float const offset = largest == -INFINITY ? 0.0F : largest;
-      decay[r] = fastExp2(m[r] - offset);
-      m[r] = largest;
-      float sum[2] = {0.0F, 0.0F};
-#pragma unroll
-      for (int i = 0; i < kScores / 4; ++i) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          float& score = s[4 * i + 2 * r + j];
-          score = fastExp2(score * scale - offset);
-          sum[j] += score;
-        }
-      }
-      l[r] = l[r] * decay[r] + (sum[0] + sum[1]);
-    }
-  }
-};
 
 // Keys behind a row's position are not seen: `limit` is the last one's index in the tile.
 __device__ __forceinline__ void mask(float (&s)[kScores], int const (&limit)[2]) {
@@ -188,21 +103,6 @@ __device__ __forceinline__ void mask(float (&s)[kScores], int const (&limit)[2])
   for (int i = 0; i < kScores; ++i) {
     if (i / 4 * 8 + column + i % 2 > limit[i / 2 % 2]) s[i] = -INFINITY;
   }
-}
-
-template <class T>
-__device__ __forceinline__ void packWeights(float const (&s)[kScores], uint32_t (&p)[kScores / 8][4]) {
-#pragma unroll
-  for (int step = 0; step < kScores / 8; ++step) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) p[step][i] = packPair<T>(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
-  }
-}
-
-// Products read weights while they run: this keeps their registers until behind the wait.
-__device__ __forceinline__ void holdWeights(uint32_t (&p)[kScores / 8][4]) {
-#pragma unroll
-  for (int i = 0; i < kScores / 2; ++i) asm volatile("" : "+r"(p[i / 4][i % 4])::"memory");
 }
 
 // Values behind the last key may be anything, and nothing times a NaN is one.
@@ -247,12 +147,6 @@ __device__ __forceinline__ void store(Call const& call, Work const& work, int ro
       *target = Vector<T, 2>{{fromFloat<T>(low), fromFloat<T>(high)}};
     }
   }
-}
-
-template <class Tile>
-__device__ __forceinline__ void rescale(float (&o)[Tile::kV / 2], float const (&decay)[2]) {
-#pragma unroll
-  for (int i = 0; i < Tile::kV / 2; ++i) o[i] *= decay[i / 2 % 2];
 }
 
 // Where a lane works: its warpgroup of two, and the first of its two rows in the block.
@@ -303,7 +197,7 @@ __device__ __forceinline__ void beginKeys(Call const& call, Work const& work, Sh
                                           Place const& place, Sight const& sight, Sums<Tile>& sums) {
   wait(&shared.queries, 0);
   wait(&shared.keys_full[0], 0);
-  beginScores(shared, 0, place.warpgroup, sums.s);
+  beginScores<typename Tile::T>(shared.q, shared.k[0], place.warpgroup, sums.s);
   waitProducts<0>();
   holdRegisters(sums.s);
   if (place.leads) arrive(&shared.keys_empty[0]);
@@ -322,9 +216,9 @@ __device__ __forceinline__ void nextKeys(Call const& call, Shared<Tile>& shared,
   wait(&shared.keys_full[next.index], next.parity);
   wait(&shared.values_full[now.index], now.parity);
   holdRegisters(sums.s);
-  beginScores(shared, next.index, place.warpgroup, sums.s);
+  beginScores<typename Tile::T>(shared.q, shared.k[next.index], place.warpgroup, sums.s);
   holdRegisters(sums.o);
-  beginValues(shared, now.index, sums.p, sums.o);
+  beginValues<typename Tile::T>(shared.v[now.index], sums.p, sums.o);
   waitProducts<1>();
   holdRegisters(sums.s);
   if (place.leads) arrive(&shared.keys_empty[next.index]);
@@ -334,7 +228,7 @@ __device__ __forceinline__ void nextKeys(Call const& call, Shared<Tile>& shared,
   holdWeights(sums.p);
   holdRegisters(sums.o);
   if (place.leads) arrive(&shared.values_empty[now.index]);
-  rescale<Tile>(sums.o, sums.decay);
+  rescale(sums.o, sums.decay);
   packWeights<typename Tile::T>(sums.s, sums.p);
 }
 
@@ -342,15 +236,11 @@ template <class Tile>
 __device__ __forceinline__ void endKeys(Shared<Tile>& shared, Stage now, Sums<Tile>& sums) {
   wait(&shared.values_full[now.index], now.parity);
   holdRegisters(sums.o);
-  beginValues(shared, now.index, sums.p, sums.o);
+  beginValues<typename Tile::T>(shared.v[now.index], sums.p, sums.o);
   waitProducts<0>();
   holdWeights(sums.p);
   holdRegisters(sums.o);
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    sums.softmax.l[r] += __shfl_xor_sync(kAllLanes, sums.softmax.l[r], 1);
-    sums.softmax.l[r] += __shfl_xor_sync(kAllLanes, sums.softmax.l[r], 2);
-  }
+  sums.softmax.end();
 }
 
 template <class Tile>
