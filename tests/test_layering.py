@@ -20,6 +20,7 @@ ORDER = (
     "strict_json",
     "progress",
     "text",
+    "page",
     "lifetime",
     "data_types",
     "cache",

@@ -21,12 +21,11 @@ from r1trt.cli.output import print_result, progress_reporter
 from r1trt.cli.profile_table import profile_lines
 from r1trt.errors import UsageError
 from r1trt.estimate.gpus import DEVICES
+from r1trt.profile.options import BREAKDOWNS, METRICS
 
 if TYPE_CHECKING:
     from r1trt.profile.result import Profile
 
-METRICS = ("latency", "flops", "memory")
-BREAKDOWNS = ("layer_type", "layer", "operator", "part")
 EPILOG = """
 \b
 Examples:

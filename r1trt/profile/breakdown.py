@@ -10,7 +10,8 @@ from r1trt.config import ModelConfig
 from r1trt.config.checks import MAX_LAYERS
 from r1trt.estimate.planned import PlannedModel
 from r1trt.profile.measured import ExecutedNode, MeasuredPhase, owners
-from r1trt.profile.places import OTHER, Breakdown, place_of_node
+from r1trt.profile.options import Breakdown
+from r1trt.profile.places import OTHER, place_of_node
 from r1trt.profile.rows import Row
 from r1trt.profile.work import Work
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from r1trt.config import ModelConfig, MoeConfig
 from r1trt.export.head import TABLE
 from r1trt.families.tensors import place_of_name
 from r1trt.precision.rules import HEAD
-
-Breakdown = Literal["layer_type", "layer", "operator", "part"]
-BREAKDOWNS: tuple[Breakdown, ...] = get_args(Breakdown)
+from r1trt.profile.options import Breakdown
 
 LAYER = "layer"
 OTHER = "other"

@@ -17,10 +17,10 @@ from r1trt.machine import OthersShare
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.profile.breakdown import rows_of_phase, total_row
 from r1trt.profile.measured import Measured
-from r1trt.profile.places import Breakdown
+from r1trt.profile.options import METRICS, Breakdown, Metric
 from r1trt.profile.request_file import request_file
 from r1trt.profile.requests import RequestBatch, default_requests
-from r1trt.profile.result import METRICS, Metric, PhaseProfile, Profile
+from r1trt.profile.result import PhaseProfile, Profile
 from r1trt.profile.subject import Subject, subject_from_name
 from r1trt.profile.work import work_of_calls
 from r1trt.progress import Progress, ignore

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from r1trt.estimate.gpus import Device
 from r1trt.estimate.times import OPERATIONS_OF_MAC
 from r1trt.profile.measured import Measured, MeasuredPhase
-from r1trt.profile.places import Breakdown
+from r1trt.profile.options import Breakdown, Metric
 from r1trt.profile.requests import Phase, RequestBatch
 from r1trt.profile.rows import Row
 
-Metric = Literal["latency", "flops", "memory"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 SCHEMA = 1
 
 

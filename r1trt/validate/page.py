@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
-import jinja2
-
 from r1trt.artifacts.validation import ValidationDirectory, write_validation
+from r1trt.page import rendered_page
 from r1trt.validate.plots import plots_from_report
 from r1trt.validate.report import ValidationReport
 from r1trt.validate.stages import TITLES
@@ -14,11 +11,7 @@ from r1trt.validate.stages import TITLES
 
 def html_from_report(report: ValidationReport) -> str:
     """Render the page: one file without anything from elsewhere."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    source = files("r1trt.validate").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        report=report, titles=TITLES, plots=plots_from_report(report)
-    )
+    return rendered_page("r1trt.validate", report=report, titles=TITLES, plots=plots_from_report(report))
 
 
 def save_report(report: ValidationReport) -> ValidationDirectory:

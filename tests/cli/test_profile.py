@@ -12,8 +12,7 @@ import pytest
 from tiny_checkpoints import write_deepseek, write_llama
 
 from r1trt.cli import cli, main
-from r1trt.profile.places import BREAKDOWNS
-from r1trt.profile.result import METRICS
+from r1trt.profile.options import BREAKDOWNS, METRICS
 
 ARTICLE = ("--metrics", "latency,flops,memory", "--breakdown", "layer_type")
 

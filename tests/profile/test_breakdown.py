@@ -15,9 +15,9 @@ from r1trt.estimate.planned import planned_model
 from r1trt.estimate.source import sized_model
 from r1trt.estimate.times import seconds_of_call
 from r1trt.ops.cost import CallSize
-from r1trt.profile.places import BREAKDOWNS, Breakdown
+from r1trt.profile.options import BREAKDOWNS, METRICS, Breakdown
 from r1trt.profile.profile import ProfileConfig, profile_model
-from r1trt.profile.result import METRICS, Profile
+from r1trt.profile.result import Profile
 
 REQUESTS = {"batch": 4, "prompt_tokens": 100, "new_tokens": 5}
 

@@ -12,7 +12,8 @@ from tiny_checkpoints import write_deepseek, write_llama, write_r1_asa
 
 from r1trt.errors import ConfigError, UsageError
 from r1trt.profile.breakdown import OUTSIDE
-from r1trt.profile.places import BREAKDOWNS, OTHER
+from r1trt.profile.options import BREAKDOWNS
+from r1trt.profile.places import OTHER
 from r1trt.profile.profile import ProfileConfig, profile_model
 from r1trt.profile.result import Profile
 

@@ -9,10 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from r1trt.profile.options import BREAKDOWNS, METRICS, Breakdown, Metric
 from r1trt.profile.page import page_of_profile
-from r1trt.profile.places import BREAKDOWNS, Breakdown
 from r1trt.profile.profile import ProfileConfig, profile_model
-from r1trt.profile.result import METRICS, Metric
 
 SVG = "{http://www.w3.org/2000/svg}"
 
