@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import shutil
 from contextlib import suppress
@@ -95,7 +96,7 @@ def processor_name() -> str:
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()
-    return "CPU"
+    return platform.processor() or "CPU"
 
 
 def free_disk(directory: Path) -> int:
