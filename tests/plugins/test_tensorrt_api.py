@@ -28,6 +28,7 @@ BUILD = ("builder_api", "callbacks", "read_back", "timing_cache", "worker")
 FILES = [
     *(PACKAGE / "build" / f"{name}.py" for name in BUILD),
     *(PACKAGE / "runtime").glob("tensorrt_*.py"),
+    PACKAGE / "profile" / "tensorrt.py",
 ]
 # Of TensorRT-RTX alone: the target GPU is named there.
 RTX_ONLY = {

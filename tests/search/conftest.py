@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from search_case import CAPACITY, Case
 from tiny_checkpoints import write_llama, write_r1_asa
 
 from r1trt.calibrate.calibrate import CalibrationConfig
 from r1trt.export.export import ExportConfig, export_checkpoint
-from r1trt.export.io import ExportedModel, load_export
-from r1trt.precision.plan import PrecisionPlan
+from r1trt.export.io import load_export
 from r1trt.precision.rules import plan_from_rules
-from r1trt.search.candidates import Group, candidate_plans, groups_of_candidates
+from r1trt.search.candidates import candidate_plans, groups_of_candidates
 from r1trt.search.chain import ModelChain
-
-CAPACITY = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    export: ExportedModel
-    chain: ModelChain
-    exact: PrecisionPlan
-    plans: dict[str, PrecisionPlan]
-    groups: list[Group]
 
 
 @pytest.fixture(scope="session", params=["llama", "r1-asa"])

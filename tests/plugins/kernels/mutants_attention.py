@@ -276,8 +276,8 @@ BARRIERS = [
         "no barrier after the rows are listed",
         changed(
             "attention.cuh",
-            "listRows<Tile::kThreads>(a, work, shared.list);\n  __syncthreads();",
-            "listRows<Tile::kThreads>(a, work, shared.list);",
+            "waitForLastGrid();  // new keys and values are in the cache\n  __syncthreads();",
+            "waitForLastGrid();",
         ),
         FIRST,
     ),
