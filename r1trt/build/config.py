@@ -32,8 +32,8 @@ class BuildConfig:
         precision: None takes the architecture's own.
         plan: Precision plan to use in place of the rules'.
         requantize: What becomes of a checkpoint's FP8 with block scales where no product takes it.
-        calibration: Text to measure FP8 scales on; None takes the package's.
-        calibration_method: How FP8 scales follow from what was measured; None means "mse".
+        calibration: Text to measure scales on; None takes the package's.
+        calibration_method: How scales follow from what was measured; None means "mse".
         calibration_percentile: For the method "percentile", in percent; None means 99.99.
         calibration_tokens: Tokens to measure on; None means 8192.
         compensate: Whether quantized weights make up for rounding errors; None means where some are INT4.

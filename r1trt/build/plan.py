@@ -1,4 +1,4 @@
-"""Step 1 of a build, plan: the type of every layer, what computes it, and the scales of those in FP8."""
+"""Step 1 of a build, plan: the type of every layer, what computes it, and the scales of what is quantized."""
 
 from __future__ import annotations
 

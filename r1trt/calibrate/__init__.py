@@ -1,1 +1,1 @@
-"""Static FP8 scales: ranges measured on text inside the exported graph."""
+"""Static scales: ranges measured on text inside the exported graph."""

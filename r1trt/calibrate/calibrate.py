@@ -1,4 +1,4 @@
-"""Static FP8 scales: complete a precision plan from text and from the checkpoint's weights."""
+"""Static scales: complete a precision plan from text and from the checkpoint's weights."""
 
 from __future__ import annotations
 

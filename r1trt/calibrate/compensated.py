@@ -15,9 +15,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from r1trt.artifacts.disk import require_free_space
 from r1trt.calibrate.compensate import compensated_weight
 from r1trt.calibrate.runner import probed_session
 from r1trt.calibrate.text import TokenChunks
+from r1trt.data_types import DATA_TYPES
 from r1trt.errors import PlanError
 from r1trt.graph.block_codes import block_name, packed_codes
 from r1trt.graph.edit import data_type, static_dims
@@ -66,14 +68,22 @@ class Compensation:
     directory: Path
     progress: Progress
 
+    @property
+    def bytes(self) -> int:
+        """Size of what is kept."""
+        nodes, layers = layer_nodes(self.model), self.plan.layers
+        return sum(_bytes(layers[key], nodes[key]) for key in compensated_layers(self.plan))
+
     def weights(self) -> Weights:
         """Codes of all quantized linears, and the scales of their blocks.
 
         Raises:
+            DiskFullError: The directory has no room for them.
             PlanError: Activations are not finite, or a weight's inputs cannot be used.
         """
         layers = compensated_layers(self.plan)
         nodes = layer_nodes(self.model)
+        require_free_space(self.directory, self.bytes)
         found: Weights = {}
         done = 0
         for probes in _passes(probes_for(self.model, dict.fromkeys(layers, (INPUT_SCALE,))), nodes):
@@ -134,6 +144,15 @@ def _weight(node: ir.Node) -> ir.Value:
     operator = layer_operator_of(node)
     assert operator is not None, "a plan has layers of operators alone"
     return operator.required(node, "w")
+
+
+def _bytes(layer: LayerPrecision, node: ir.Node) -> int:
+    """Of a layer's codes, and of its blocks' scales; the last block of a row is whole."""
+    rows, columns = static_dims(_weight(node))
+    if layer.block_size is None:
+        return rows * columns * DATA_TYPES[str(layer.weight)].bits // 8
+    blocks = rows * len(grid_of_layer(layer).blocks(columns))
+    return blocks * (layer.block_size * DATA_TYPES[str(layer.weight)].bits // 8 + DATA_TYPES["fp32"].bytes)
 
 
 def _width(node: ir.Node) -> int:

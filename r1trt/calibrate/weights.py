@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.calibrate.weight_search import searched_row_scales
 from r1trt.graph.block_scaled import BlockScaledTensor
 from r1trt.graph.codes import CODE_TYPES, CodeType
-from r1trt.graph.quantize import WeightTensor, weight_amax
+from r1trt.graph.quantize import WeightSource, WeightTensor, require_finite, weight_amax
+from r1trt.graph.weight_grid import CODES, Floats, Grid
 from r1trt.graph.weights import weight_source_from_value
 from r1trt.ops.layer_precision import INT8, LayerPrecision
 from r1trt.ops.operator import ScaledWeight
@@ -88,7 +88,20 @@ def _squares(weight: ScaledWeight, scales: tuple[float, ...], codes: CodeType) -
 
 def _scales(weight: ScaledWeight, codes: CodeType, *, search_rows: bool) -> tuple[float, ...]:
     source = weight_source_from_value(weight.value, weight.block_scales)
-    scales = codes.scale(weight_amax(source, weight.axis)).reshape(-1)
     if search_rows and weight.axis is not None and source.rows_per_index == 1:
-        scales = searched_row_scales(source, scales, codes)
+        scales = _searched_row_scales(source, codes)
+    else:
+        scales = codes.scale(weight_amax(source, weight.axis)).reshape(-1)
     return tuple(short_float(scale) for scale in scales)
+
+
+def _searched_row_scales(source: WeightSource, codes: CodeType) -> Floats:
+    """Of each row the scale [N] of the smallest squared error."""
+    grid = Grid(code=next(code for code in CODES if code == codes.name), scaling="channel")
+    counts_alike_K = np.ones(source.shape[1], np.float32)
+    found = []
+    for chunk_RK in source.chunks():
+        values_RK = chunk_RK.astype(np.float32)
+        require_finite(values_RK, source.name)
+        found.append(grid.searched_scales(values_RK, counts_alike_K)[:, 0])
+    return np.concatenate(found)

@@ -21,10 +21,13 @@ SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
 # Multiples of the scale of the largest magnitude that a search tries; of equal errors the first wins. Sixteen
 # codes gain from clipping and, as the largest magnitude has a code -8 and its opposite only 7, from a wider
-# step. FP8's step is relative, so there a scale moves where its binades begin.
+# step. A row has few weights, and where its largest one lands on E4M3's grid matters: of SmolLM2-135M the
+# search takes 5 % of the rows' squared error, and lowers the KL divergence of the FP8 model from 0.0375 by
+# 0.0022 +- 0.0015 (4096 held-out tokens). Whole tensors gain 0.4 %; smaller scales clip more than they gain.
+_BYTE_FRACTIONS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8)
 FRACTIONS: dict[Code, tuple[float, ...]] = {
-    "fp8_e4m3": tuple(1 - step / 32 for step in range(17)),
-    "int8": tuple(1 - step / 40 for step in range(17)),
+    "fp8_e4m3": _BYTE_FRACTIONS,
+    "int8": _BYTE_FRACTIONS,
     "int4": (1.0, *(1.2 - step / 40 for step in range(21) if step != 8)),
 }
 _CHUNK_BYTES = 16 << 20

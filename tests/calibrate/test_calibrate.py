@@ -15,10 +15,10 @@ from tiny_checkpoints import write_llama, write_r1_asa
 
 from r1trt.calibrate.calibrate import calibrated_plan
 from r1trt.calibrate.ranges import MSE_FRACTIONS
-from r1trt.calibrate.weight_search import WEIGHT_FRACTIONS
 from r1trt.errors import CheckpointError
 from r1trt.export.io import ExportedModel
 from r1trt.graph.codes import FP8_CODES
+from r1trt.graph.weight_grid import FRACTIONS
 from r1trt.model import load_checkpoint
 from r1trt.precision.rules import plan_from_rules
 
@@ -153,7 +153,7 @@ def test_the_error_search_finds_the_best_candidate_of_each_row(tmp_path: Path) -
     assert isinstance(layer.weight_scale, tuple) and len(layer.weight_scale) == len(rows)
     smaller = 0
     for row, scale in zip(rows, layer.weight_scale, strict=True):
-        candidates = [np.float32(np.abs(row).max() / 448 * part) for part in WEIGHT_FRACTIONS]
+        candidates = [np.float32(np.abs(row).max() / 448 * part) for part in FRACTIONS["fp8_e4m3"]]
         errors = [
             float(((FP8_CODES.codes(row, at).astype(np.float32) * at - row) ** 2).sum()) for at in candidates
         ]

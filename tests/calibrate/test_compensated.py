@@ -93,7 +93,9 @@ def test_a_compensated_model_is_nearer(write: Any, precision: Any, tmp_path: Pat
     model = exported(checkpoint, tmp_path / "export")
     chunks = chunks_of(config_for(checkpoint, tmp_path))
     plan = plan_from_rules(model.model, "cpu", precision)
-    weights = compensation(model, plan, chunks, tmp_path / "weights").weights()
+    made = compensation(model, plan, chunks, tmp_path / "weights")
+    weights = made.weights()
+    assert made.bytes == sum(tensor.nbytes for tensor in weights.values())
     wide = plan_from_rules(model.model, "cpu", "fp32")
     exact, nearest, found = (
         logits_of(model, *item, chunks[0], tmp_path / name)
