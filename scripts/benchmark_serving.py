@@ -1,10 +1,11 @@
 """Measures serving SmolLM2-135M on a CPU: our server, `r1trt generate`'s loop alone, llama.cpp's server.
 
-All compute in FP32 with the same weights, read the same prompt tokens and answer greedily. Both servers run
-for the whole benchmark; loads alternate between them, each on a machine that is otherwise quiet. Throughput
-counts new tokens only.
+All have the same weights, in FP32 or in as many bits, read the same prompt tokens and answer greedily. Both
+servers run for the whole benchmark; loads alternate between them, each on a machine that is otherwise quiet.
+Throughput counts new tokens only.
 
     python scripts/benchmark_serving.py --checkpoint engines/checkpoints/SmolLM2
+    python scripts/benchmark_serving.py --checkpoint engines/checkpoints/SmolLM2 --precision int8
     python scripts/benchmark_serving.py --checkpoint engines/checkpoints/SmolLM2 --repeats 1 --no-peer
 """
 
@@ -30,6 +31,7 @@ from serving_contenders import (
     CAPACITY,
     CONCURRENCIES,
     OURS,
+    PEER_KINDS,
     Contender,
     make_engine,
     our_loop,
@@ -155,7 +157,7 @@ def versions(options: argparse.Namespace) -> dict[str, str]:
 
 def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     """Makes what is needed, measures, and returns the report."""
-    engine = make_engine(options.checkpoint.resolve(), options.work_dir, options.rows)
+    engine = make_engine(options.checkpoint.resolve(), options.work_dir, options.rows, options.precision)
     tokenizer = tokenizer_from_dir(engine)
     requests = story_requests(max(CONCURRENCIES.values()), options.max_tokens)
     prompt_ids = tokens_of(tokenizer, requests)
@@ -173,6 +175,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
+        "precision": options.precision,
         "threads": options.threads,
         "rows": options.rows,
         "capacity": CAPACITY,
@@ -200,6 +203,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="what scripts/make_smollm2.py wrote")
+    parser.add_argument("--precision", choices=list(PEER_KINDS), default="fp32", help="of the weights")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--seconds",
@@ -218,7 +222,7 @@ def main() -> None:
     options = parser.parse_args()
     report = benchmark(options)
     options.report_dir.mkdir(parents=True, exist_ok=True)
-    path = options.report_dir / f"serving-{report['date']}"
+    path = options.report_dir / f"serving-{options.precision}-{report['date']}"
     path.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     text = markdown(report)
     path.with_suffix(".md").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""llama.cpp's server as a peer of ours: with the same weights, and a client.
+"""llama.cpp's server as a peer of ours, and a client.
 
 The program of `llama_build.py` does continuous batching in C++; the Python package's own server answers one
 request at a time, and would be a weaker peer.
@@ -17,16 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-from gguf import GGUFReader, GGUFValueType, GGUFWriter, dequantize
 from load_generator import Outcome, Request, Send
-
-from r1trt.artifacts.atomic import atomic_directory
 
 HOST = "127.0.0.1"
 READY_TIMEOUT_S = 120.0
-_ALL_F32 = 0  # GGUF's file type
 
 
 def llama_server_version(program: Path) -> str:
@@ -34,39 +28,6 @@ def llama_server_version(program: Path) -> str:
     result = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True)
     lines = (result.stdout + result.stderr).splitlines()
     return "; ".join(line.strip() for line in lines if line.startswith(("version", "built")))
-
-
-def fp32_gguf(source: Path, directory: Path) -> Path:
-    """Writes the quantized GGUF file `source` again in FP32, with the values that the checkpoint has.
-
-    The checkpoint of `make_smollm2.py` holds these weights dequantized and rounded to BF16; here the rounded
-    values are stored as FP32, so that both servers compute with the same numbers in the same precision.
-    """
-    path = directory / "smollm2-f32.gguf"
-    if path.exists():
-        return path
-    reader = GGUFReader(source)
-    with atomic_directory(directory) as work:
-        writer = GGUFWriter(work / path.name, "llama")
-        _copy_metadata(reader, writer)
-        for tensor in reader.tensors:
-            values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-            writer.add_tensor(tensor.name, values.astype(ml_dtypes.bfloat16).astype(np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    return path
-
-
-def _copy_metadata(reader: GGUFReader, writer: GGUFWriter) -> None:
-    for name, value in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
-            continue
-        kind = value.types[0]
-        of_elements = value.types[-1] if kind == GGUFValueType.ARRAY else None
-        writer.add_key_value(name, value.contents(), kind, sub_type=of_elements)
-    writer.add_file_type(_ALL_F32)
 
 
 def server_arguments(*, rows: int, capacity: int, threads: int) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from load_generator import Outcome, Request, closed_load, triton_sender
 
+from r1trt.arch import BuildPrecision
 from r1trt.artifacts import BuildArtifact
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
@@ -28,6 +29,8 @@ CAPACITY = 512
 CONCURRENCIES = {1: 4, 8: 16, 32: 64}  # and how many requests are sent
 
 OURS = "r1trt serve"
+PEER_KINDS: dict[BuildPrecision, str] = {"fp32": "F32", "int8": "Q8_0", "int4": "Q4_K_M"}
+"""What llama.cpp calls weights of as many bits."""
 Load = Callable[[Sequence[Request], int], list[Outcome]]
 
 
@@ -46,16 +49,16 @@ class Contender:
     concurrencies: tuple[int, ...] = tuple(CONCURRENCIES)
 
 
-def make_engine(checkpoint: Path, directory: Path, rows: int) -> Path:
+def make_engine(checkpoint: Path, directory: Path, rows: int, precision: BuildPrecision) -> Path:
     """Exports and builds a CPU engine, unless `directory` has it."""
-    engine = directory / f"cpu-fp32-{rows}-rows"
+    engine = directory / f"cpu-{precision}-{rows}-rows"
     if engine.is_dir() and BuildArtifact.read(engine).manifest.source.checkpoint == str(checkpoint):
         return engine
     export = ExportConfig(
         checkpoint=checkpoint, output=directory / "export", max_seq_len=CAPACITY, last_token_logits=True
     )
     model = export_checkpoint(export)
-    build = BuildConfig(model=model, arch="cpu", precision="fp32", max_batch_size=rows, output=engine)
+    build = BuildConfig(model=model, arch="cpu", precision=precision, max_batch_size=rows, output=engine)
     return build_engine(build)
 
 
@@ -109,19 +112,18 @@ def our_loop(
 
 @contextmanager
 def peer_server(options: argparse.Namespace, prompt_ids: dict[str, list[int]]) -> Iterator[Contender]:
-    """Builds and starts llama.cpp's server, with the same weights in FP32."""
-    from llama_build import llama_program
-    from llama_server import fp32_gguf, llama_sender, llama_server, server_arguments
-    from make_smollm2 import gguf_of_package
+    """Builds and starts llama.cpp's server, with the same weights in as many bits."""
+    from llama_build import llama_program, quantized_gguf
+    from llama_server import llama_sender, llama_server, server_arguments
 
-    program = llama_program(options.peer_env, "llama-server")
-    model = fp32_gguf(gguf_of_package(), options.peer_env / "models")
+    program, kind = llama_program(options.peer_env, "llama-server"), PEER_KINDS[options.precision]
+    model = quantized_gguf(options.peer_env, options.checkpoint, options.work_dir, kind)
     arguments = server_arguments(rows=options.rows, capacity=CAPACITY, threads=options.threads)
     port = options.port + 3
     send_one = llama_sender(port, prompt_ids)
     log = options.peer_env / "llama-server.log"
     with llama_server(program, model, arguments, port=port, log=log):
         yield Contender(
-            name="llama-server",
+            name=f"llama-server {kind}",
             load=lambda requests, concurrency: asyncio.run(closed_load(send_one, requests, concurrency)),
         )

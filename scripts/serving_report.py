@@ -60,7 +60,7 @@ def markdown(report: dict[str, Any]) -> str:
     """Renders a report as a table."""
     host = report["machine"]
     lines = [
-        f"# Serving SmolLM2-135M in FP32 on a CPU, {report['date']}",
+        f"# Serving SmolLM2-135M in {report['precision'].upper()} on a CPU, {report['date']}",
         "",
         f"{host['cpu']}, {host['cores']} cores, {host['memory_gb']} GB; {report['threads']} threads each. "
         f"{report['rows']} rows of {report['capacity']} tokens; prompts of {report['prompt_tokens'][0]} to "
