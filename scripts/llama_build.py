@@ -12,7 +12,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-PACKAGE = "llama-cpp-python==0.3.36"
+NAME = "llama-cpp-python"
+PACKAGE = f"{NAME}==0.3.36"
 CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=OFF",
@@ -44,7 +45,8 @@ def llama_source(directory: Path) -> Path:
     """Returns llama.cpp's source, downloaded unless it is in `directory` already."""
     directory.mkdir(parents=True, exist_ok=True)
     if not list(directory.glob("llama_cpp_python-*.tar.gz")):
-        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:")
+        # Of this package alone the source: what pip needs to read its metadata it would else compile too.
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", NAME)
         _run(*pip, "--dest", directory, PACKAGE)
     archive = next(directory.glob("llama_cpp_python-*.tar.gz"))
     root = directory / archive.name.removesuffix(".tar.gz")
