@@ -136,6 +136,8 @@ def _section(arch: str, result: Mapping[str, Any]) -> list[str]:
         f"Calibration and search{'' if result['from_nothing'] else ', with what earlier ones measured'}: "
         f"{search['seconds'] / 60:.1f} minutes ({search['cpu_seconds'] / 60:.1f} of CPU time), at most "
         f"{search['peak_bytes'] / 1e9:.1f} GB on {result['cores']} cores, the scores below among them.",
+        f"No choices of the searched plan's predicted damage take less than {1e3 * facts['least_cost']:.2f} "
+        "ms, the bound of the linear program.",
         f"Rank correlation with measured damage: Fisher {ranks['fisher']:.3f}, error of the result "
         f"{ranks['error']:.3f}.",
         f"Network: {network['obeyed']} layers as planned, {network['disobeyed']} not, "

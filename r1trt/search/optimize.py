@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from r1trt.errors import PlanError
 
@@ -62,10 +63,6 @@ def cheapest_within(groups: Sequence[Options], budget: float) -> Solution:
     Raises:
         PlanError: Even the choices of the least damage exceed the budget; says what they come to.
     """
-    # NOTES: SciPy takes half a second to import.
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_matrix
-
     least = sum(min(group.damages) for group in groups)
     if least > budget:
         raise PlanError(
@@ -75,17 +72,34 @@ def cheapest_within(groups: Sequence[Options], budget: float) -> Solution:
             fix="allow more",
         )
     worth = [_undominated(group) for group in groups]
-    costs = np.array(
-        [group.costs[index] for group, kept in zip(groups, worth, strict=True) for index in kept]
-    )
-    damages = np.array([g.damages[index] for g, kept in zip(groups, worth, strict=True) for index in kept])
+    taken, _ = _solved(groups, worth, budget, whole=True)
+    places = [index for kept in worth for index in kept]
+    return solution_of(groups, [places[at] for at in np.flatnonzero(taken > 0.5)])
+
+
+def least_cost(groups: Sequence[Options], budget: float) -> float:
+    """What no choices within the budget cost less than: the program's value where a choice may be split."""
+    return _solved(groups, [_undominated(group) for group in groups], budget, whole=False)[1]
+
+
+def _solved(
+    groups: Sequence[Options], worth: Sequence[Sequence[int]], budget: float, *, whole: bool
+) -> tuple[NDArray[np.float64], float]:
+    """How much of each choice that is worth having is taken, and what all of it costs."""
+    # NOTES: SciPy takes half a second to import.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_matrix
+
+    pairs = [(group, index) for group, kept in zip(groups, worth, strict=True) for index in kept]
+    costs = np.array([group.costs[index] for group, index in pairs])
+    damages = np.array([group.damages[index] for group, index in pairs])
     owner = np.repeat(np.arange(len(groups)), [len(kept) for kept in worth])
     one_each = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
     # NOTES: HiGHS's tolerances are absolute: both sides are brought near 1.
     scale_cost, scale_damage = costs.max() or 1.0, max(budget, 1e-6 * damages.max()) or 1.0
     result = milp(
         costs / scale_cost,
-        integrality=np.ones(len(owner), np.int64),
+        integrality=np.full(len(owner), int(whole)),
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(one_each, 1, 1),
@@ -95,8 +109,7 @@ def cheapest_within(groups: Sequence[Options], budget: float) -> Solution:
     )
     if result.x is None:
         raise PlanError("The search found no solution.", found=result.message)
-    places = [index for kept in worth for index in kept]
-    return solution_of(groups, [places[at] for at in np.flatnonzero(result.x > 0.5)])
+    return result.x, float(result.fun * scale_cost)
 
 
 def _undominated(group: Options) -> list[int]:

@@ -26,7 +26,7 @@ from r1trt.search.damage import Damages, measured_damages
 from r1trt.search.damage_cache import DamageCache
 from r1trt.search.fisher import CheapScores, cheap_scores
 from r1trt.search.measure import Measurement
-from r1trt.search.optimize import Solution, front, greedy_within, random_within, solution_of
+from r1trt.search.optimize import Solution, front, greedy_within, least_cost, random_within, solution_of
 from r1trt.search.page import page_of_result
 from r1trt.search.result import Point, SearchResult
 from r1trt.search.search import Found, best_under_budget, keeps, run_solution
@@ -72,7 +72,10 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
         costs=space.all_costs(),
         scores=_scores(export, space, texts, progress) if config.scores else None,
         goal=config.goal,
-        facts=_facts(config, export, texts, device.title, space.damages, chosen),
+        facts={
+            **_facts(config, export, texts, device.title, space.damages, chosen),
+            "least_cost": least_cost(space.options, found.solution.damage),
+        },
     )
     return result, write_result(result, config.output or config.model / f"{config.arch}-searched")
 

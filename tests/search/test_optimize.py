@@ -13,6 +13,7 @@ from r1trt.search.optimize import (
     cheapest_within,
     front,
     greedy_within,
+    least_cost,
     random_within,
     solution_of,
 )
@@ -38,9 +39,21 @@ def test_no_combination_is_cheaper(seed: int, share: float) -> None:
     best = min(item.cost for item in every if item.damage <= budget)
     found = cheapest_within(groups, budget)
     assert found.cost == pytest.approx(best) and found.damage <= budget * (1 + 1e-9)
+    assert least_cost(groups, budget) <= found.cost * (1 + 1e-9)
     greedy, chance = greedy_within(groups, budget), random_within(groups, budget, tries=50)
     for other in (greedy, chance):
         assert other.damage <= budget * (1 + 1e-9) and other.cost >= found.cost * (1 - 1e-9)
+
+
+def test_the_bound_splits_one_choice() -> None:
+    """A budget that takes all of the better step, and half of the other."""
+    groups = [
+        Options(damages=(0.0, 1.0), costs=(10.0, 4.0)),
+        Options(damages=(0.0, 1.0), costs=(10.0, 6.0)),
+    ]
+    assert least_cost(groups, 1.5) == pytest.approx(4.0 + 8.0)
+    assert cheapest_within(groups, 1.5).cost == pytest.approx(14.0)
+    assert least_cost(groups, 2.0) == pytest.approx(cheapest_within(groups, 2.0).cost)
 
 
 def test_greedy_and_random_lose_where_steps_hide_one_another() -> None:
