@@ -7,7 +7,6 @@ ends there.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from r1trt import __version__
 from r1trt.arch import ARCHITECTURES, Architecture
 from r1trt.cuda_driver import CudaDriver, cuda_driver
 from r1trt.lifetime.children import child_group
-from r1trt.machine import memory_of_machine
+from r1trt.machine import memory_of_machine, processors
 from r1trt.plugin_tools.status import plugins_status
 
 PACKAGES = (
@@ -79,7 +78,7 @@ def diagnosis_of_machine() -> dict[str, Any]:
     libraries = {name: probe_library(name) for name in PROBES}
     return {
         "r1trt": __version__,
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": processors(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": _packages(),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
 import shutil
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 MEMORY_INFO, PROCESSOR_INFO, PROCESSOR_TIMES = map(Path, ("/proc/meminfo", "/proc/cpuinfo", "/proc/stat"))
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -16,6 +18,8 @@ CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+OWN_GROUPS, CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +45,66 @@ def memory_of_machine() -> Memory:
 
 
 def processors() -> int:
-    """Processors that a process here may use."""
-    return len(os.sched_getaffinity(0))
+    """Processors that a process here may use: by its affinity, and by the time that a container allows."""
+    return _within_quota(len(os.sched_getaffinity(0)))
+
+
+def cores() -> int:
+    """The same, a core that runs two threads counted once: more of them gain products nothing."""
+    return _within_quota(physical_cores(os.sched_getaffinity(0)))
+
+
+def _within_quota(count: int) -> int:
+    quota = processor_quota()
+    return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def processor_quota(own: Path = OWN_GROUPS, root: Path = CONTROL_GROUPS) -> float | None:
+    """Processors whose time this process's control groups and their ancestors allow; None without a limit.
+
+    Args:
+        own: Lists the groups, one a hierarchy.
+        root: Where hierarchies of both versions are mounted. A container may see its own group there.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return None
+    quotas = [quota for line in lines for quota in _quotas(line, root)]
+    return min(quotas, default=None)
+
+
+def _quotas(line: str, root: Path) -> Iterator[float]:
+    """Of one line, `number:controllers:path`; version 2 lists no controllers."""
+    _, controllers, path = line.split(":", 2)
+    if controllers == "":
+        mounts = [root, root / "unified"]
+    elif "cpu" in controllers.split(","):
+        mounts = [root / "cpu", root / controllers]
+    else:
+        return
+    inside = PurePosixPath(*(part for part in PurePosixPath(path).parts if part not in ("/", "..")))
+    for group in (mount / level for mount in mounts for level in (inside, *inside.parents)):
+        with suppress(OSError, ValueError, ZeroDivisionError):  # no such group here, or "max"
+            if controllers == "":
+                quota, period = (group / "cpu.max").read_text().split()
+            else:
+                quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if int(quota) > 0:  # -1 is no limit
+                yield int(quota) / int(period)
+
+
+def physical_cores(allowed: Collection[int], topology: Path = TOPOLOGY) -> int:
+    """Cores of some processors by number; those that nothing is known of are one each."""
+    return len({_siblings(topology / f"cpu{number}") for number in allowed})
+
+
+def _siblings(processor: Path) -> str:
+    """What the processors of one core have in common."""
+    try:
+        return (processor / "topology" / "thread_siblings_list").read_text().strip()
+    except OSError:
+        return processor.name
 
 
 def processes_below(pid: int) -> list[int]:

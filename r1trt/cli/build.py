@@ -47,9 +47,13 @@ Examples:
 )
 @click.option("--fp8", is_flag=True, help="Matrix products in FP8, the rest as --bf16.")
 @click.option(
-    "--int8", is_flag=True, help="Weights of linears in INT8, the rest as --bf16; for cpu as --fp32."
+    "--int8",
+    is_flag=True,
+    help="Weights of linears in INT8, the rest as --bf16; for cpu of the embedding too, the rest as --fp32.",
 )
-@click.option("--int4", is_flag=True, help="For cpu: weights of linears in INT4, of the head in INT8.")
+@click.option(
+    "--int4", is_flag=True, help="For cpu: weights of linears in INT4, of head and embedding in INT8."
+)
 @click.option("--bf16", is_flag=True, help="BF16; norms, router and softmax in FP32.")
 @click.option("--fp32", is_flag=True, help="FP32 throughout.")
 @click.option(

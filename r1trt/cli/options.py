@@ -115,7 +115,12 @@ def threads_option(command: Command) -> Command:
     """Adds `--threads`."""
     # ONNX Runtime starts as many as it is told, and with 1,000 on a few cores comes to no end.
     threads = click.IntRange(min=1, max=256)
-    return click.option("--threads", type=threads, metavar="N", help="CPU threads; default: all.")(command)
+    return click.option(
+        "--threads",
+        type=threads,
+        metavar="N",
+        help="CPU threads; default: one for each core that affinity and the container's CPU limit leave.",
+    )(command)
 
 
 def trust_plugins_option(command: Command) -> Command:

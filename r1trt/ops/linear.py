@@ -6,19 +6,20 @@ Legend: x [...,K] activations, w [N,K] a weight as Hugging Face stores it, b [N]
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
+from r1trt.graph.block_nodes import block_product
 from r1trt.graph.edit import FLOAT, Emitter, data_type, dims_of
 from r1trt.graph.functions import to_float
 from r1trt.graph.network_view import LayerParts, ReadBack
-from r1trt.graph.weights import block_product, matmul_weight, typed_weight
+from r1trt.graph.weights import matmul_weight, typed_weight
 from r1trt.ops.cost import CallSize, Cost, Dims, cost_of
 from r1trt.ops.layer_function import LayerFunction
-from r1trt.ops.layer_precision import FP8, LayerPrecision, Precision
+from r1trt.ops.layer_precision import FP8, INT8, LayerPrecision, Precision
 from r1trt.ops.operator import ScaledWeight
 from r1trt.ops.product import (
     PRODUCT_TYPES,
@@ -81,6 +82,10 @@ class Linear(LayerFunction[LinearSpec]):
         if fp8:
             kind, reason = FP8, "matrix product on FP8 tensor cores"
         return LayerPrecision(op=self.name, input=kind, weight=kind, output=activation, reason=reason)
+
+    def in_blocks(self, wide: LayerPrecision, code: Precision, block_size: int) -> LayerPrecision:
+        """The weight in blocks, activations in INT8 blocks as they come."""
+        return replace(wide, input=INT8, weight=code, block_size=block_size)
 
     def own_problems(self, layer: LayerPrecision) -> Iterator[str]:
         """A product's, and no shared expert."""

@@ -20,7 +20,7 @@ from r1trt.graph.domain import OPSET as OPSET
 from r1trt.graph.functions import AttributeValue as AttributeValue
 from r1trt.graph.network_view import LayerParts, ReadBack
 from r1trt.ops.cost import CallSize, Cost
-from r1trt.ops.layer_precision import INT4, SCALES, AllowedTypes, LayerPrecision, Precision
+from r1trt.ops.layer_precision import INT8, SCALES, AllowedTypes, LayerPrecision, Precision
 from r1trt.ops.signature import Signature
 
 Spec = TypeVar("Spec")
@@ -90,6 +90,16 @@ class Operator(Signature, ABC, Generic[Spec]):
             fp8: Whether products are to be FP8 where the operator gains from it.
         """
 
+    def in_blocks(self, wide: LayerPrecision, code: Precision, block_size: int) -> LayerPrecision:
+        """A layer of wide types with its weights in blocks, as narrow as it takes them; else as it is.
+
+        Args:
+            wide: The layer in FP32.
+            code: `int8`, or `int4`.
+            block_size: Neighbours along a row that share a scale.
+        """
+        return wide
+
     @abstractmethod
     def realize(self, node: ir.Node, layer: LayerPrecision) -> None:
         """Write a layer's types into the graph; values between layers stay FLOAT."""
@@ -135,7 +145,7 @@ class Operator(Signature, ABC, Generic[Spec]):
             yield "weight_axis belongs to a list of weight scales, and to nothing else"
         if layer.own_scales and not self.block_scales:
             yield f"own_scales is given, but {self.name} computes with no block scales"
-        if layer.block_size is not None and INT4 not in self.types.weight:
+        if layer.block_size is not None and INT8 not in self.types.weight:
             yield f"block_size is {layer.block_size}, but {self.name} has no weights in blocks"
         if layer.weight_error is not None and not layer.quantizes_weight:
             yield "weight_error belongs to a quantized weight"
@@ -188,6 +198,10 @@ class Operator(Signature, ABC, Generic[Spec]):
             by_row: One scale a row where the operator has the choice, rather than one a tensor.
         """
         return {}
+
+    def typed_weights(self, node: ir.Node) -> list[ir.Value]:
+        """The weights that are stored in the layer's `weight` type, where plans may narrow them."""
+        return [part.value for parts in self.scaled_weights(node, by_row=False).values() for part in parts]
 
     def cache_values(self, node: ir.Node) -> list[tuple[Cache, ir.Value, ir.Value]]:
         """The caches that a node has, each with its input and output."""

@@ -21,7 +21,7 @@ class GenerationLimits:
         token_budget: Tokens of all running requests together, asked-for ones included; None allows what the
             cache holds.
         max_queue: Requests that wait, at most.
-        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
     """
 
     rows: int | None = None

@@ -128,10 +128,10 @@ class _Rules:
 
     def layer(self, name: str, node: ir.Node) -> LayerPrecision:
         operator, fp8 = _operator(node), self.precision == "fp8"
-        if self.precision in (INT8, INT4) and INT8 in operator.types.weight:
-            layer = self._of_integers(name, operator.default_layer(node, self._activation, fp8=False))
+        integers = self._of_integers(name, node) if self.precision in (INT8, INT4) else None
+        if integers is not None:
             again = "; weights quantized again from FP8 with block scales" if is_in_block_fp8(node) else ""
-            return replace(layer, reason=layer.reason + again)
+            return replace(integers, reason=integers.reason + again)
         if is_in_block_fp8(node):
             return self._of_block_fp8(node)
         layer = operator.default_layer(node, self._activation, fp8=fp8 and name != HEAD)
@@ -140,15 +140,26 @@ class _Rules:
             return replace(layer, reason=reason)
         return layer
 
-    def _of_integers(self, name: str, wide: LayerPrecision) -> LayerPrecision:
+    def _of_integers(self, name: str, node: ir.Node) -> LayerPrecision | None:
+        """The layer with integer weights; None where it takes none."""
+        operator = _operator(node)
+        wide = operator.default_layer(node, self._activation, fp8=False)
         if self.backend != "onnxruntime":
+            # An embedding has INT8 in blocks alone.
+            if INT8 not in operator.types.weight or not operator.weight_scales:
+                return None
             reason = "weights in INT8, one scale a row, widened inside the product"
             return replace(wide, weight=INT8, reason=reason)
-        weight = INT8 if self.precision == "int8" or name == HEAD else INT4
-        reason = f"weights in {weight.upper()} blocks, activations in INT8 blocks as they come"
-        if weight != self.precision:
+        code = INT8 if name == HEAD or self.precision == INT8 else INT4
+        layer = operator.in_blocks(wide, code, BLOCK_SIZE)
+        if layer.block_size is None:
+            return None
+        reason = f"weights in {str(layer.weight).upper()} blocks"
+        if layer.quantizes_input:
+            reason += ", activations in INT8 blocks as they come"
+        if name == HEAD and self.precision == INT4:
             reason = f"the head's logits decide the token; {reason}"
-        return replace(wide, weight=weight, input=INT8, block_size=BLOCK_SIZE, reason=reason)
+        return replace(layer, reason=reason)
 
     @property
     def _activation(self) -> Precision:

@@ -11,7 +11,7 @@ from r1trt.artifacts.build import BuildArtifact
 from r1trt.graph.load import model_from_onnx_file
 from r1trt.graph.network_view import plan_key
 from r1trt.lifetime.temporary import temporary_directory
-from r1trt.machine import processor_name, processors
+from r1trt.machine import cores, processor_name
 from r1trt.passes.inline_bodies import name_bodies
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.profile.measured import Measured
@@ -40,7 +40,7 @@ def measured_on_cpu(
         plan: Its plan.
         requests: What is answered.
         repeats: Prefills, of which the median counts.
-        threads: CPU threads; None leaves it to ONNX Runtime.
+        threads: CPU threads; None takes one for each core that may be used.
         progress: Called with (phase, done, total).
 
     Raises:
@@ -57,7 +57,7 @@ def measured_on_cpu(
         profiled = list(timed_calls(session, requests, repeats=repeats, progress=progress))
         nodes = node_seconds(session.end_profile(), len(profiled))
         session.close()
-    count = threads or processors()
+    count = threads or cores()
     return Measured(
         backend=f"onnxruntime {onnxruntime_module().__version__}",
         where=f"{processor_name()}, {count} thread{'s' if count > 1 else ''}",

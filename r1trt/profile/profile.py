@@ -43,7 +43,7 @@ class ProfileConfig:
         precision: Types of a model that is not built; None takes BF16 on a GPU and FP32 on a CPU.
         measure: Run a build that this machine can run.
         repeats: Prefills that are measured; their median counts.
-        threads: CPU threads; None leaves it to ONNX Runtime.
+        threads: CPU threads; None takes one for each core that may be used.
         trust_plugins: Code that a build brings may run.
     """
 

@@ -29,7 +29,7 @@ class AnsweringConfig:
         stop: Texts that end an answer; they are not given out.
         thinking: "show" gives out the text as the model writes it, "hide" without what is between `<think>`
             and `</think>`, "only" that alone.
-        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
         trust_plugins: Code that the directory brings may run, even if this machine did not make it.
     """
 

@@ -26,7 +26,7 @@ def session_from_export(
 
     Args:
         export: The export.
-        threads: CPU threads; None leaves it to ONNX Runtime.
+        threads: CPU threads; None takes one for each core that may be used.
         extra_outputs: Values of the graph that a call returns as well: result's name -> value's name.
 
     Raises:

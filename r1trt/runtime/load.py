@@ -16,7 +16,7 @@ def session_from_engine(engine: Path, *, threads: int | None = None, trust_plugi
 
     Args:
         engine: Build directory, or an export directory, whose graph ONNX Runtime runs as it is.
-        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
         trust_plugins: Code that the directory brings may run, even if this machine did not make it.
 
     Returns:

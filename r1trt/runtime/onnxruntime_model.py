@@ -10,6 +10,7 @@ from typing import Any
 
 from r1trt.errors import UnavailableError
 from r1trt.graph.wire import graph_bytes
+from r1trt.machine import cores
 from r1trt.runtime.session import SessionError
 
 # Without it ONNX Runtime would look for the weights in the working directory: it is given bytes, not a path.
@@ -28,7 +29,7 @@ class LoadOptions:
     """How ONNX Runtime loads and runs a graph on the CPU.
 
     Attributes:
-        threads: Threads of one operator; None leaves it to ONNX Runtime.
+        threads: Threads of one operator; None takes one for each core that may be used.
         fold_constants: Compute constant parts once, at load; needs memory for the results.
         spin_us: How long a thread that waits holds its core, in microseconds; None leaves it to ONNX
             Runtime, whose threads spin for as long as a call takes. That is fastest for one model on idle
@@ -105,7 +106,8 @@ def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptio
 
 def _settings(settings: Any, weight_base: Path, options: LoadOptions) -> Any:
     settings.log_severity_level = _ERRORS_ONLY
-    settings.intra_op_num_threads = options.threads or 0
+    # NOTES: ONNX Runtime's own choice is all cores of the machine, whatever a container may use of them.
+    settings.intra_op_num_threads = options.threads or cores()
     # As bytes: Python inside a server may take names of files for ASCII, and this for no text.
     settings.add_session_config_entry(_WEIGHT_DIRECTORY, os.fsencode(weight_base.resolve()))
     settings.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -1,7 +1,8 @@
 """What each layer could be: complete plans of one kind each, and the groups of layers that choose together.
 
 Layers that read one value are one group: a builder multiplies them as one product, and quantizes their input
-once, where their types agree.
+once, where their types agree. A head and the embedding that it is tied to are one, too: they store one table
+where their types agree.
 """
 
 from __future__ import annotations
@@ -100,14 +101,16 @@ def _narrow(model: ir.Model, wide: PrecisionPlan, kind: Kind) -> PrecisionPlan:
 
 def _narrow_layer(node: ir.Node, wide: LayerPrecision, kind: Kind) -> LayerPrecision:
     operator = layer_operator_of(node)
-    if operator is None or kind.type not in operator.types.weight:
+    if operator is None:
+        return wide
+    if kind.block_size is not None:
+        return operator.in_blocks(wide, kind.type, kind.block_size)
+    if kind.type not in operator.types.weight:
         return wide
     if kind.quantizes_input and kind.type == FP8:
         return operator.default_layer(node, "bf16", fp8=True)
     if operator.input_scales != ("input_scale",):
         return wide  # experts have no such form
-    if kind.block_size is not None:
-        return replace(wide, weight=kind.type, input=INT8, block_size=kind.block_size)
     return replace(wide, weight=kind.type, input=kind.type if kind.quantizes_input else wide.input)
 
 
@@ -123,18 +126,22 @@ def _with_input_scales(plan: PrecisionPlan, measured: PrecisionPlan) -> Precisio
 
 
 def groups_of_candidates(model: ir.Model, plans: Mapping[str, PrecisionPlan]) -> list[Group]:
-    """The layers in which plans differ, by what they read, in the graph's order.
+    """The layers in which plans differ, by what they read, weights that they share included, in graph order.
 
     Args:
         model: Exported graph.
         plans: Candidates by kind, the widest first.
     """
     readers: dict[str, list[str]] = {}
+    group_of_weight: dict[ir.Value, str] = {}
     for name, node in layer_nodes(model).items():
         if len({_types(plan.layers[name]) for plan in plans.values()}) > 1:
-            given = node.inputs[0]
-            assert given is not None, "a layer reads something"
-            readers.setdefault(str(given.name), []).append(name)
+            operator, given = layer_operator_of(node), node.inputs[0]
+            assert operator is not None and given is not None, "a layer reads something"
+            group = str(given.name)
+            for weight in operator.typed_weights(node):
+                group = group_of_weight.setdefault(weight, group)
+            readers.setdefault(group, []).append(name)
     return [Group(name=_joined(names), choices=_choices(names, plans)) for names in readers.values()]
 
 

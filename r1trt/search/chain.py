@@ -30,7 +30,7 @@ class SegmentSession:
         segment: Which one.
         plan: The types and scales of its layers.
         weight_base: Directory that the graph's external weights are relative to.
-        threads: CPU threads; None leaves it to ONNX Runtime.
+        threads: CPU threads; None takes one for each core that may be used.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ModelChain:
     Args:
         model: Exported graph.
         weight_base: Directory that its external weights are relative to.
-        threads: CPU threads; None leaves it to ONNX Runtime.
+        threads: CPU threads; None takes one for each core that may be used.
     """
 
     def __init__(self, model: ir.Model, weight_base: Path, threads: int | None = None) -> None:

@@ -73,7 +73,7 @@ class SearchConfig:
         window: Tokens of one window.
         from_front: Take this point of the front (1 is the most accurate) in place of the budget's best.
         scores: Whether to compute cheap scores beside the damages, by PyTorch.
-        threads: CPU threads; None leaves it to ONNX Runtime.
+        threads: CPU threads; None takes one for each core that may be used.
         output: Directory of the result; None means `<model>/<arch>-searched`.
     """
 

@@ -1,6 +1,6 @@
 """What a choice does to the next token: the KL divergence from the unquantized model, one group at a time.
 
-Only the group's own piece is computed in the choice's types; the pieces behind it hand the difference on.
+Only the group's own pieces are computed in the choice's types; those behind the first hand the difference on.
 
 Legend: S tokens of one window, V vocabulary.
 """
@@ -66,9 +66,7 @@ def measured_damages(
     references = [Reference(sessions[-1](state)[0]) for state in states[-1]]
     open_choices = [
         (index, group, choice)
-        for index, segment in enumerate(chain.segments)
-        for group in groups
-        if set(group.layers) <= segment.layer_names()
+        for index, group in _by_first_piece(chain, groups)
         for choice in group.choices[1:]
         if choice.kind not in (known or {}).get(group.name, {})
     ]
@@ -77,6 +75,16 @@ def measured_damages(
         damage = _damage(chain, exact, sessions, states[index], references, index, choice)
         yield group.name, choice.kind, damage
     progress("measuring layers", len(open_choices), len(open_choices))
+
+
+def _by_first_piece(chain: ModelChain, groups: Sequence[Group]) -> list[tuple[int, Group]]:
+    """Groups with the first piece that they change; a tied head's group changes the last one, too."""
+    names = [segment.layer_names() for segment in chain.segments]
+    firsts = [
+        (next(index for index, own in enumerate(names) if not own.isdisjoint(group.layers)), group)
+        for group in groups
+    ]
+    return sorted(firsts, key=lambda item: item[0])
 
 
 def _states(sessions: Sequence[SegmentSession], windows: Sequence[Array]) -> list[list[Array]]:
@@ -96,11 +104,15 @@ def _damage(
     index: int,
     choice: Choice,
 ) -> Damage:
-    changed = chain.session(index, plan_of_choices(exact, [choice]))
+    plan = plan_of_choices(exact, [choice])
+    run = [
+        session if chain.segments[at].layer_names().isdisjoint(choice.layers) else chain.session(at, plan)
+        for at, session in enumerate(sessions[index:], start=index)
+    ]
     pieces: list[npt.NDArray[np.float64]] = []
     for state, reference in zip(states, references, strict=True):
-        result = changed(state)
-        for session in sessions[index + 1 :]:
+        result = state
+        for session in run:
             result = session(result)
         pieces.append(reference.kl(result[0]))
     # A choice that breaks the model is one that nothing is worth.

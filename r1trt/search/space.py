@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from r1trt.ops.layer_precision import FP8, QUANTIZED
+from r1trt.ops.layer_precision import FP8, QUANTIZED, LayerPrecision, Precision
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.search.candidates import Choice, Group, plan_of_choices
 from r1trt.search.damage import NONE, Damages
@@ -93,9 +93,9 @@ class SearchSpace:
         chosen = []
         for group in self.groups:
             first = group.layers[0]
-            types = (plan.layers[first].input, plan.layers[first].weight)
             fitting = [
-                (choice.layers[first].input, choice.layers[first].weight) == types for choice in group.choices
+                all(_types(layer) == _types(plan.layers[name]) for name, layer in choice.layers.items())
+                for choice in group.choices
             ]
             if True not in fitting:
                 return None
@@ -123,6 +123,10 @@ class SearchSpace:
             fp8_share=elements[FP8] / whole,
             predicted=solution.damage,
         )
+
+
+def _types(layer: LayerPrecision) -> tuple[Precision, Precision | None]:
+    return layer.input, layer.weight
 
 
 def kinds_counted(point: Point) -> Mapping[str, int]:

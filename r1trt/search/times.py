@@ -24,6 +24,8 @@ from r1trt.search.candidates import Choice
 
 Objective = Literal["time", "bytes"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+_Form = tuple[str | None, int | None]
+"""Type and block size of a weight: readers that agree in both share its tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,29 +98,27 @@ class CostModel:
     def bytes(self, choice: Choice) -> float:
         """Bytes that the choice's weights add to a build.
 
-        A weight that another layer reads too, as a tied head's is the embedding's table, is stored once for
-        each type: it adds nothing in the type that the other layer has, and all of it in every other one.
+        A weight that several layers read, as a tied head's is the embedding's table, is stored once for each
+        type: it adds nothing in a type that a layer outside of the choice has, and is counted once in it.
         """
-        return sum(self._bytes_of_layer(name, layer) for name, layer in choice.layers.items())
+        added: dict[tuple[ir.Value, _Form], int] = {}
+        for name, layer in choice.layers.items():
+            for value in self._weights(name):
+                if _form(layer) not in self._forms_outside(value, choice):
+                    added[value, _form(layer)] = _stored_bytes(value, layer)
+        return sum(added.values())
 
     def elements(self, name: str) -> int:
         """Weights of a layer."""
         return sum(map(_elements, self._weights(name)))
 
     def _weights(self, name: str) -> list[ir.Value]:
-        weights = self._operator(name).scaled_weights(self._nodes[name], by_row=False).values()
-        return [weight.value for parts in weights for weight in parts]
+        return self._operator(name).typed_weights(self._nodes[name])
 
-    def _bytes_of_layer(self, name: str, layer: LayerPrecision) -> int:
-        added = [value for value in self._weights(name) if layer.weight not in self._held_types(value, name)]
-        elements = sum(map(_elements, added))
-        scales = elements // layer.block_size if layer.block_size else 0
-        return elements * DATA_TYPES[str(layer.weight)].bits // 8 + scales * DATA_TYPES["fp32"].bytes
-
-    def _held_types(self, value: ir.Value, name: str) -> set[str | None]:
-        """Types that other layers hold a weight in."""
-        readers = {str(node.name) for node in value.consumers()} - {name}
-        return {self._layers[reader].weight for reader in readers & self._layers.keys()}
+    def _forms_outside(self, value: ir.Value, choice: Choice) -> set[_Form]:
+        """How the layers that a choice leaves as they are hold a weight."""
+        readers = {str(node.name) for node in value.consumers()} - choice.layers.keys()
+        return {_form(self._layers[reader]) for reader in readers & self._layers.keys()}
 
     def _seconds_of_layer(self, name: str, choice: Choice, call: CallSize) -> float:
         cost, layer = self._cost(name, choice, call), choice.layers[name]
@@ -137,6 +137,17 @@ class CostModel:
         operator = layer_operator_of(self._nodes[name])
         assert operator is not None, "a plan has layers of operators alone"
         return operator
+
+
+def _form(layer: LayerPrecision) -> _Form:
+    return layer.weight, layer.block_size
+
+
+def _stored_bytes(weight: ir.Value, layer: LayerPrecision) -> int:
+    """Of its elements, and of the scales of its blocks."""
+    elements = _elements(weight)
+    scales = elements // layer.block_size if layer.block_size else 0
+    return elements * DATA_TYPES[str(layer.weight)].bits // 8 + scales * DATA_TYPES["fp32"].bytes
 
 
 def _elements(weight: ir.Value) -> int:

@@ -39,7 +39,7 @@ class ServingConfig:
 
     Attributes:
         rows: Requests that run at a time.
-        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
         scheduler: How they share the calls.
     """
 

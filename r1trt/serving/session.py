@@ -18,7 +18,7 @@ def serving_session(engine: Path, rows: int, *, threads: int | None = None) -> S
     Args:
         engine: Build directory.
         rows: Sequences at a time, at most.
-        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
 
     Raises:
         SessionError: The engine has no KV cache, or was built for fewer rows.

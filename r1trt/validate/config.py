@@ -21,7 +21,7 @@ class ValidateConfig:
         prompts: Text to compare on, `.txt` or `.jsonl`; None means held-out text that comes with the package.
         max_tokens: Tokens to compare on.
         window: Most tokens that are read in one go, from an empty cache.
-        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
         trust_plugins: Code that the directory brings may run, even if this machine did not make it.
     """
 

@@ -49,7 +49,7 @@ def stages_from_sources(sources: Sources, *, threads: int | None = None, trust: 
 
     Args:
         sources: The artifact, and what it was made from.
-        threads: CPU threads of ONNX Runtime; None leaves it to ONNX Runtime.
+        threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
         trust: Code that a build brings may run, even if this machine did not make it.
 
     Raises:

@@ -33,7 +33,10 @@ from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import plan_from_rules
 
 CAPACITY = 64
-TARGETS: list[tuple[str, BuildPrecision]] = [("cpu", "fp32"), ("ada", "bf16"), ("ada", "fp8")]
+TARGETS: list[tuple[str, BuildPrecision]] = [
+    *(("cpu", "fp32"), ("cpu", "int8"), ("cpu", "int4")),
+    *(("ada", "bf16"), ("ada", "fp8")),
+]
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "llama": write_llama,
     "tied": lambda path: write_llama(path, tie_word_embeddings=True),

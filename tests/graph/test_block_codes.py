@@ -18,6 +18,7 @@ from r1trt.graph.weight_grid import Grid
 from r1trt.ops.layer_precision import LayerPrecision, Precision
 
 N, K, TOKENS = 24, 80, 5
+IDS = np.array([[0, 23, 7], [7, 7, 1]])
 
 
 def values_of(codes_NGB: np.ndarray, scales_NG: np.ndarray, bits: int) -> np.ndarray:
@@ -69,6 +70,41 @@ def test_the_product_is_that_of_the_rounded_weight(
     # Activations in 8 bits are off by half a step of their block's largest magnitude.
     tolerance = 1e-4 if activation == "fp32" else 0.004 * np.abs(rounded).sum(axis=1).max()
     np.testing.assert_allclose(got, want, atol=tolerance)
+
+
+def looked_up(block_size: int, *readers: str) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """A typed graph that looks rows of a table up, once a reader, and its results on IDS."""
+    table, graph = normal(6, N, K), HandMade()
+    w, ids = graph.weight("w", table), graph.input("ids", ["B", "S"], ir.DataType.INT64)
+    for name in readers:
+        graph.output(graph.node("R1Embedding", name, [ids, w], ["B", "S", K]), f"{name}.rows")
+    model = graph.model()
+    layer = LayerPrecision(
+        op="R1Embedding", input="int64", weight="int8", output="fp32", block_size=block_size, reason="a test"
+    )
+    typed = typed_model_from_plan(model, plan_of(model, dict.fromkeys(readers, layer)), "onnxruntime")
+    return typed, outputs_of(typed, {"ids": IDS})
+
+
+@pytest.mark.parametrize("block_size", [16, 32, 256])  # 80 columns: no padding, 16 of it, 176 of it
+def test_rows_are_those_of_the_rounded_table(block_size: int) -> None:
+    typed, got = looked_up(block_size, "embed")
+    codes, scales = (
+        typed.graph.initializers[f"w.int8_blocks{block_size}{end}"].const_value.numpy()  # type: ignore[union-attr]
+        for end in ("", ".scales")
+    )
+    rounded = values_of(codes, scales, 8)
+    assert got["embed.rows"].shape == (*IDS.shape, K) and got["embed.rows"].dtype == np.float32
+    # One product in FP32 each.
+    np.testing.assert_allclose(got["embed.rows"], rounded[IDS], rtol=1e-6)
+    assert "w" not in typed.graph.initializers
+
+
+def test_readers_of_one_table_share_its_tensors() -> None:
+    typed, got = looked_up(32, "first", "second")
+    large = [name for name, value in typed.graph.initializers.items() if np.prod(value.shape or (1,)) >= N]
+    assert sorted(large) == ["w.int8_blocks32", "w.int8_blocks32.scales"]
+    np.testing.assert_array_equal(got["first.rows"], got["second.rows"])
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 700, 1 << 20])

@@ -172,6 +172,19 @@ HAND: list[tuple[str, Operator[Any], Any, bool, Cost]] = [
 ]
 
 
+def test_a_row_in_blocks_by_hand() -> None:
+    node = node_of(embedding.EMBEDDING, EMBEDDING)
+    wide = embedding.EMBEDDING.default_layer(node, "fp32", fp8=False)
+    layer = embedding.EMBEDDING.in_blocks(wide, "int4", 16)
+    found = embedding.EMBEDDING.cost(embedding.EMBEDDING.spec_from_node(node), layer, CALL)
+    scales = T * K // 16
+    assert found == Cost(
+        macs={},
+        read_bytes={"int64": 8 * T, "int8": T * K, "fp32": 4 * scales},
+        written_bytes={"fp32": 4 * T * K},
+    )
+
+
 @pytest.mark.parametrize(("name", "op", "inputs", "fp8", "expected"), HAND, ids=[row[0] for row in HAND])
 def test_counts_by_hand(name: str, op: Operator[Any], inputs: Any, fp8: bool, expected: Cost) -> None:
     assert cost(op, inputs, fp8=fp8) == expected

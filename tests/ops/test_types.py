@@ -65,6 +65,11 @@ ALLOWED = {
 LETTERS = {"bf16": "B", "fp32": "F", "fp8_e4m3": "8", "int8": "i", "int4": "n", "int64": "I", None: "-"}
 
 
+def test_a_table_in_blocks_is_usable() -> None:
+    operator = operator_of_layer(TABLE)
+    assert not list(operator.problems(TABLE)) and not operator.missing_scales(TABLE)
+
+
 def every_layer(operator: Operator[Any]) -> Iterator[tuple[str, LayerPrecision]]:
     for types in product(PRECISIONS, (*PRECISIONS, None), PRECISIONS):
         layer = LayerPrecision(op=operator.name, input=types[0], weight=types[1], output=types[2], reason="x")
@@ -111,6 +116,9 @@ def test_weights_with_scales_are_found_by_name(name: str) -> None:
         assert parts == {"weight_scale": [("w", 0)]}
 
 
+TABLE = LayerPrecision(
+    op="R1Embedding", input="int64", weight="int8", output="fp32", block_size=32, reason="x"
+)
 MOE_LAYER = LayerPrecision(
     op="R1DynamicMoE",
     input="fp8_e4m3",
@@ -128,6 +136,12 @@ LINEAR_LAYER = LayerPrecision(
     op="R1Linear", input="fp8_e4m3", weight="fp8_e4m3", output="bf16", input_scale=0.1, reason="x"
 )
 REFUSED: list[tuple[LayerPrecision, dict[str, Any], str]] = [
+    (TABLE, {"weight": "int4"}, "weight is int4, but can be int8 or bf16 or fp32"),
+    (TABLE, {"block_size": None}, "weight is int8 and block_size None; int8 tables, and no others, have one"),
+    (TABLE, {"weight": "fp32"}, "weight is fp32 and block_size 32; int8 tables, and no others, have one"),
+    (TABLE, {"block_size": 48}, "block_size is 48, can be 16, 32, 64, 128, 256"),
+    (TABLE, {"output": "bf16"}, "rows of a table in blocks are fp32"),
+    (TABLE, {"weight_scale": 0.1}, "weight_scale is given, but R1Embedding has none"),
     (LINEAR_LAYER, {"mid_scale": 0.5}, "mid_scale is given, but R1Linear has none"),
     (LINEAR_LAYER, {"shared_weight": "fp8_e4m3"}, "R1Linear has no shared expert"),
     (LINEAR_LAYER, {"weight_scale": (0.1, 0.2)}, "weight_axis belongs to a list"),

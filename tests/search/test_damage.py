@@ -10,9 +10,14 @@ import numpy as np
 import onnxruntime
 import pytest
 from search_case import Case
+from tiny_checkpoints import write_llama
 
+from r1trt.calibrate.calibrate import CalibrationConfig
 from r1trt.evaluate.divergence import Reference
-from r1trt.search.candidates import Group, plan_of_choices
+from r1trt.export.export import ExportConfig, export_checkpoint
+from r1trt.export.io import load_export
+from r1trt.search.candidates import Group, candidate_plans, groups_of_candidates, plan_of_choices
+from r1trt.search.chain import ModelChain
 from r1trt.search.damage import Damage, Damages, measured_damages
 from r1trt.search.damage_cache import DamageCache
 
@@ -50,6 +55,30 @@ def test_a_damage_is_that_of_a_model_with_one_group_changed(case: Case, at: int)
         damage = found[group.name, choice.kind]
         assert damage.kl == pytest.approx(kl.mean(), rel=1e-3, abs=1e-7) and damage.kl > 0
         assert damage.error == pytest.approx(kl.std() / np.sqrt(len(kl)), rel=1e-2, abs=1e-7)
+
+
+def test_a_tied_table_is_changed_at_both_ends(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", tokenizer=True, head_dim=64, tie_word_embeddings=True)
+    config = ExportConfig(checkpoint=checkpoint, output=tmp_path / "export", max_seq_len=64)
+    export = load_export(export_checkpoint(config))
+    plans = candidate_plans(export, "cpu", CalibrationConfig(tokenizer=export.path))
+    case = Case(
+        export=export,
+        chain=ModelChain(export.model, export.weight_base),
+        exact=plans["fp32"],
+        plans=plans,
+        groups=groups_of_candidates(export.model, plans),
+    )
+    group = case.groups[0]
+    assert group.layers == ("model.embed_tokens", "lm_head")
+    found = {kind: damage for _, kind, damage in measured_damages(case.chain, case.exact, [group], WINDOWS)}
+    for choice in group.choices[1:]:
+        changed = plan_of_choices(case.exact, [choice])
+        kl = [Reference(logits(case, case.exact, ids)).kl(logits(case, changed, ids)) for ids in WINDOWS]
+        assert found[choice.kind].kl == pytest.approx(np.concatenate(kl).mean(), rel=1e-3)
+    types = [[layer.weight for layer in choice.layers.values()] for choice in group.choices]
+    assert types == [["fp32", "fp32"], ["int8", "int8"], ["int8", "int4"]]
+    assert 0 < found["int8"].kl < found["int4"].kl
 
 
 def logits(case: Case, plan: object, window: np.ndarray) -> np.ndarray:
