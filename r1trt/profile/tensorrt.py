@@ -117,8 +117,8 @@ def layers_of_engine(description: str, plan: PrecisionPlan) -> dict[str, tuple[s
     return found
 
 
-def _name_and_metadata(layer: Any) -> tuple[str, str]:
+def _name_and_metadata(described: Any) -> tuple[str, str]:
     """An engine without details lists names alone."""
-    if isinstance(layer, str):
-        return layer, ""
-    return str(layer["Name"]), str(layer.get("Metadata", ""))
+    if isinstance(described, str):
+        return described, ""
+    return str(described["Name"]), str(described.get("Metadata", ""))

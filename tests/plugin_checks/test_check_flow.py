@@ -120,12 +120,12 @@ def test_a_quick_run_is_no_full_one(tmp_path: Path) -> None:
 
 
 def library(path: Path, headers: str) -> Path:
-    """A file that describes itself as a library for SM90."""
+    """A file that describes itself as a library for SM89."""
     info = {
         "key": "k",
         "sources": "s",
         "operators": [],
-        "sms": [90],
+        "sms": [89],
         "headers": headers,
         "nvcc": "13",
     }
@@ -137,7 +137,7 @@ def test_another_library_of_the_same_sources_is_checked_anew(tmp_path: Path) -> 
     path = tmp_path / "receipt.json"
     for name in ("own", "official", "own"):
         plugins = library(tmp_path / f"{name}.so", name)
-        options = ("--stage", "build", "--sm", "90", "--plugin-library", str(plugins))
+        options = ("--stage", "build", "--sm", "89", "--plugin-library", str(plugins))
         run("check", *options, "--receipt", str(path), rc=0)
         found = content(path)
         assert found["plugin_library"] == hashlib.sha256(plugins.read_bytes()).hexdigest()

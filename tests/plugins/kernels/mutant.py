@@ -32,6 +32,7 @@ class Mutant:
         report: What the failing process says.
         sanitizer: The build that finds it.
         schedules: The schedules that find it.
+        long: Whether its case takes minutes under the sanitizer; it then runs with `--all-cases` alone.
     """
 
     name: str
@@ -40,16 +41,23 @@ class Mutant:
     report: str = WRONG
     sanitizer: str = "plain"
     schedules: Schedules = IN_ORDER
+    long: bool = False
 
     def __str__(self) -> str:
         """The name, as a test's."""
         return self.name.replace(" ", "-")
 
 
-def race(name: str, change: Change, *cases: str) -> Mutant:
+def race(name: str, change: Change, *cases: str, long: bool = False) -> Mutant:
     """A lost barrier: ThreadSanitizer finds it in any order, by copies too if they land at once."""
     return Mutant(
-        name=name, change=change, cases=cases, report=RACE, sanitizer="tsan", schedules=((0, EAGER),)
+        name=name,
+        change=change,
+        cases=cases,
+        report=RACE,
+        sanitizer="tsan",
+        schedules=((0, EAGER),),
+        long=long,
     )
 
 

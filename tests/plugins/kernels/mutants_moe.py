@@ -476,6 +476,7 @@ BARRIERS = [
         "no barrier before the next token's scores",
         selected("__syncwarp();  // the scores are read before the next token's overwrite them", ""),
         TOKENS_OF_A_WARP,
+        long=True,
     ),
     race(
         "no barrier before scores overwrite keys",

@@ -22,13 +22,23 @@ ALL = [(operator, mutant) for operator, mutants in MUTANTS.items() for mutant in
 TIMEOUT_S = 90
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The defects that a run plants: without `--all-cases` those that are found in seconds."""
+    if "mutant" in metafunc.fixturenames:
+        every = metafunc.config.getoption("--all-cases")
+        taken = [(operator, mutant) for operator, mutant in ALL if every or not mutant.long]
+        metafunc.parametrize(("operator", "mutant"), taken, ids=str)
+
+
 @cache
-def unchanged(operator: str, sanitizer: str, schedules: Schedules) -> subprocess.CompletedProcess[str]:
+def unchanged(
+    operator: str, sanitizer: str, schedules: Schedules, every: bool
+) -> subprocess.CompletedProcess[str]:
     """All that the operator's defects name for a build and its schedules, run on the kernels as they are."""
     same = [
         mutant
         for mutant in MUTANTS[operator]
-        if (mutant.sanitizer, mutant.schedules) == (sanitizer, schedules)
+        if (mutant.sanitizer, mutant.schedules) == (sanitizer, schedules) and (every or not mutant.long)
     ]
     names = sorted({case for mutant in same for case in mutant.cases})
     return run_cases(build_library(sanitizer), sanitizer, operator, cases=names, schedules=schedules)
@@ -43,9 +53,9 @@ def assert_each_fails(cases: Sequence[str], result: subprocess.CompletedProcess[
         )
 
 
-@pytest.mark.parametrize(("operator", "mutant"), ALL, ids=str)
-def test_found(operator: str, mutant: Mutant) -> None:
-    good = unchanged(operator, mutant.sanitizer, mutant.schedules)
+def test_found(operator: str, mutant: Mutant, pytestconfig: pytest.Config) -> None:
+    every = pytestconfig.getoption("--all-cases")
+    good = unchanged(operator, mutant.sanitizer, mutant.schedules, every)
     assert good.returncode == 0, f"without any defect: {good.stdout}{good.stderr[-2000:]}"
     result = run_cases(
         build_library(mutant.sanitizer, change=mutant.change), mutant.sanitizer, operator, cases=mutant.cases,
