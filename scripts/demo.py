@@ -69,7 +69,7 @@ def steps() -> list[Step]:
         made.append(run("make the checkpoint", make, CHECKPOINT, as_json=False))
     export = ["r1trt", "export", str(CHECKPOINT), "-o", str(EXPORT), "--max-seq-len", "2048"]
     made.append(run("export", export, EXPORT / "model.onnx"))
-    for options in (["--arch", "ada", "--fp8"], ["--arch", "cpu"]):
+    for options in (["--arch", "ada", "--fp8"], ["--arch", "cpu", "--int8"]):
         label = " ".join(options)
         build = run(f"build {label}", ["r1trt", "build", str(EXPORT), *options], None)
         engine = Path(build.result["path"])

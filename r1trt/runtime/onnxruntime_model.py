@@ -20,8 +20,10 @@ _ERRORS_ONLY = 3
 # the memory.
 _FOLD_BELOW_BYTES = 1 << 30
 
-SHORT_SPIN_US = 20
-"""Enough for the gap between two operators; shorter costs time on idle cores, longer on busy ones."""
+_SPIN_US = 20
+# Enough for the gap between two operators. ONNX Runtime's own threads spin for as long as a call takes, which
+# gains nothing on idle cores (SmolLM2 in INT8 decodes 84-92 tokens/s so, 94-96 with 20 us, on two) and takes
+# them from whoever else needs them (29-35 and 40-56 tokens/s beside a process that keeps one of them busy).
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +33,13 @@ class LoadOptions:
     Attributes:
         threads: Threads of one operator; None takes one for each core that may be used.
         fold_constants: Compute constant parts once, at load; needs memory for the results.
-        spin_us: How long a thread that waits holds its core, in microseconds; None leaves it to ONNX
-            Runtime, whose threads spin for as long as a call takes. That is fastest for one model on idle
-            cores; beside a server and its clients, which need the cores, a call took twice as long.
+        spin_us: How long a thread that waits holds its core, in microseconds.
         profile: Beginning of the path of the file that its profiler writes; None runs without it.
     """
 
     threads: int | None = None
     fold_constants: bool = True
-    spin_us: int | None = None
+    spin_us: int = _SPIN_US
     profile: Path | None = None
 
 
@@ -111,8 +111,7 @@ def _settings(settings: Any, weight_base: Path, options: LoadOptions) -> Any:
     # As bytes: Python inside a server may take names of files for ASCII, and this for no text.
     settings.add_session_config_entry(_WEIGHT_DIRECTORY, os.fsencode(weight_base.resolve()))
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
-    if options.spin_us is not None:
-        settings.add_session_config_entry("session.intra_op.spin_duration_us", str(options.spin_us))
+    settings.add_session_config_entry("session.intra_op.spin_duration_us", str(options.spin_us))
     if options.profile is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(options.profile)

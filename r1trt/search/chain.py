@@ -18,7 +18,7 @@ from r1trt.graph.segments import HEAD, Segment, segments_of_model
 from r1trt.passes.pipeline import run_passes, scoring_passes, segment_passes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.progress import Progress, ignore
-from r1trt.runtime.onnxruntime_model import SHORT_SPIN_US, LoadOptions, inference_session
+from r1trt.runtime.onnxruntime_model import LoadOptions, inference_session
 
 Array = npt.NDArray[Any]
 
@@ -40,9 +40,7 @@ class SegmentSession:
         self._given, self._made = segment.input, segment.output
         self._takes_length = any(value.name == "seq_len" for value in typed.graph.inputs)
         proto = ir.to_proto(typed).SerializeToString()
-        # Many sessions share the cores: threads that wait for the next call would take them from one another.
-        options = LoadOptions(threads=threads, spin_us=SHORT_SPIN_US)
-        self._session = inference_session(proto, weight_base, options)
+        self._session = inference_session(proto, weight_base, LoadOptions(threads=threads))
 
     def __call__(self, x: Array) -> Array:
         """The piece's result [1, S, ...] for what it gets [1, S, ...]."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.errors import UnavailableError
 from r1trt.runtime.engine_session import session_from_build
-from r1trt.runtime.onnxruntime_model import SHORT_SPIN_US, LoadOptions
+from r1trt.runtime.onnxruntime_model import LoadOptions
 from r1trt.runtime.session import Session, SessionError
 
 
@@ -44,7 +44,7 @@ def serving_session(engine: Path, rows: int, *, threads: int | None = None) -> S
             found=rows,
             expected=f"1 to {build.manifest.max_batch_size} (--max-batch-size)",
         )
-    session = session_from_build(build, LoadOptions(threads=threads, spin_us=SHORT_SPIN_US))
+    session = session_from_build(build, LoadOptions(threads=threads))
     if rows > 1 and not session.limits.addressable_rows:
         raise SessionError(
             "The rows of the KV cache do not start at addresses that TensorRT accepts.",

@@ -86,8 +86,8 @@ def test_bytes_are_those_of_the_built_graph(
     plan = any_scales(plan_from_rules(export.model, arch, precision), export.model)
     graph = graphs_from_plan(export.model, plan, target, limits_from_config(config, export)).engine
     planned = planned_model(sized_model(str(checkpoint)), arch, precision, CAPACITY)
-    # The built graph has small constants besides: shapes, axes, indices.
-    assert planned.bytes == pytest.approx(weight_bytes(graph), rel=0.02)
+    # The built graph has small constants besides: shapes, axes, indices, angles of the rotation.
+    assert planned.bytes == pytest.approx(weight_bytes(graph), rel=0.02, abs=5000)
     assert planned.kv_cache.bytes(3, CAPACITY) == cache_bytes(graph, batch=3)
 
 
