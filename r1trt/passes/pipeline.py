@@ -18,6 +18,7 @@ from r1trt.passes.cancel_casts import CancelCastsPass
 from r1trt.passes.check_onnx import CheckOnnxPass
 from r1trt.passes.check_plan import CheckPlanPass
 from r1trt.passes.check_traps import CheckBuilderFormsPass, CheckTypedPass
+from r1trt.passes.choose_tokens import ChooseTokensPass
 from r1trt.passes.fp8_as_bytes import Fp8AsBytesPass
 from r1trt.passes.fuse_attention import FuseAttentionPass
 from r1trt.passes.fuse_norms import FuseNormsPass
@@ -88,7 +89,9 @@ def passes_for(
             InlineBodiesPass(),
             CheckBuilderFormsPass(backend, sms),
         ]
-    return [cache, *typing, *_cpu_engine_passes()]
+    # Prompts are read for what follows them; scoring graphs are asked for all logits.
+    choice = [] if capacity is None else [ChooseTokensPass()]
+    return [cache, *choice, *typing, *_cpu_engine_passes()]
 
 
 def _cpu_engine_passes() -> Passes:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from r1trt.graph.interface import ONLY_LAST
 from r1trt.machine import memory_of_machine
 from r1trt.runtime.onnxruntime_model import LoadOptions, inference_session
 from r1trt.runtime.session import (
@@ -28,6 +29,8 @@ from r1trt.runtime.session import (
     is_cache_input,
 )
 from r1trt.runtime.session_checks import check_cache_memory, check_call, check_rows
+
+_TRUE = np.array(True)
 
 
 class OnnxRuntimeSession:
@@ -67,6 +70,8 @@ class OnnxRuntimeSession:
         self._session = inference_session(graph, weight_base, options or LoadOptions())
         self._outputs = dict(outputs or {LOGITS: LOGITS})
         self._input_names = frozenset(value.name for value in self._session.get_inputs())
+        defaults = {value.name for value in self._session.get_overridable_initializers()}
+        self._chooses_tokens = ONLY_LAST in defaults
         self._cache_shapes = self._shapes_of_caches()
         logits = self._logits_shape()
         self.rows = 0
@@ -92,7 +97,13 @@ class OnnxRuntimeSession:
         self.rows = rows
 
     def run(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Outputs:
         """Appends tokens to a range of rows; see `Session.run`."""
         check_call(self.limits, self.rows, first_row, input_ids_BS, seq_len_B, past_len_B)
@@ -102,6 +113,9 @@ class OnnxRuntimeSession:
             for name, array in arrays.items():
                 if name in self._input_names:
                     binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            if only_last and self._chooses_tokens:
+                # By address: ONNX Runtime's other way knows no inputs with defaults.
+                binding.bind_input(ONLY_LAST, "cpu", 0, np.bool_, _TRUE.shape, _TRUE.ctypes.data)
             self._bind_caches(binding, first_row, len(input_ids_BS))
             for name in self._outputs.values():
                 binding.bind_output(name)
@@ -116,10 +130,16 @@ class OnnxRuntimeSession:
         return results
 
     def step(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Float32Array:
         """Like `run`, but returns only the logits."""
-        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row)[LOGITS]
+        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copies the first `tokens` tokens of one row to another."""

@@ -26,7 +26,7 @@ def prefill(
 ) -> Float32Array:
     """Feed prompts to a session and return the logits `[B, V]` of each prompt's last token."""
     last_BV = np.zeros((len(prompts), session.limits.vocab_size), dtype=np.float32)
-    for _, seq_len_B, outputs in prefill_outputs(session, prompts, chunk, held=held):
+    for _, seq_len_B, outputs in prefill_outputs(session, prompts, chunk, held=held, only_last=True):
         rows = np.flatnonzero(seq_len_B)
         # A later chunk overwrites the row until its prompt has ended.
         last_BV[rows] = last_token_logits(outputs[LOGITS], seq_len_B)[rows]
@@ -34,7 +34,12 @@ def prefill(
 
 
 def prefill_outputs(
-    session: Session, prompts: Sequence[Sequence[int]], chunk: int | None = None, *, held: int = 0
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    chunk: int | None = None,
+    *,
+    held: int = 0,
+    only_last: bool = False,
 ) -> Iterator[tuple[int, Int64Array, Outputs]]:
     """Feed prompts to a session, `chunk` tokens a call; it is reset before, unless it holds their beginning.
 
@@ -43,6 +48,7 @@ def prefill_outputs(
         prompts: One sequence of token ids a row; lengths may differ.
         chunk: Most tokens of a call; None feeds as many as the session accepts.
         held: First tokens of every prompt that the session's rows hold already; fewer than any prompt has.
+        only_last: The logits of each row's last token of a call are enough.
 
     Yields:
         Index of the chunk's first token, how many of its tokens are real in every row, the call's outputs.
@@ -66,7 +72,8 @@ def prefill_outputs(
         input_ids_BS = np.zeros((len(prompts), S), dtype=np.int64)
         for row, prompt in enumerate(prompts):
             input_ids_BS[row, : seq_len_B[row]] = prompt[start : start + int(seq_len_B[row])]
-        yield start, seq_len_B, session.run(input_ids_BS, seq_len_B, np.minimum(length_B, start))
+        past_len_B = np.minimum(length_B, start)
+        yield start, seq_len_B, session.run(input_ids_BS, seq_len_B, past_len_B, only_last=only_last)
 
 
 def _check_prompt_room(limits: SessionLimits, length: int) -> None:

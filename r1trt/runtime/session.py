@@ -68,7 +68,13 @@ class Session(Protocol):
         ...
 
     def run(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Outputs:
         """Appends tokens to the rows `first_row` to `first_row + B`, exclusive.
 
@@ -77,10 +83,12 @@ class Session(Protocol):
             seq_len_B: How many of the S tokens of each row are real; a row with 0 keeps its sequence.
             past_len_B: Tokens that each row holds. The padding is written too, after them.
             first_row: The range's first row.
+            only_last: The logits of each row's last real token are enough; a backend may give more.
 
         Returns:
-            "logits" `[B, S, V]`, defined for real tokens, or `[B, 1, V]` where `limits.last_token_logits`;
-            and further outputs that the session was loaded with, by name. A later call may overwrite them.
+            "logits" `[B, S, V]`, defined for real tokens, or `[B, 1, V]` where `limits.last_token_logits`, or
+            where only the last are wanted and the backend can leave the others out; and further outputs that
+            the session was loaded with, by name. A later call may overwrite them.
 
         Raises:
             SessionError: The call does not fit the limits, or the backend failed.
@@ -88,7 +96,13 @@ class Session(Protocol):
         ...
 
     def step(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Float32Array:
         """Like `run`, but returns only the logits."""
         ...

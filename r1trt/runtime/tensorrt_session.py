@@ -85,9 +85,15 @@ class TensorRTSession:
         self.rows = rows
 
     def run(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Outputs:
-        """Appends tokens to a range of rows; see `Session.run`."""
+        """Appends tokens to a range of rows; see `Session.run`, but `only_last` changes nothing."""
         check_call(self.limits, self.rows, first_row, input_ids_BS, seq_len_B, past_len_B)
         B, S = input_ids_BS.shape
         context = self._contexts[self._profile_for(B, S)]
@@ -107,10 +113,16 @@ class TensorRTSession:
         return {LOGITS: logits.download(shape, self._stream)}
 
     def step(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Float32Array:
         """Like `run`, but returns only the logits."""
-        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row)[LOGITS]
+        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copies one row to another, all of it: its tokens lie scattered over the heads."""

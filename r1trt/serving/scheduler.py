@@ -193,7 +193,9 @@ class Scheduler:
     ) -> Float32Array | None:
         """One call of the model; what it raises ends the requests in it, and no others."""
         try:
-            return self._session.step(input_ids_BS, seq_len_B, past_len_B, requests[0].row)
+            only_last = not any(active.request.scores_prompt for active in requests)
+            first_row = requests[0].row
+            return self._session.step(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)
         except R1TrtError as error:
             for active in requests:
                 self._fail(active, error)

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cpu_engines import cpu_engine
 from runtime import small_graph
+from tiny_checkpoints import write_r1_asa
 
 from r1trt.graph.outputs import graph_with_outputs
+from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 from r1trt.runtime.prefill import prefill, prefill_outputs
 from r1trt.runtime.session import SessionError, SessionLimits
@@ -255,3 +258,19 @@ def test_a_graph_without_the_output_of_a_cache_is_refused_at_a_call(tmp_path: Pa
     session.reset(1)
     with pytest.raises(SessionError, match="failed at a call"):
         session.step(np.ones((1, 2), np.int64), np.array([2]), np.array([0]))
+
+
+def test_an_engine_leaves_out_logits_that_nobody_wants(tmp_path: Path) -> None:
+    checkpoint = write_r1_asa(tmp_path / "checkpoint", tokenizer=True)
+    engine = cpu_engine(checkpoint, tmp_path, max_seq_len=64, rows=2, last_token_logits=False)
+    session = session_from_engine(engine)
+    assert not session.limits.last_token_logits
+    prompts = [list(range(3, 24)), list(range(40, 53))]
+    last = np.zeros((2, session.limits.vocab_size), np.float32)
+    for _, seq_len_B, outputs in prefill_outputs(session, prompts, 8):
+        assert outputs["logits"].shape[1] == seq_len_B.max()
+        for row in np.flatnonzero(seq_len_B):
+            last[row] = outputs["logits"][row, seq_len_B[row] - 1]
+    for _, _, outputs in prefill_outputs(session, prompts, 8, only_last=True):
+        assert outputs["logits"].shape[:2] == (2, 1)
+    assert_close(prefill(session, prompts, 8), last, "last tokens")

@@ -88,14 +88,26 @@ class PassingSession:
         self.rows = rows
 
     def run(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Outputs:
-        return self.session.run(input_ids_BS, seq_len_B, past_len_B, first_row)
+        return self.session.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)
 
     def step(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Float32Array:
-        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row)[LOGITS]
+        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         self.session.move(source, target, tokens)
@@ -116,10 +128,16 @@ class RecordingSession(PassingSession):
         self.moves: list[tuple[int, int, int]] = []
 
     def run(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Outputs:
         self.calls.append(Call(first_row, tuple(seq_len_B.tolist()), input_ids_BS.shape[1]))
-        return super().run(input_ids_BS, seq_len_B, past_len_B, first_row)
+        return super().run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         self.moves.append((source, target, tokens))
@@ -144,12 +162,20 @@ class FailingSession(PassingSession):
         self._calls = -1
 
     def run(
-        self, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array, first_row: int = 0
+        self,
+        input_ids_BS: Int64Array,
+        seq_len_B: Int64Array,
+        past_len_B: Int64Array,
+        first_row: int = 0,
+        *,
+        only_last: bool = False,
     ) -> Outputs:
         self._calls += 1
         if self._calls in self._fails:
             raise self._error
-        logits = super().run(input_ids_BS, seq_len_B, past_len_B, first_row)[LOGITS].copy()
+        logits = (
+            super().run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS].copy()
+        )
         if self._calls in self._nan:
             logits[self._nan[self._calls] - first_row] = np.nan
         return {LOGITS: logits}

@@ -1,98 +1,127 @@
-"""R1HLAAttention for ONNX Runtime: cached keys up to the longest sequence, and only the branches that count.
+"""R1HLAAttention for ONNX Runtime: only the branches, and of the full one only the pairs, that count.
 
-Inside: q [B,H,S,d], keys [B,Hkv,L,d], values [B,Hkv,L,dv], L = the longest sequence after this call. G = H
-/ Hkv. In the latent form values are the first dv elements of keys.
+Legend: B batch, S tokens of this call, H = Hkv * G query heads, C keys that are held, L the longest sequence
+after this call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.graph.functions import Body
-from r1trt.lowerings.builder import FLOAT, arange, dim, dims, subgraph
+from r1trt.lowerings.builder import BOOL, FLOAT, arange, dim, dims, subgraph
 from r1trt.lowerings.onnxruntime.block import block_attention
+from r1trt.lowerings.onnxruntime.full import full_attention_of_pairs
 from r1trt.ops.hla_attention import AttentionSpec
 
+FEW_TOKENS = 8
+"""Tokens of a call up to which all pairs are attended to at once: taking pairs apart would cost more."""
 
-def _full_attention(
-    op: OpBuilder,
-    spec: AttentionSpec,
-    q: ir.Value,
-    keys: ir.Value,
-    values: ir.Value,
-    length: ir.Value,
-    position_BS: ir.Value,
-) -> ir.Value:
-    """Causal softmax attention over all L keys; [B,H,S,dv]."""
-    key_index = arange(op, length)
-    visible = op.LessOrEqual(key_index, op.Unsqueeze(position_BS, [1, 3]))
-    out: ir.Value = op.Attention(q, keys, values, visible, scale=spec.scale)
-    return out
+Branch = Callable[[OpBuilder], ir.Value]
 
 
-def _values_in(op: OpBuilder, spec: AttentionSpec, keys: ir.Value) -> ir.Value:
-    """The values of latent keys."""
-    values: ir.Value = op.Slice(keys, [0], [spec.v_head_dim], [3])
-    return values
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """What a call attends with.
+
+    Attributes:
+        q: Queries [B,S,H,d].
+        keys: Keys that are held [B,Hkv,C,d], those of this call among them.
+        values: Values that are held [B,Hkv,C,dv]; the keys in the latent form.
+        length: L, int64 [1].
+        past_len: Tokens in front of this call [B].
+        seq_len: Tokens of this call that are real [B].
+        token_S: 0, 1, ... S - 1.
+    """
+
+    q: ir.Value
+    keys: ir.Value
+    values: ir.Value
+    length: ir.Value
+    past_len: ir.Value
+    seq_len: ir.Value
+    token_S: ir.Value
 
 
-def _effective_lam(op: OpBuilder, spec: AttentionSpec, lam_BSH: ir.Value) -> ir.Value:
-    """Lam with the skipped ranges set to 0 and 1, as [B,H,S,1]."""
-    lam = op.Unsqueeze(op.Transpose(lam_BSH, perm=[0, 2, 1]), [3])
+def _all_pairs(op: OpBuilder, spec: AttentionSpec, call: _Call) -> ir.Value:
+    """Causal softmax attention of all queries over all L keys; [B,S,H,dv]."""
+    keys = op.Slice(call.keys, [0], call.length, [2])
+    if spec.latent:
+        values = op.Slice(keys, [0], [spec.v_head_dim], [3])
+    else:
+        values = op.Slice(call.values, [0], call.length, [2])
+    position_BS = op.Add(op.Unsqueeze(call.past_len, [1]), call.token_S)
+    visible = op.LessOrEqual(arange(op, call.length), op.Unsqueeze(position_BS, [1, 3]))
+    out = op.Attention(op.Transpose(call.q, perm=[0, 2, 1, 3]), keys, values, visible, scale=spec.scale)
+    y: ir.Value = op.Transpose(out, perm=[0, 2, 1, 3])
+    return y
+
+
+def _effective_lam(op: OpBuilder, spec: AttentionSpec, lam: ir.Value) -> ir.Value:
+    """Lam [B,S,H] with the skipped ranges set to 0 and 1."""
     if spec.lam_skip > 0:
         lam = op.Where(op.Less(lam, spec.lam_skip), 0.0, lam)
         lam = op.Where(op.Greater(lam, 1.0 - spec.lam_skip), 1.0, lam)
-    result: ir.Value = lam
-    return result
+    return lam
 
 
-def _if_any(
-    op: OpBuilder, name: str, needed: ir.Value, branch: Callable[[OpBuilder], ir.Value], zeros: ir.Value
-) -> ir.Value:
-    """The branch's result where `needed` (bool scalar), else zeros."""
+def _if(op: OpBuilder, name: str, condition: ir.Value, branch: Branch, otherwise: Branch) -> ir.Value:
+    """One of two FLOAT results by a bool scalar."""
 
     def output(suffix: str) -> list[ir.Value]:
         return [ir.Value(name=f"{name}_{suffix}", type=ir.TensorType(FLOAT))]
 
     then_branch = subgraph(op, f"{name}_branch", lambda inner: branch(inner), [], output("then"))
-    else_branch = subgraph(op, f"{name}_skipped", lambda inner: inner.Identity(zeros), [], output("else"))
-    result: ir.Value = op.If(needed, then_branch=then_branch, else_branch=else_branch)
+    else_branch = subgraph(op, f"{name}_skipped", lambda inner: otherwise(inner), [], output("else"))
+    result: ir.Value = op.If(condition, then_branch=then_branch, else_branch=else_branch)
     return result
 
 
-def _mix(
-    op: OpBuilder,
-    spec: AttentionSpec,
-    q: ir.Value,
-    keys: ir.Value,
-    values: ir.Value,
-    lam_BSH: ir.Value,
-    length: ir.Value,
-    past_len: ir.Value,
-    position_BS: ir.Value,
-    real_BS: ir.Value,
-) -> ir.Value:
+def _full(op: OpBuilder, spec: AttentionSpec, call: _Call, wanted: ir.Value) -> ir.Value:
+    """The full branch for the pairs that are wanted, of which there is one; [B,S,H,dv]."""
+
+    def pairs(inner: OpBuilder) -> ir.Value:
+        return full_attention_of_pairs(
+            inner, spec, call.q, call.keys, call.values, wanted, call.past_len, call.seq_len
+        )
+
+    many = op.Greater(op.Squeeze(dim(op, call.q, 1)), FEW_TOKENS)
+    return _if(op, "pairs", many, pairs, lambda inner: _all_pairs(inner, spec, call))
+
+
+def _mix(op: OpBuilder, spec: AttentionSpec, call: _Call, lam_BSH: ir.Value, real: ir.Value) -> ir.Value:
     """Mix lam * full + (1 - lam) * block; a branch that no real token and head weighs is not computed."""
     lam = _effective_lam(op, spec, lam_BSH)
-    real = op.Unsqueeze(real_BS, [1, 3])
-    wants_full = op.Cast(op.ReduceMax(op.Where(real, lam, 0.0), keepdims=0), to=ir.DataType.BOOL)
+    wanted = op.And(real, op.Greater(lam, 0.0))
+    wants_full = op.Cast(op.ReduceMax(op.Cast(wanted, to=FLOAT), keepdims=0), to=BOOL)
     wants_block = op.Less(op.ReduceMin(op.Where(real, lam, 1.0), keepdims=0), 1.0)
-    zeros = op.Expand(0.0, dims(op, dim(op, q, 0), spec.num_heads, dim(op, q, 2), spec.v_head_dim))
-    full = _if_any(
-        op,
-        "full",
-        wants_full,
-        lambda inner: _full_attention(inner, spec, q, keys, values, length, position_BS),
-        zeros,
-    )
-    block = _if_any(
-        op, "block", wants_block, lambda inner: block_attention(inner, spec, q, keys, values, past_len), zeros
-    )
-    mixed: ir.Value = op.Add(op.Mul(lam, full), op.Mul(op.Sub(1.0, lam), block))
+
+    def block(inner: OpBuilder) -> ir.Value:
+        return block_attention(inner, spec, call.q, call.keys, call.values, call.length, call.past_len)
+
+    def nothing(inner: OpBuilder) -> ir.Value:
+        zeros: ir.Value = inner.Expand(
+            0.0, dims(inner, *(dim(inner, call.q, axis) for axis in range(3)), spec.v_head_dim)
+        )
+        return zeros
+
+    full = _if(op, "full", wants_full, lambda inner: _full(inner, spec, call, wanted), nothing)
+    near = _if(op, "block", wants_block, block, nothing)
+    weight = op.Unsqueeze(lam, [3])
+    mixed: ir.Value = op.Add(op.Mul(weight, full), op.Mul(op.Sub(1.0, weight), near))
     return mixed
+
+
+def _attend(op: OpBuilder, spec: AttentionSpec, call: _Call, lam: ir.Value) -> ir.Value:
+    """[B,S,H,dv]; without a gate all pairs of real tokens take the full branch."""
+    real = op.Unsqueeze(op.Less(op.Unsqueeze(call.token_S, [0]), op.Unsqueeze(call.seq_len, [1])), [2])
+    if spec.has_lam:
+        return _mix(op, spec, call, lam, real)
+    return _full(op, spec, call, op.Expand(real, dims(op, 1, 1, spec.num_heads)))
 
 
 def _length(op: OpBuilder, spec: AttentionSpec, tokens: ir.Value, past_len: ir.Value) -> ir.Value:
@@ -121,26 +150,26 @@ def attention_body(spec: AttentionSpec) -> Body:
         seq_len: ir.Value,
     ) -> list[ir.Value]:
         tokens = dim(op, q, 1)
-        token_S, length = arange(op, tokens), _length(op, spec, tokens, past_len)
-        position_BS = op.Add(op.Unsqueeze(past_len, [1]), token_S)
         caches: list[ir.Value] = []
 
-        def all_of(new: ir.Value, cache: ir.Value) -> ir.Value:
+        def held(new: ir.Value, cache: ir.Value) -> ir.Value:
             """Keys or values of the whole sequences, whose cache is updated where there is one."""
             new = op.Transpose(new, perm=[0, 2, 1, 3])
             if spec.capacity is None:
                 return new
             caches.append(op.TensorScatter(cache, new, past_len, axis=2))
-            known: ir.Value = op.Slice(caches[-1], [0], length, [2])
-            return known
+            return caches[-1]
 
-        q, keys = op.Transpose(q, perm=[0, 2, 1, 3]), all_of(k, key_cache)
-        values = _values_in(op, spec, keys) if spec.latent else all_of(v, value_cache)
-        if spec.has_lam:
-            real_BS = op.Less(op.Unsqueeze(token_S, [0]), op.Unsqueeze(seq_len, [1]))
-            y = _mix(op, spec, q, keys, values, lam, length, past_len, position_BS, real_BS)
-        else:
-            y = _full_attention(op, spec, q, keys, values, length, position_BS)
-        return [op.Transpose(y, perm=[0, 2, 1, 3]), *caches]
+        keys = held(k, key_cache)
+        call = _Call(
+            q=q,
+            keys=keys,
+            values=keys if spec.latent else held(v, value_cache),
+            length=_length(op, spec, tokens, past_len),
+            past_len=past_len,
+            seq_len=seq_len,
+            token_S=arange(op, tokens),
+        )
+        return [_attend(op, spec, call, lam), *caches]
 
     return body
