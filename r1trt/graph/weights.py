@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from r1trt.data_types import OF_ONNX
 from r1trt.errors import PlanError
-from r1trt.graph.block_codes import BITS, MATMUL_NBITS, block_tensors
+from r1trt.graph.block_codes import BITS, FLOAT_INPUT, INT8_INPUT, MATMUL_NBITS, block_tensors
 from r1trt.graph.block_scaled import BlockScaledTensor
 from r1trt.graph.domain import DEQUANTIZE_BLOCKS
 from r1trt.graph.edit import Emitter, dims_of, register, static_dims
@@ -20,8 +20,6 @@ from r1trt.graph.weight_grid import Grid
 
 Scale = float | tuple[float, ...]
 FP8 = ir.DataType.FLOAT8E4M3FN
-# Of MatMulNBits (ContribOperators.md): what its products are computed in.
-_FLOAT_INPUT, _INT8_INPUT = 1, 4
 
 
 def weight_source_from_value(value: ir.Value, scales: ir.Value | None = None) -> WeightSource:
@@ -221,6 +219,24 @@ def matmul_weight(
     return emit.node("Transpose", "TransposeWeight", [weight], act, (columns, rows), {"perm": [1, 0]})
 
 
+def block_weight(
+    graph: ir.Graph,
+    value: ir.Value,
+    grid: Grid,
+    block_scales: ir.Value | None = None,
+    *,
+    alternates: bool = False,
+) -> tuple[ir.Value, ir.Value]:
+    """Codes and scales of a weight in INT8 or INT4 blocks, as initializers, made once.
+
+    `block_scales` are those of the checkpoint's own FP8, as in `weight_source_from_value`; layouts, and
+    `alternates`, as in `r1trt.graph.block_codes.block_tensors`.
+    """
+    source = weight_source_from_value(value, block_scales)
+    codes, scales = block_tensors(source, grid, source.name, alternates=alternates)
+    return register(graph, codes), register(graph, scales)
+
+
 def block_product(
     emit: Emitter, x: ir.Value, weight: ir.Value, grid: Grid, bias: ir.Value | None, rounds_input: bool
 ) -> ir.Value:
@@ -229,14 +245,13 @@ def block_product(
     `rounds_input`: activations become INT8 as they come, in the same blocks (accuracy_level 4).
     """
     rows, columns = static_dims(weight)
-    codes, scales = block_tensors(weight_source_from_value(weight), grid, _weight_name(weight))
-    inputs = [x, register(emit.graph, codes), register(emit.graph, scales), None, None, bias]
+    inputs = [x, *block_weight(emit.graph, weight, grid), None, None, bias]
     attributes = {
         "K": columns,
         "N": rows,
         "bits": BITS[grid.code],
         "block_size": grid.block_size,
-        "accuracy_level": _INT8_INPUT if rounds_input else _FLOAT_INPUT,
+        "accuracy_level": INT8_INPUT if rounds_input else FLOAT_INPUT,
     }
     inputs = inputs if bias is not None else inputs[:3]
     return emit.contrib_node(MATMUL_NBITS, "MatMul", inputs, [(*dims_of(x)[:-1], rows)], attributes)[0]

@@ -18,7 +18,7 @@ from r1trt.ops.layer_precision import FP8, INT4, INT8, LayerPrecision, Precision
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
-from r1trt.precision.rules import THRESHOLDS, plan_from_rules
+from r1trt.precision.rules import THRESHOLDS, layer_in_blocks, plan_from_rules
 from r1trt.progress import Progress, ignore
 from r1trt.search.kinds import Kind, kinds_for_arch
 
@@ -104,10 +104,10 @@ def _narrow_layer(node: ir.Node, wide: LayerPrecision, kind: Kind) -> LayerPreci
         return wide
     if kind.quantizes_input and kind.type == FP8:
         return operator.default_layer(node, "bf16", fp8=True)
+    if kind.block_size is not None:
+        return layer_in_blocks(node, wide, kind.type)
     if operator.input_scales != ("input_scale",):
         return wide  # experts have no such form
-    if kind.block_size is not None:
-        return replace(wide, weight=kind.type, input=INT8, block_size=kind.block_size)
     return replace(wide, weight=kind.type, input=kind.type if kind.quantizes_input else wide.input)
 
 
