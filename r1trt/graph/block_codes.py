@@ -1,6 +1,8 @@
-"""Weights in INT8 or INT4 blocks along their rows, as com.microsoft.MatMulNBits reads them; streamed.
+"""Weights in INT8 or INT4 blocks along their rows, as ONNX Runtime's operators read them; streamed.
 
-Legend: N rows, K columns, G blocks of a row (the last one padded), b block size.
+com.microsoft.MatMulNBits multiplies by one matrix, com.microsoft.QMoE by a stack of experts'.
+
+Legend: E experts, N rows, K columns, G blocks of a row (the last one padded), b block size.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ MATMUL_NBITS = "MatMulNBits"
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 """What the operator takes (ONNX Runtime's ContribOperators.md, MatMulNBits)."""
 BITS = {"int4": 4, "int8": 8}
+FLOAT_INPUT, INT8_INPUT = 1, 4
+"""What the operators' products are computed in (accuracy_level)."""
 _BYTE = 8
 
 
@@ -45,10 +49,11 @@ class BlockRows(RowTensor):
     """One of the two tensors of a weight in blocks, made while it is read.
 
     Args:
-        source: The weight [N,K].
+        source: The weight [...,K].
         part: Makes the rows of this tensor of some rows of the weight.
         dtype: Its type.
         dims: Its shape.
+        alternates: Rows of the first and of the second half of each matrix take turns.
     """
 
     def __init__(
@@ -59,12 +64,17 @@ class BlockRows(RowTensor):
         dtype: ir.DataType,
         dims: tuple[int, ...],
         name: str,
+        alternates: bool = False,
     ) -> None:
         super().__init__(self._assembled, dtype, ir.Shape(dims), name=name)
         self._source, self._part = source, part
+        self._alternates, self._dims = alternates, dims
 
     def rows(self) -> Iterator[Array]:
-        """Rows in order, some at a time."""
+        """Rows in order, some at a time; those of a whole matrix where they take turns."""
+        return _alternating(self._made(), self._source.shape[-2]) if self._alternates else self._made()
+
+    def _made(self) -> Iterator[Array]:
         for chunk in self._source.chunks():
             values = chunk.astype(np.float32)
             require_finite(values, self._source.name)
@@ -76,7 +86,20 @@ class BlockRows(RowTensor):
             file.write(rows.view(np.uint8).data)
 
     def _assembled(self) -> ir.TensorProtocol:
-        return ir.Tensor(np.concatenate(list(self.rows())), dtype=self.dtype, name=self.name)
+        whole = np.concatenate(list(self.rows())).reshape(self._dims)
+        return ir.Tensor(whole, dtype=self.dtype, name=self.name)
+
+
+def _alternating(chunks: Iterator[Array], count: int) -> Iterator[Array]:
+    """Matrices of `count` rows, one by one: row 0 of both halves, row 1 of both, and so on."""
+    waiting: list[Array] = []
+    for chunk in chunks:
+        waiting.append(chunk)
+        while sum(map(len, waiting)) >= count:
+            rows = np.concatenate(waiting)
+            halves = rows[:count].reshape(2, count // 2, *rows.shape[1:])
+            waiting = [rows[count:]]
+            yield np.ascontiguousarray(np.swapaxes(halves, 0, 1)).reshape(rows[:count].shape)
 
 
 def block_name(weight: str, grid: Grid) -> str:
@@ -89,14 +112,27 @@ def block_importance(grid: Grid, columns: int) -> Array | None:
     return np.ones(columns, np.float32) if grid.code == "int4" else None
 
 
-def block_tensors(source: WeightSource, grid: Grid, name: str) -> tuple[BlockRows, BlockRows]:
-    """Packed codes UINT8 [N,G,b*bits/8] and scales FLOAT [N,G] of a weight [N,K], rounded to nearest.
+def block_tensors(
+    source: WeightSource, grid: Grid, name: str, *, alternates: bool = False
+) -> tuple[BlockRows, BlockRows]:
+    """Packed codes and scales of a weight, rounded to nearest.
 
     INT4's scales are searched for the smallest squared error, of INT8 the largest magnitude gives them.
+
+    Args:
+        source: A weight [N,K], or a stack [E,N,K] whose rows are whole blocks.
+        grid: With blocks.
+        name: The weight's; `block_name` makes those of the tensors of it.
+        alternates: The first and the second half of each matrix's rows take turns, as QMoE reads gate and up.
+
+    Returns:
+        Codes UINT8 [N,G,b*bits/8], of a stack [E,N,K*bits/8]; scales FLOAT [N,G], of a stack [E,N,G].
     """
-    rows, columns = source.shape
+    *leading, columns = source.shape
     blocks, size = len(grid.blocks(columns)), grid.block_size or columns
     importance_K = block_importance(grid, columns)
+    bytes_of_block = size * BITS[grid.code] // _BYTE
+    row = (blocks, bytes_of_block) if len(leading) == 1 else (blocks * bytes_of_block,)
 
     def scales_of(chunk_NK: Array) -> Array:
         return scales_of_weight(chunk_NK, grid, importance_K)
@@ -106,8 +142,16 @@ def block_tensors(source: WeightSource, grid: Grid, name: str) -> tuple[BlockRow
         source,
         lambda chunk_NK: packed_codes(rounded_weight(chunk_NK, scales_of(chunk_NK), grid), grid),
         dtype=ir.DataType.UINT8,
-        dims=(rows, blocks, size * BITS[grid.code] // _BYTE),
+        dims=(*leading, *row),
         name=block_name(name, grid),
+        alternates=alternates,
     )
-    scales = BlockRows(source, scales_of, dtype=ir.DataType.FLOAT, dims=(rows, blocks), name=scales_name)
+    scales = BlockRows(
+        source,
+        scales_of,
+        dtype=ir.DataType.FLOAT,
+        dims=(*leading, blocks),
+        name=scales_name,
+        alternates=alternates,
+    )
     return codes, scales

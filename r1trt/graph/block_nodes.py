@@ -9,20 +9,29 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.graph.block_codes import BITS, MATMUL_NBITS, block_tensors
+from r1trt.graph.block_codes import BITS, FLOAT_INPUT, INT8_INPUT, MATMUL_NBITS, block_tensors
 from r1trt.graph.edit import FLOAT, Emitter, dims_of, register, static_dims
 from r1trt.graph.weight_grid import Grid
 from r1trt.graph.weights import weight_source_from_value
 
-# Of MatMulNBits (ContribOperators.md): what its products are computed in.
-_FLOAT_INPUT, _INT8_INPUT = 1, 4
 _ZERO = np.float32(1 << (BITS["int8"] - 1))
 
 
-def _block_weight(graph: ir.Graph, weight: ir.Value, grid: Grid) -> tuple[ir.Value, ir.Value]:
-    """Codes and scales of a weight [N,K] as initializers, made once for all that read them."""
-    source = weight_source_from_value(weight)
-    codes, scales = block_tensors(source, grid, source.name)
+def block_weight(
+    graph: ir.Graph,
+    weight: ir.Value,
+    grid: Grid,
+    block_scales: ir.Value | None = None,
+    *,
+    alternates: bool = False,
+) -> tuple[ir.Value, ir.Value]:
+    """Codes and scales of a weight in INT8 or INT4 blocks as initializers, made once for all that read them.
+
+    `block_scales` are those of the checkpoint's own FP8, as in `weight_source_from_value`; layouts, and
+    `alternates`, as in `r1trt.graph.block_codes.block_tensors`.
+    """
+    source = weight_source_from_value(weight, block_scales)
+    codes, scales = block_tensors(source, grid, source.name, alternates=alternates)
     return register(graph, codes), register(graph, scales)
 
 
@@ -34,13 +43,13 @@ def block_product(
     `rounds_input`: activations become INT8 as they come, in the same blocks (accuracy_level 4).
     """
     rows, columns = static_dims(weight)
-    inputs = [x, *_block_weight(emit.graph, weight, grid), None, None, bias]
+    inputs = [x, *block_weight(emit.graph, weight, grid), None, None, bias]
     attributes = {
         "K": columns,
         "N": rows,
         "bits": BITS[grid.code],
         "block_size": grid.block_size,
-        "accuracy_level": _INT8_INPUT if rounds_input else _FLOAT_INPUT,
+        "accuracy_level": INT8_INPUT if rounds_input else FLOAT_INPUT,
     }
     inputs = inputs if bias is not None else inputs[:3]
     return emit.contrib_node(MATMUL_NBITS, "MatMul", inputs, [(*dims_of(x)[:-1], rows)], attributes)[0]
@@ -50,7 +59,7 @@ def block_rows(emit: Emitter, table: ir.Value, ids: ir.Value, grid: Grid) -> ir.
     """FLOAT rows [...,K] of a table [N,K] in INT8 blocks, by their numbers INT64 [...]."""
     # NOTES: ONNX Runtime's GatherBlockQuantized takes codes [N,G,b] only with scales [N,G,1], and
     # MatMulNBits only with [N,G]: with it a tied head could not read the same tensors.
-    codes, scales = _block_weight(emit.graph, table, grid)
+    codes, scales = block_weight(emit.graph, table, grid)
     lead, (_, blocks, size) = dims_of(ids), static_dims(codes)
     by_block, columns = (*lead, blocks, size), static_dims(table)[1]
     found = emit.node("Gather", "GatherCodes", [codes, ids], ir.DataType.UINT8, by_block, {"axis": 0})

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnxscript import build_function
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.graph.domain import DOMAIN, OPSET
+from r1trt.graph.domain import DOMAIN, MICROSOFT, OPSET
 
 AttributeValue = int | float
 # A body gets the op builder and one value per declared input; an absent optional input is simply not used.
@@ -43,6 +43,9 @@ def function_from_body(
         opset_imports={"": OPSET},
     )
     function.overload = overload
+    for node in function.all_nodes():
+        if node.domain == MICROSOFT:
+            function.opset_imports.setdefault(MICROSOFT, 1)
     _prefix_names(function, function_label(function))
     return function
 

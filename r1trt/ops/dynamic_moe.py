@@ -7,6 +7,7 @@ Fs width of all shared experts together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -17,8 +18,16 @@ from r1trt.graph.network_view import LayerParts, ReadBack, joined
 from r1trt.graph.weights import is_own_fp8
 from r1trt.ops.cost import NO_COST, CallSize, Cost, cost_of
 from r1trt.ops.expert_parts import ExpertPart, expert_parts, part_inputs
-from r1trt.ops.layer_precision import FP8, SCALES, LayerPrecision, Precision
-from r1trt.ops.moe_spec import INPUTS, SCORINGS, TOPK_METHODS, MoeSpec, ScaleKind
+from r1trt.ops.layer_precision import FP8, INT8, SCALES, LayerPrecision, Precision
+from r1trt.ops.moe_blocks import (
+    asks_for_integers,
+    block_problems,
+    block_size_problems,
+    block_sizes,
+    in_blocks,
+    scales_cost,
+)
+from r1trt.ops.moe_spec import INPUTS, SCORINGS, SHARED_SCALES, TOPK_METHODS, MoeSpec, ScaleKind
 from r1trt.ops.moe_typing import expected_scales, realize_moe
 from r1trt.ops.operator import Operator, ScaledWeight
 from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
@@ -72,8 +81,9 @@ class DynamicMoe(Operator[MoeSpec]):
     block_scales = True
 
     def input_names(self, node: ir.Node) -> tuple[str, ...]:
-        """The operator's inputs, and behind them those of the experts' parts 1 to `expert_parts` - 1."""
-        return self.inputs + part_inputs(int(self.attribute(node, "expert_parts")))
+        """The operator's inputs, those of the experts' parts 1 to `expert_parts` - 1, and those of blocks."""
+        names = self.inputs + part_inputs(int(self.attribute(node, "expert_parts")))
+        return names + SHARED_SCALES if in_blocks(self, node) else names
 
     def parts(self, node: ir.Node) -> tuple[ExpertPart, ...]:
         """Which experts each part of a node's stacks holds. Raises ExportError where one has others."""
@@ -127,15 +137,10 @@ class DynamicMoe(Operator[MoeSpec]):
 
     def spec_from_node(self, node: ir.Node) -> MoeSpec:
         """Read an R1DynamicMoE node. Raises ExportError where a static size is missing."""
-        parts, (hidden, width) = self.parts(node), self.sizes(node, "w_down", 1, 2)
-        shared, shared_type = 0, None
-        if self.input(node, "shared_down") is not None:
-            (shared,), shared_type = self.sizes(node, "shared_down", 1), self.dtype(node, "shared_down")
+        parts, has_shared = self.parts(node), self.has_shared(node)
         return MoeSpec(
+            **(block_sizes(self, node) if in_blocks(self, node) else self._sizes(node)),
             num_experts=parts[-1].stop,
-            hidden_size=hidden,
-            expert_width=width,
-            shared_width=shared,
             scoring=self.choice(node, "scoring", SCORINGS),
             topk_method=self.choice(node, "topk_method", TOPK_METHODS),
             top_k=int(self.attribute(node, "top_k")),
@@ -149,15 +154,21 @@ class DynamicMoe(Operator[MoeSpec]):
             has_router_bias=self.input(node, "router_bias") is not None,
             activation=self.dtype(node, "x"),
             weights=self.dtype(node, "w_gate_up"),
-            shared=shared_type,
+            shared=self.dtype(node, "shared_down") if has_shared else None,
             scales=self._scale_kind(node, parts[0].count),
             weight_only=bool(self.attribute(node, "weight_only")),
             static_scales=self.input(node, "x_scale") is not None,
         )
 
+    def _sizes(self, node: ir.Node) -> dict[str, int]:
+        """Sizes of a node whose weights are elements."""
+        hidden, width = self.sizes(node, "w_down", 1, 2)
+        shared = self.sizes(node, "shared_down", 1)[0] if self.has_shared(node) else 0
+        return {"hidden_size": hidden, "expert_width": width, "shared_width": shared}
+
     def _scale_kind(self, node: ir.Node, experts: int) -> ScaleKind:
-        """Which scales part 0's `experts` have: one each, and one for a shared one, or one a block."""
-        if self.input(node, "gate_up_scale") is None:
+        """Which scales of FP8 part 0's `experts` have: one each, and one for a shared one, or one a block."""
+        if self.input(node, "gate_up_scale") is None or in_blocks(self, node):
             return "none"
         counts = {experts, experts + self.has_shared(node)}
         sizes = self.dims(node, "gate_up_scale")
@@ -182,9 +193,16 @@ class DynamicMoe(Operator[MoeSpec]):
         """Whether a node has a shared expert."""
         return self.input(node, "shared_down") is not None
 
+    def in_blocks(self, wide: LayerPrecision, code: Precision, block_size: int) -> LayerPrecision:
+        """Routed and shared experts in blocks, activations in INT8 blocks as they come."""
+        shared = None if wide.shared_weight is None else code
+        return replace(wide, input=INT8, weight=code, shared_weight=shared, block_size=block_size)
+
     def own_problems(self, layer: LayerPrecision) -> Iterator[str]:
         """One type for activations and wide experts; FP8 experts take FP8 activations, or have own scales."""
-        if layer.own_scales:
+        if asks_for_integers(layer):
+            yield from block_problems(layer)
+        elif layer.own_scales:
             yield from _own_scales_problems(layer)
         elif layer.quantizes_weight and not layer.quantizes_input:
             yield "FP8 experts need an FP8 input; the operator has no weight-only form"
@@ -199,7 +217,8 @@ class DynamicMoe(Operator[MoeSpec]):
             )
 
     def node_problems(self, node: ir.Node, layer: LayerPrecision) -> Iterator[str]:
-        """A shared expert has a type, and every expert has a scale."""
+        """A shared expert has a type, and every expert has a scale, or rows of whole blocks."""
+        yield from block_size_problems(layer, *self.sizes(node, "w_down", 1, 2))
         if layer.own_scales:
             yield from self.own_scales_problems(node, plugin=False)
         if self.has_shared(node) and layer.shared_weight is None:
@@ -302,14 +321,14 @@ class DynamicMoe(Operator[MoeSpec]):
             macs=[(layer.input, routed * spec.expert_weights)],
             reads=[(layer.output, tokens * spec.hidden_size), (layer.weight, touched * spec.expert_weights)],
             writes=[(layer.output, tokens * spec.hidden_size)],
-        )
+        ) + scales_cost(layer, touched * spec.expert_weights)
         if not spec.shared_width:
             return {ROUTER: router, EXPERTS: experts}
         shared = cost_of(
             macs=[(layer.input, tokens * spec.shared_weights)],
             reads=[(layer.weight, spec.shared_weights)],
             writes=[],
-        )
+        ) + scales_cost(layer, spec.shared_weights)
         return {ROUTER: router, EXPERTS: experts, SHARED: shared}
 
     def reference_macs(self, spec: MoeSpec, call: CallSize) -> Mapping[str, int]:

@@ -30,6 +30,8 @@ INPUTS = (
     "down_scale",
 )
 """Of a node whose experts come in one part."""
+SHARED_SCALES = ("shared_gate_up_scale", "shared_down_scale")
+"""Inputs behind all others of a node whose experts are in INT8 or INT4 blocks."""
 PROJECTIONS = 3
 """Matrices of an expert: gate, up and down."""
 SCORINGS: tuple[Scoring, ...] = ("softmax", "sigmoid")
@@ -43,6 +45,9 @@ class MoeSpec:
     `activation` is the type of x and y, `weights` that of the experts, whose stacks come in `expert_parts`
     tensors along E, and `shared` that of the shared expert. FP8 weights, or their bytes (UINT8), have
     `scales`; activations are quantized too unless `weight_only`, by scales of the node if `static_scales`.
+
+    Weights in blocks have `bits`, and `block_size` neighbours of a row share a scale. Their codes are UINT8,
+    as `r1trt.graph.block_codes` packs them; the routed experts' rows of gate and up take turns.
     """
 
     num_experts: int
@@ -66,6 +71,8 @@ class MoeSpec:
     scales: ScaleKind = "none"
     weight_only: bool = False
     static_scales: bool = False
+    bits: int = 0
+    block_size: int | None = None
 
     def attributes(self) -> dict[str, AttributeValue]:
         """The attributes of a node with this spec."""
@@ -126,4 +133,4 @@ class MoeSpec:
 
 def moe_inputs(spec: MoeSpec) -> tuple[str, ...]:
     """Names of the inputs of a node with this spec, in order."""
-    return INPUTS + part_inputs(spec.expert_parts)
+    return INPUTS + part_inputs(spec.expert_parts) + SHARED_SCALES * (spec.block_size is not None)

@@ -1,4 +1,4 @@
-"""How R1DynamicMoE is typed: experts in the plan's type, the router in FP32, FP8 scales as inputs."""
+"""How R1DynamicMoE is typed: experts in the plan's type, the router in FP32, scales as inputs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from r1trt.graph.edit import FLOAT, Emitter, data_type, register, retype_outputs
 from r1trt.graph.weights import Scale, block_scales_of, own_fp8_weight, scale_tensors, typed_weight
 from r1trt.ops.expert_parts import ExpertPart
 from r1trt.ops.layer_precision import LayerPrecision
+from r1trt.ops.moe_blocks import realize_blocks
 from r1trt.ops.signature import Signature
 
 Parts = Sequence[ExpertPart]
@@ -25,27 +26,43 @@ def expected_scales(operator: Signature, node: ir.Node) -> int:
 
 def realize_moe(operator: Signature, node: ir.Node, layer: LayerPrecision, parts: Parts) -> None:
     """Retype a node that stays; each part of the stacked experts becomes one weight."""
-    key, act, experts = str(node.name), data_type(layer.output), data_type(layer.weight)
-    emit = Emitter(node, key)
+    key, act = str(node.name), data_type(layer.output)
+    emit, fp8_scales = Emitter(node, key), _block_scales(operator, node, parts)
     operator.cast_input(emit, node, "x", act)
-    types = dict.fromkeys(("w_router", "router_bias"), FLOAT)
-    types |= dict.fromkeys(("shared_gate_up", "shared_down"), experts)
-    types |= {part.input(name): experts for part in parts for name in ("w_gate_up", "w_down")}
-    scales, blocks = _weight_scales(layer, parts), _block_scales(operator, node, parts)
-    if layer.own_scales:
-        _keep_own_weights(operator, emit, node, parts, blocks)
+    for name in ("w_router", "router_bias"):
+        value = operator.input(node, name)
+        if value is not None:
+            operator.set_input(node, name, typed_weight(emit.graph, value, FLOAT))
     node.attributes["weight_only"] = ir.AttrInt64(
         "weight_only", int(layer.own_scales and not layer.quantizes_input)
     )
-    for name, dtype in types.items():
-        value = operator.input(node, name)
-        own = layer.own_scales and dtype == experts
-        if value is not None and not own:
-            typed = typed_weight(emit.graph, value, dtype, scales.get(name), blocks.get(name))
-            operator.set_input(node, name, typed)
-    if layer.quantizes_weight and not layer.own_scales:
-        _add_scales(operator, emit, node, layer, parts)
+    if layer.block_size is not None:
+        realize_blocks(operator, emit, node, layer, parts, fp8_scales)
+    elif layer.own_scales:
+        _keep_own_weights(operator, emit, node, parts, fp8_scales)
+    else:
+        _type_weights(operator, emit, node, layer, parts, fp8_scales)
     retype_outputs(node, key, act)
+
+
+def _type_weights(
+    operator: Signature,
+    emit: Emitter,
+    node: ir.Node,
+    layer: LayerPrecision,
+    parts: Parts,
+    fp8_scales: dict[str, ir.Value],
+) -> None:
+    """The experts in the plan's type, FP8 with the plan's scales."""
+    dtype, scales = data_type(layer.weight), _weight_scales(layer, parts)
+    stacks = [part.input(name) for part in parts for name in ("w_gate_up", "w_down")]
+    for name in (*stacks, "shared_gate_up", "shared_down"):
+        value = operator.input(node, name)
+        if value is not None:
+            typed = typed_weight(emit.graph, value, dtype, scales.get(name), fp8_scales.get(name))
+            operator.set_input(node, name, typed)
+    if layer.quantizes_weight:
+        _add_scales(operator, emit, node, layer, parts)
 
 
 def _keep_own_weights(
@@ -91,7 +108,7 @@ def _block_scales(operator: Signature, node: ir.Node, parts: Parts) -> dict[str,
 
 def _weight_scales(layer: LayerPrecision, parts: Parts) -> dict[str, Scale]:
     """Scales by weight; the plan lists those of all experts, and the shared expert's behind them."""
-    if not layer.quantizes_weight or layer.own_scales:
+    if not layer.quantizes_weight:
         return {}
     scales: dict[str, Scale] = {}
     for weight, found in (("gate_up", layer.weight_scale), ("down", layer.down_scale)):

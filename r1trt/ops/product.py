@@ -14,7 +14,7 @@ from r1trt.graph.weight_grid import CODES, Grid
 from r1trt.ops.layer_precision import FP8, INT4, INT8, WIDE, AllowedTypes, LayerPrecision, Precision
 
 PRODUCT_TYPES = AllowedTypes(input=(FP8, INT8, *WIDE), weight=(FP8, INT8, INT4, *WIDE))
-EXPERT_TYPES = AllowedTypes(input=(FP8, *WIDE), weight=(FP8, *WIDE))
+EXPERT_TYPES = AllowedTypes(input=(FP8, INT8, *WIDE), weight=(FP8, INT8, INT4, *WIDE))
 
 
 def product_problems(layer: LayerPrecision) -> Iterator[str]:

@@ -19,7 +19,7 @@ from r1trt.ops.layer_precision import FP8, INT4, INT8, LayerPrecision, Precision
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
-from r1trt.precision.rules import THRESHOLDS, plan_from_rules
+from r1trt.precision.rules import THRESHOLDS, layer_in_blocks, plan_from_rules
 from r1trt.progress import Progress, ignore
 from r1trt.search.kinds import Kind, kinds_for_arch
 
@@ -104,7 +104,7 @@ def _narrow_layer(node: ir.Node, wide: LayerPrecision, kind: Kind) -> LayerPreci
     if operator is None:
         return wide
     if kind.block_size is not None:
-        return operator.in_blocks(wide, kind.type, kind.block_size)
+        return layer_in_blocks(node, wide, kind.type)
     if kind.type not in operator.types.weight:
         return wide
     if kind.quantizes_input and kind.type == FP8:

@@ -123,6 +123,25 @@ def test_what_is_streamed_does_not_depend_on_the_chunks(
         assert file.getvalue() == content and len(content) == tensor.nbytes
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 700, 1 << 20])
+@pytest.mark.parametrize("code", ["int4", "int8"])
+def test_rows_of_a_stack_take_turns(code: str, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tensors that the stack is of, and the chunks that it is read in."""
+    monkeypatch.setattr(quantize, "CHUNK_BYTES", chunk_bytes)
+    stack = normal(6, 3, N, 64)
+    halves = [ir.tensor(half, name="half") for matrix in stack for half in np.split(matrix, 2)]
+    grid = Grid(code=code, scaling="block", block_size=32)  # type: ignore[arg-type]  # one of both
+    source = WeightSource(name="w", parts=tuple(halves), shape=stack.shape)
+    for tensor, plain in zip(
+        block_tensors(source, grid, "w", alternates=True), block_tensors(source, grid, "w"), strict=True
+    ):
+        want = plain.numpy().reshape(3, 2, N // 2, -1).transpose(0, 2, 1, 3).reshape(plain.numpy().shape)
+        np.testing.assert_array_equal(tensor.numpy(), want)
+        file = io.BytesIO()
+        tensor.tofile(file)
+        assert file.getvalue() == want.tobytes() and len(want.tobytes()) == tensor.nbytes
+
+
 def test_a_searched_scale_is_no_worse_than_that_of_the_largest_magnitude() -> None:
     weight = normal(4, N, K)
     source = WeightSource(name="w", parts=(ir.tensor(weight, name="w"),), shape=(N, K))

@@ -205,6 +205,19 @@ def test_a_bias_has_the_type_of_its_product(kind: Precision, act: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("kind", "bytes_of_weights"), [("int8", 1.0), ("int4", 0.5)])
+def test_experts_in_blocks_read_their_scales(kind: Precision, bytes_of_weights: float) -> None:
+    layer = LayerPrecision(
+        op=DYNAMIC_MOE.name, input="int8", weight=kind, output="fp32", block_size=8, shared_weight=kind,
+        reason="blocks",
+    )  # fmt: skip
+    found = DYNAMIC_MOE.cost(DYNAMIC_MOE.spec_from_node(node_of(DYNAMIC_MOE, MOE)), layer, CALL)
+    experts, shared = 8 * 3 * 32 * 24, 3 * 32 * 10
+    assert found.macs == {"int8": T * (2 * 3 * 32 * 24 + shared), "fp32": T * 8 * 32}
+    assert found.read_bytes[kind] == bytes_of_weights * (experts + shared)
+    assert found.read_bytes["fp32"] == 4 * (8 * 32 + T * 32 + (experts + shared) // 8)
+
+
 def test_attention_by_hand() -> None:
     # 5 queries behind 3 cached tokens see 4 + 5 + 6 + 7 + 8 keys; blocks of 4: position 3 sees 4, 4 its own
     # and first token 0, then 2, 3 and 4 of its own block.

@@ -132,6 +132,15 @@ MOE_LAYER = LayerPrecision(
     shared_weight="fp8_e4m3",
     reason="x",
 )
+MOE_BLOCKS = LayerPrecision(
+    op="R1DynamicMoE",
+    input="int8",
+    weight="int8",
+    output="fp32",
+    block_size=16,
+    shared_weight="int8",
+    reason="x",
+)
 LINEAR_LAYER = LayerPrecision(
     op="R1Linear", input="fp8_e4m3", weight="fp8_e4m3", output="bf16", input_scale=0.1, reason="x"
 )
@@ -149,9 +158,16 @@ REFUSED: list[tuple[LayerPrecision, dict[str, Any], str]] = [
     (LINEAR_LAYER, {"input": "bf16"}, "input_scale belongs to a quantized input"),
     (LINEAR_LAYER, {"weight": "bf16"}, "a product of codes has one type for both"),
     (LINEAR_LAYER, {"input": "int8", "weight": "int4", "input_scale": None}, "INT4 has a scale a block"),
-    (MOE_LAYER, {"block_size": 32}, "block_size is 32, but R1DynamicMoE has no weights in blocks"),
+    (MOE_LAYER, {"block_size": 32}, "block_size belongs to an int8 or int4 weight, and weight is fp8_e4m3"),
     (LINEAR_LAYER, {"weight": "int8"}, "input is fp8_e4m3 and weight int8; a product of codes has one type"),
-    (MOE_LAYER, {"weight": "int8", "shared_weight": "int8"}, "weight is int8, but can be fp8_e4m3 or"),
+    (MOE_LAYER, {"weight": "int8", "shared_weight": "int8"}, "int8 or int4 in blocks alone; block_size is"),
+    (MOE_BLOCKS, {"block_size": None}, "experts have int8 or int4 in blocks alone; block_size is missing"),
+    (MOE_BLOCKS, {"block_size": 48}, "block_size is 48, can be 16, 32"),
+    (MOE_BLOCKS, {"input": "fp32"}, "experts in blocks take int8 activations"),
+    (MOE_BLOCKS, {"output": "bf16"}, "takes int8 or fp32 and gives fp32"),
+    (MOE_BLOCKS, {"shared_weight": "fp32"}, "the type of the experts, int8"),
+    (MOE_BLOCKS, {"mid_scale": 0.5, "down_scale": (0.1,) * 9}, "mid_scale and down_scale stand beside"),
+    (MOE_BLOCKS, {"own_scales": True, "weight": "fp8_e4m3"}, "block_size belongs to an int8 or int4 weight"),
     (MOE_LAYER, {"input": "bf16"}, "no weight-only form"),
     (MOE_LAYER, {"shared_weight": "bf16"}, "the type of the experts, fp8_e4m3"),
 ]
@@ -163,11 +179,14 @@ def test_layers_that_are_refused(layer: LayerPrecision, change: dict[str, Any], 
     assert any(reason in problem for problem in problems), problems
 
 
+MOE_WIDE = replace(MOE_BLOCKS, block_size=None)
 MISFITS: list[tuple[LayerPrecision, dict[str, Any], str]] = [
     (LINEAR_LAYER, {"weight_scale": (0.1,) * 47, "weight_axis": 0}, "47 scales for 48 rows"),
     (MOE_LAYER, {"weight_scale": (0.1,) * 8}, "weight_scale holds 8 scales, expected a list of 9"),
     (MOE_LAYER, {"down_scale": 0.1}, "down_scale holds 1 scales, expected a list of 9"),
     (MOE_LAYER, {"shared_weight": None}, "shared_weight is missing"),
+    (MOE_WIDE, {"block_size": 16}, "the experts' width is 24, no multiple of block_size, which is 16"),
+    (MOE_WIDE, {"block_size": 64}, "the hidden size is 32, no multiple of block_size, which is 64"),
 ]
 
 

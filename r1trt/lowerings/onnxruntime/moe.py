@@ -1,4 +1,7 @@
-"""R1DynamicMoE for ONNX Runtime: a loop over the experts that were chosen, each on its own tokens only."""
+"""R1DynamicMoE for ONNX Runtime: a loop over the experts that were chosen, each on its own tokens only.
+
+Experts in INT8 or INT4 blocks are one operator of ONNX Runtime's instead (block_experts.py).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from onnxscript._internal.builder import OpBuilder
 from r1trt.graph.functions import Body, to_float
 from r1trt.lowerings.builder import FLOAT
 from r1trt.lowerings.expert_loop import Turn, expert_loop
+from r1trt.lowerings.onnxruntime.block_experts import routed_in_blocks, shared_in_blocks
 from r1trt.lowerings.onnxruntime.expert_products import Products
 from r1trt.lowerings.onnxruntime.expert_weights import (
     Stack,
@@ -51,8 +55,22 @@ def _added(
     return added
 
 
+def _routed_sum(op: OpBuilder, products: Products, routed: Routed, seen_TD: ir.Value) -> ir.Value:
+    """What the routed experts make of all tokens, [T,D]: a loop over those that any token takes."""
+    spec = products.spec
+    y_TD: ir.Value = op.Expand(0.0, op.Shape(routed.x_TD))
+    for part, active_U in routed.active_by_part(op, spec):
+        gate_up, down = (stack_of(op, spec, products.given, part, product) for product in PRODUCTS)
+        y = partial(expert_output, products, gate_up, down)
+        add = partial(_added, routed, seen_TD, y)
+        y_TD = expert_loop(op, f"expert{part.index or ''}", routed, active_U, y_TD, add)
+    return y_TD
+
+
 def _shared(op: OpBuilder, products: Products, seen_TD: ir.Value) -> ir.Value:
     spec, given = products.spec, products.given
+    if spec.block_size is not None:
+        return shared_in_blocks(op, spec, given, seen_TD)
     weights = [shared_weight(op, spec, given, product) for product in PRODUCTS]
     scales = (shared_scale(op, spec, given, "gate_up"), shared_scale(op, spec, given, "down"))
     return products.swiglu(op, seen_TD, weights[0], weights[1], scales, spec.shared_width)
@@ -72,12 +90,10 @@ def moe_body(spec: MoeSpec) -> Body:
         products = Products(spec=spec, given=given)
         routed = routed_tokens(op, spec, given)
         seen_TD = products.seen(op, routed.x_TD, "x_scale", spec.hidden_size)
-        y_TD = op.Expand(0.0, op.Shape(routed.x_TD))
-        for part, active_U in routed.active_by_part(op, spec):
-            gate_up, down = (stack_of(op, spec, given, part, product) for product in PRODUCTS)
-            y = partial(expert_output, products, gate_up, down)
-            add = partial(_added, routed, seen_TD, y)
-            y_TD = expert_loop(op, f"expert{part.index or ''}", routed, active_U, y_TD, add)
+        if spec.block_size is not None:
+            y_TD = routed_in_blocks(op, spec, given, routed)
+        else:
+            y_TD = _routed_sum(op, products, routed, seen_TD)
         if spec.shared_width:
             shared = _shared(op, products, seen_TD)
             y_TD = op.Add(y_TD, op.Where(op.Unsqueeze(routed.valid_T, [1]), shared, 0.0))
