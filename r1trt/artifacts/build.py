@@ -106,6 +106,8 @@ class BuildManifest(Manifest):
         precision: Precision of its plan.
         capacity: Rows of the KV cache, in tokens; None without a cache.
         cache: Whether the engine has a KV cache.
+        kv_cache_token_bytes: What a token takes in the caches of all layers; 0 without a cache, and
+            where an earlier version built.
         max_batch_size: Rows of a call.
         max_input_len: Tokens of a row in a call.
         last_token_logits: Whether a call gives the logits of each row's last token only.
@@ -133,6 +135,7 @@ class BuildManifest(Manifest):
     max_batch_size: Count
     max_input_len: Count
     last_token_logits: bool = False
+    kv_cache_token_bytes: Size = 0
     engines: tuple[EngineEntry, ...]
     source: BuildSource
     versions: Mapping[str, str]
@@ -150,6 +153,11 @@ class BuildManifest(Manifest):
         for_gpu = [engine.sm is not None for engine in self.engines]
         if any(for_gpu) if self.backend == "onnxruntime" else not all(for_gpu):
             raise ValueError(f"engines: not what the backend {self.backend} builds")
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """What the caches of all rows take."""
+        return self.kv_cache_token_bytes * (self.capacity or 0) * self.max_batch_size
 
     @property
     def entries(self) -> tuple[FileEntry, ...]:

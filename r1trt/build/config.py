@@ -12,6 +12,7 @@ from r1trt.artifacts.export import ExportManifest
 from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.calibrate.options import PERCENTILE, TOKENS, CalibrationMethod, CalibrationOptions
 from r1trt.errors import ConfigError, UsageError
+from r1trt.ops.layer_precision import CacheType
 from r1trt.precision.implementations import PluginUse
 from r1trt.precision.rules import Requantize
 
@@ -43,6 +44,7 @@ class BuildConfig:
             latent attention ask for it.
         max_seq_len: Tokens of the KV cache; None takes the export's.
         cache: False builds a scoring engine without a KV cache.
+        kv_cache: Type of the KV cache, for `--arch cpu`; None takes the plan's, or "fp32".
         output: Build directory; None means `<model>/<arch>-<precision>`.
         plugins: For the backend "tensorrt": "needed" makes plugins of what it has no layers of its own for,
             "all" of every layer that has a plugin; None means "needed".
@@ -72,6 +74,7 @@ class BuildConfig:
     max_input_len: int | None = None
     max_seq_len: int | None = None
     cache: bool = True
+    kv_cache: CacheType | None = None
     output: Path | None = None
     plugins: PluginUse | None = None
     plugin_library: Path | None = None
@@ -98,6 +101,8 @@ class BuildConfig:
             raise UsageError("--plan and --requantize exclude each other: a plan says what is quantized.")
         if not self.cache and self.max_seq_len is not None:
             raise UsageError("--max-seq-len is the KV cache's capacity, and --no-cache builds none.")
+        if not self.cache and self.kv_cache is not None:
+            raise UsageError("--kv-cache is the KV cache's type, and --no-cache builds none.")
 
     @property
     def names_text(self) -> bool:

@@ -36,6 +36,7 @@ _DECIDED = (
         "max_input_len",
         "max_seq_len",
         "cache",
+        "kv_cache",
         "backend",
         "plugins",
     ),

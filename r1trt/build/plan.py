@@ -12,6 +12,7 @@ from r1trt.ops.layer_precision import FP8
 from r1trt.ops.registry import operator_of_layer
 from r1trt.precision.checks import check_plan, check_plan_fits_model, layer_nodes
 from r1trt.precision.implementations import with_implementations, without_native
+from r1trt.precision.kv_cache import with_cache_type
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.rules import Requantize, is_in_block_fp8, plan_from_rules
 from r1trt.progress import Progress, ignore
@@ -49,6 +50,8 @@ def plan_for_target(
         plan = with_implementations(plan, export.model, target.plugins)
     else:
         plan = without_native(plan)
+    if target.kv_cache is not None:
+        plan = with_cache_type(plan, target.kv_cache)
     check_plan(plan, target.arch.name, target.backend)
     check_plan_fits_model(plan, export.model)
     return plan

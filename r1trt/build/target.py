@@ -14,6 +14,7 @@ from r1trt.cuda_driver import compute_capabilities
 from r1trt.data_types import DATA_TYPES
 from r1trt.errors import ConfigError, UsageError
 from r1trt.export.io import ExportedModel
+from r1trt.ops.layer_precision import CacheType
 from r1trt.precision.implementations import PluginUse
 from r1trt.rope import LENGTH_DEPENDENT_KINDS
 
@@ -34,6 +35,7 @@ class BuildTarget:
         backend: Builder.
         sms: Compute capabilities to build for; empty for ONNX Runtime.
         plugins: Which layers become plugins, for the backend "tensorrt".
+        kv_cache: Type of the KV cache, for the backend "onnxruntime"; None leaves it to the plan.
     """
 
     arch: Architecture
@@ -41,6 +43,7 @@ class BuildTarget:
     backend: Backend
     sms: tuple[int, ...]
     plugins: PluginUse = "needed"
+    kv_cache: CacheType | None = None
 
 
 def target_from_config(config: BuildConfig, plan_precision: BuildPrecision | None = None) -> BuildTarget:
@@ -75,6 +78,7 @@ def target_from_config(config: BuildConfig, plan_precision: BuildPrecision | Non
         backend=backend,
         sms=_targets(backend, arch),
         plugins=_plugin_use(config, backend),
+        kv_cache=_kv_cache(config, arch, backend),
     )
 
 
@@ -100,6 +104,16 @@ def _plugin_use(config: BuildConfig, backend: Backend) -> PluginUse:
             fix="leave it out, or build with --backend tensorrt",
         )
     return config.plugins or "needed"
+
+
+def _kv_cache(config: BuildConfig, arch: Architecture, backend: Backend) -> CacheType | None:
+    if config.kv_cache is not None and backend != "onnxruntime":
+        raise UsageError(
+            "--kv-cache is for --arch cpu: elsewhere the cache has the type that the plan gives attention.",
+            found=f"--arch {arch.name}",
+            fix="leave it out; with --bf16, --int8 or --fp8 the cache is BF16",
+        )
+    return config.kv_cache
 
 
 def _backend(config: BuildConfig, arch: Architecture) -> Backend:

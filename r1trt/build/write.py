@@ -27,7 +27,9 @@ from r1trt.build.target import BuildTarget
 from r1trt.build.versions import versions_of_build
 from r1trt.build.write_typed import share_weights, weight_bytes, write_typed_model
 from r1trt.checkpoint.content_hash import FileContent
+from r1trt.estimate.kv_cache import token_bytes_of_node
 from r1trt.export.io import ExportedModel
+from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import save_plan
 from r1trt.progress import Progress, ignore
@@ -120,6 +122,7 @@ def _manifest(
         max_batch_size=limits.max_batch_size,
         max_input_len=limits.max_input_len,
         last_token_logits=export.artifact.manifest.last_token_logits,
+        kv_cache_token_bytes=0 if limits.capacity is None else _cache_token_bytes(export, plan),
         engines=engines,
         source=source,
         versions=versions_of_build(target.backend),
@@ -146,6 +149,11 @@ def _source(export: ExportedModel, plan: PrecisionPlan, contents: Mapping[str, F
             ReadWeightFile(**vars(file), sha256=hashes.get(file.name)) for file in manifest.weights.files
         ),
     )
+
+
+def _cache_token_bytes(export: ExportedModel, plan: PrecisionPlan) -> int:
+    nodes = layer_nodes(export.model)
+    return sum(token_bytes_of_node(node, plan.layers[name]) for name, node in nodes.items())
 
 
 def _precision_summary(plan: PrecisionPlan) -> dict[str, int]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PLUGIN_USES = ("needed", "all")
 REQUANTIZE = ("none", "tensor", "channel")
+CACHE_TYPES = ("fp32", "fp16")
 BACKENDS = ("auto", *get_args(Backend))
 
 EPILOG = """
@@ -101,6 +102,11 @@ Examples:
 @max_seq_len_option("Capacity of the KV cache in tokens; default: the export's.")
 @click.option(
     "--no-cache", is_flag=True, help="Build an engine that scores whole prompts, without a KV cache."
+)
+@click.option(
+    "--kv-cache",
+    type=click.Choice(CACHE_TYPES),
+    help="For cpu: type of the KV cache. FP16 takes half the memory; arithmetic stays FP32.  [default: fp32]",
 )
 @click.option(
     "--plugins",
@@ -181,6 +187,7 @@ def _lines(built: BuildArtifact, seconds: float) -> list[str]:
     path, manifest = built.path, built.manifest
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     engines = [f"  {engine.file}  {size_text(engine.bytes)}" for engine in manifest.engines]
+    rows = f"for {manifest.max_batch_size} x {manifest.capacity} tokens"
     check = manifest.network_check  # empty where there is no TensorRT network
     network = (
         [f"  network: {check['obeyed']} layers as the plan asks, {check['unverified']} up to a fused kernel"]
@@ -197,6 +204,7 @@ def _lines(built: BuildArtifact, seconds: float) -> list[str]:
     return [
         f"built {path} ({size_text(size)}) with {manifest.backend} in {seconds:.1f} s",
         *engines,
+        *([f"  KV cache: {size_text(manifest.kv_cache_bytes)} {rows}"] if manifest.kv_cache_bytes else []),
         *network,
         f"next: r1trt validate {shlex.quote(str(path))}",
     ]

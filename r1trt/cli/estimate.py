@@ -107,7 +107,8 @@ def _cache_text(estimate: Estimate) -> str:
         whole = f" (keys and values of all heads would be {size_text(cache.decompressed_token_bytes)})"
     total = size_text(cache.bytes(use.batch, use.max_seq_len))
     return (
-        f"{size_text(cache.token_bytes)} a token in bf16{whole}; {total} for {use.batch} x {use.max_seq_len}"
+        f"{size_text(cache.token_bytes)} a token in bf16 or fp16{whole}; {total} for {use.batch} x "
+        f"{use.max_seq_len}; twice that in fp32"
     )
 
 

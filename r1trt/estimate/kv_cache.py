@@ -45,7 +45,7 @@ def kv_cache_of_plan(config: ModelConfig, sample: Sample, plan: PrecisionPlan) -
     total, type_bytes = 0, 0
     for name, node in layer_nodes(sample.model).items():
         token_bytes = token_bytes_of_node(node, plan.layers[name])
-        type_bytes = DATA_TYPES[plan.layers[name].input].bytes if token_bytes else type_bytes
+        type_bytes = DATA_TYPES[plan.layers[name].cache_type].bytes if token_bytes else type_bytes
         total += sample.count(name) * token_bytes
     elements = sum(decompressed_elements(layer.attention) for layer in config.layers)
     return KvCache(token_bytes=total, decompressed_token_bytes=elements * type_bytes)
@@ -59,8 +59,7 @@ def token_bytes_of_node(node: ir.Node, layer: LayerPrecision) -> int:
         # The batch is symbolic: what is left beside the capacity is a token's share.
         others = [size for axis, size in enumerate(given.shape) if axis != cache.capacity_axis]
         elements = math.prod(size for size in others if isinstance(size, int))
-        # NOTES: a cache has the type of its layer's input; operators refuse every other one.
-        total += elements * DATA_TYPES[layer.input].bytes
+        total += elements * DATA_TYPES[layer.cache_type].bytes
     return total
 
 

@@ -77,6 +77,7 @@ class Emitter:
         inputs: Sequence[ir.Value | None],
         outputs: Sequence[Dims | None],
         attributes: Mapping[str, Any],
+        dtype: ir.DataType = FLOAT,
     ) -> list[ir.Value]:
         """Insert a node of ONNX Runtime's own domain.
 
@@ -84,15 +85,16 @@ class Emitter:
             op_type: Of that domain.
             what: End of the node's name; values are called after it.
             inputs: None where an optional one is left out.
-            outputs: The shape of each, all of them FLOAT; None where an optional one is left out.
+            outputs: The shape of each; None where an optional one is left out.
             attributes: The node's.
+            dtype: Type of all outputs.
 
         Returns:
             A value for each output, those left out among them.
         """
         name = f"{self.key}/{what}"
         values = [
-            _float_output(f"{name}/out.{index}" if index else f"{name}/out", dims)
+            _typed_output(f"{name}/out.{index}" if index else f"{name}/out", dims, dtype)
             for index, dims in enumerate(outputs)
         ]
         made = ir.node(op_type, inputs, dict(attributes), domain=MICROSOFT, outputs=values, name=name)
@@ -116,10 +118,10 @@ class Emitter:
         self.graph.remove(node, safe=True)
 
 
-def _float_output(name: str, dims: Dims | None) -> ir.Value:
+def _typed_output(name: str, dims: Dims | None, dtype: ir.DataType) -> ir.Value:
     if dims is None:
         return ir.Value(name="")
-    return ir.Value(name=name, type=ir.TensorType(FLOAT), shape=ir.Shape(dims))
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(dims))
 
 
 def register(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
@@ -145,23 +147,30 @@ def retype_outputs(
     node: ir.Node, key: str, dtype: ir.DataType, rounded_to: ir.DataType | None = None
 ) -> None:
     """Give a node that stays outputs of the type `dtype`, and round them; users go on seeing FLOAT."""
-    graph, rounded_to = node.graph, rounded_to or dtype
+    for index in range(len(node.outputs)):
+        retype_output(node, index, key, dtype, rounded_to)
+
+
+def retype_output(
+    node: ir.Node, index: int, key: str, dtype: ir.DataType, rounded_to: ir.DataType | None = None
+) -> None:
+    """The same for one of them."""
+    graph, output, rounded_to = node.graph, node.outputs[index], rounded_to or dtype
     assert isinstance(graph, ir.Graph)
     if dtype == rounded_to == FLOAT:
         return
-    for index, output in enumerate(node.outputs):
-        users, result = list(output.uses()), output
-        output.type = ir.TensorType(dtype)
-        if rounded_to != dtype:
-            result = _cast_behind(graph, result, rounded_to, f"{key}/CastResult_{index}")
-        result = _cast_behind(graph, result, FLOAT, f"{key}/{CAST_OUTPUT}_{index}")
-        if output.is_graph_output():
-            result.name, output.name = output.name, f"{key}/out_{index}"
-        for user, at in users:
-            user.replace_input_with(at, result)
-        for at, value in enumerate(graph.outputs):
-            if value is output:
-                graph.outputs[at] = result
+    users, result = list(output.uses()), output
+    output.type = ir.TensorType(dtype)
+    if rounded_to != dtype:
+        result = _cast_behind(graph, result, rounded_to, f"{key}/CastResult_{index}")
+    result = _cast_behind(graph, result, FLOAT, f"{key}/{CAST_OUTPUT}_{index}")
+    if output.is_graph_output():
+        result.name, output.name = output.name, f"{key}/out_{index}"
+    for user, at in users:
+        user.replace_input_with(at, result)
+    for at, value in enumerate(graph.outputs):
+        if value is output:
+            graph.outputs[at] = result
 
 
 def _cast_behind(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:

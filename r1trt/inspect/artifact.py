@@ -76,6 +76,8 @@ def _summary_of_build(build: BuildArtifact) -> Summary:
         "backend": manifest.backend,
         "capacity": manifest.capacity if manifest.cache else "no cache",
         "max batch size": manifest.max_batch_size,
+        "KV cache bytes a token": manifest.kv_cache_token_bytes or "-",
+        "KV cache bytes": manifest.kv_cache_bytes or "-",
         "max input length": manifest.max_input_len,
         "built": manifest.built_at,
         "built with": _versions(manifest.versions),

@@ -65,6 +65,12 @@ def dims(op: OpBuilder, *sizes: ir.Value | int) -> ir.Value:
     return shape
 
 
+def as_float(op: OpBuilder, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """A value of the type `dtype` in FLOAT; no node where it has that."""
+    widened: ir.Value = value if dtype == FLOAT else op.Cast(value, to=FLOAT)
+    return widened
+
+
 def subgraph(
     op: OpBuilder, name: str, body: Body, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]
 ) -> ir.Graph:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from r1trt.config import AttentionConfig, GqaConfig, HlaConfig, InterBlock
-from r1trt.graph.edit import Emitter, data_type, retype_outputs
+from r1trt.graph.edit import Emitter, data_type, retype_output
 from r1trt.graph.network_view import LayerParts, ReadBack
 from r1trt.ops.cost import NO_COST, CallSize, Cost, cost_of
 from r1trt.ops.layer_precision import WIDE, AllowedTypes, LayerPrecision, Precision
@@ -35,7 +35,7 @@ PLUGIN_LATENT = (576, 512)
 class AttentionSpec:
     """One R1HLAAttention: q [B,S,H,d], caches [B,Hkv,C,d]; `capacity` None means a graph without a cache.
 
-    `activation` is the type of q, k, v, of the caches and of the result.
+    `activation` is the type of q, k, v and of the result, `cache` that of the caches.
     """
 
     num_heads: int
@@ -50,6 +50,7 @@ class AttentionSpec:
     has_lam: bool
     latent: bool
     activation: ir.DataType
+    cache: ir.DataType
 
     def attributes(self) -> dict[str, AttributeValue]:
         """The attributes of a node with this spec."""
@@ -111,6 +112,7 @@ class HlaAttention(Operator[AttentionSpec]):
             has_lam=hla.gate,
             latent=not isinstance(config, GqaConfig),
             activation=ir.DataType.FLOAT,
+            cache=ir.DataType.FLOAT,
         )
 
     def reference_spec(self, config: AttentionConfig) -> AttentionSpec:
@@ -127,9 +129,10 @@ class HlaAttention(Operator[AttentionSpec]):
         """Read an R1HLAAttention node. Raises ExportError where a static size is missing."""
         heads, head_dim = self.sizes(node, "q", 2, 3)
         (kv_heads,) = self.sizes(node, "k", 2)
-        capacity = None
+        capacity, activation = None, self.dtype(node, "q")
+        cache = activation
         if self.input(node, "key_cache") is not None:
-            (capacity,) = self.sizes(node, "key_cache", 2)
+            (capacity,), cache = self.sizes(node, "key_cache", 2), self.dtype(node, "key_cache")
         return AttentionSpec(
             num_heads=heads,
             num_kv_heads=kv_heads,
@@ -142,7 +145,8 @@ class HlaAttention(Operator[AttentionSpec]):
             lam_skip=float(self.attribute(node, "lam_skip")),
             has_lam=self.input(node, "lam") is not None,
             latent=self.input(node, "v") is None,
-            activation=self.dtype(node, "q"),
+            activation=activation,
+            cache=cache,
         )
 
     def default_layer(self, node: ir.Node, activation: Precision, *, fp8: bool) -> LayerPrecision:
@@ -156,23 +160,28 @@ class HlaAttention(Operator[AttentionSpec]):
         )
 
     def own_problems(self, layer: LayerPrecision) -> Iterator[str]:
-        """One type for queries, keys, values and caches."""
+        """One type for queries, keys and values; caches have it too, or are chosen beside FP32."""
         yield from one_type_problems(layer)
+        if layer.cache not in (None, layer.input) and layer.input != "fp32":
+            yield f"cache is {layer.cache} and input {layer.input}, but a cache is chosen beside fp32 alone"
         yield from super().own_problems(layer)
 
     def realize(self, node: ir.Node, layer: LayerPrecision) -> None:
         """Cast what enters and leaves; lam and the lengths keep the types that the operator fixes."""
-        key, act = str(node.name), data_type(layer.input)
+        key, act, held = str(node.name), data_type(layer.input), data_type(layer.cache_type)
         emit = Emitter(node, key)
-        for name in ("q", "k", "v", *(cache.input for cache in self.caches)):
+        for name in ("q", "k", "v"):
             self.cast_input(emit, node, name, act)
-        retype_outputs(node, key, act)
+        for cache in self.caches:
+            self.cast_input(emit, node, cache.input, held)
+        for index in range(len(node.outputs)):
+            retype_output(node, index, key, held if index else act)
 
     def read_back(self, parts: LayerParts, layer: LayerPrecision) -> ReadBack:
         """Types at its border and of its caches; a fused kernel decides what it computes in."""
         asked, found = {"output": layer.output}, {"output": parts.last_output}
         if parts.of_type("KV_CACHE_UPDATE"):
-            asked["cache"], found["cache"] = layer.input, parts.outputs("KV_CACHE_UPDATE")
+            asked["cache"], found["cache"] = layer.cache_type, parts.outputs("KV_CACHE_UPDATE")
         return ReadBack(asked, found)
 
     def plugin_reason(self, node: ir.Node) -> str | None:
@@ -231,8 +240,8 @@ class HlaAttention(Operator[AttentionSpec]):
         queries, results = (tokens * spec.num_heads * size for size in (spec.head_dim, spec.v_head_dim))
         return cost_of(
             macs=[(layer.input, call.batch * spec.num_heads * full_pairs(call) * spec.pair_macs)],
-            reads=[(layer.input, queries + keys), ("int64", 2 * call.batch)],
-            writes=[(layer.output, results), (layer.input, new if spec.capacity is not None else 0)],
+            reads=[(layer.input, queries), (layer.cache_type, keys), ("int64", 2 * call.batch)],
+            writes=[(layer.output, results), (layer.cache_type, new if spec.capacity is not None else 0)],
         )
 
 

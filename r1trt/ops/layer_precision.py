@@ -18,6 +18,9 @@ INT4: Precision = "int4"
 QUANTIZED: tuple[Precision, ...] = (FP8, INT8, INT4)
 """Types whose values are codes times scales."""
 WIDE: tuple[Precision, ...] = ("bf16", "fp32")
+CacheType = Literal["fp32", "fp16"]
+CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
+"""Types that a KV cache can have beside attention in FP32; others follow the layer's input."""
 Implementation = Literal["native", "plugin"]
 """What TensorRT computes a layer by: layers of its own, or our plugin."""
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
@@ -51,6 +54,7 @@ class LayerPrecision:
         mid_scale: Experts: scale of the FP8 input of `w_down`.
         down_scale: Experts: scales of `w_down`, in the same order.
         shared_weight: Experts: type of the shared expert's weights.
+        cache: Attention: type of the KV cache where the plan chooses it; None means that of `input`.
         own_scales: Experts: the weights are the checkpoint's own FP8, with the scales of its blocks; an FP8
             input is then quantized as it comes, one scale for 128 neighbours of a token.
         weight_error: What quantizing the checkpoint's own FP8 again changes: the root mean square of the
@@ -72,6 +76,7 @@ class LayerPrecision:
     mid_scale: float | None = None
     down_scale: Scale | None = None
     shared_weight: Precision | None = None
+    cache: CacheType | None = None
     own_scales: bool = False
     weight_error: float | None = None
     internals: str | None = None
@@ -88,6 +93,11 @@ class LayerPrecision:
     def quantizes_input(self) -> bool:
         """Whether the layer's products are of codes: FP8 x FP8, or INT8 x INT8."""
         return self.input in QUANTIZED
+
+    @property
+    def cache_type(self) -> Precision | CacheType:
+        """Type that the layer's KV cache is kept in, where it has one."""
+        return self.cache or self.input
 
     @property
     def finds_scales(self) -> bool:

@@ -143,6 +143,8 @@ class Operator(Signature, ABC, Generic[Spec]):
             yield "weight_scale belongs to a quantized weight"
         if isinstance(layer.weight_scale, tuple) != (layer.weight_axis is not None):
             yield "weight_axis belongs to a list of weight scales, and to nothing else"
+        if layer.cache is not None and not self.caches:
+            yield f"cache is {layer.cache}, but {self.name} has none"
         if layer.own_scales and not self.block_scales:
             yield f"own_scales is given, but {self.name} computes with no block scales"
         if layer.block_size is not None and INT8 not in self.types.weight:

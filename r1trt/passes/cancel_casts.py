@@ -1,4 +1,7 @@
-"""Remove casts that cancel: BF16 -> FLOAT -> BF16 is exact, also around nodes that only move elements."""
+"""Remove casts that cancel: BF16 -> FLOAT -> BF16 is exact, also around nodes that only move elements.
+
+So is FP16 -> FLOAT -> FP16, which stands around caches alone, where nothing is moved.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import onnx_ir as ir
 
 from r1trt.graph.edit import FLOAT, dims_of, replace_value
 
+BF16, FP16 = ir.DataType.BFLOAT16, ir.DataType.FLOAT16
 # They move elements of input 0 and compute nothing, so a widening cast commutes with them; as with Concat,
 # where all of its inputs have one.
 _MOVES = frozenset(
@@ -29,18 +33,18 @@ class CancelCastsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-def _widened(value: ir.Value | None) -> ir.Value | None:
-    """What a Cast to FLOAT was made of, if `value` is one of BF16."""
+def _widened(value: ir.Value | None, *types: ir.DataType) -> ir.Value | None:
+    """What a Cast to FLOAT was made of, if `value` is one of these types."""
     cast = None if value is None else value.producer()
     if cast is None or cast.op_type != "Cast" or cast.outputs[0].dtype != FLOAT:
         return None
     source = cast.inputs[0]
-    return source if source is not None and source.dtype == ir.DataType.BFLOAT16 else None
+    return source if source is not None and source.dtype in types else None
 
 
 def _sink(graph: ir.Graph, node: ir.Node, count: int) -> bool:
     """Move the widening casts in front of the first `count` inputs behind the node, if all have one."""
-    sources = [_widened(value) for value in node.inputs[:count]]
+    sources = [_widened(value, BF16) for value in node.inputs[:count]]
     if not sources or None in sources:
         return False
     output = node.outputs[0]
@@ -59,14 +63,14 @@ def _sink(graph: ir.Graph, node: ir.Node, count: int) -> bool:
         cast.replace_input_with(0, output)
     for index, source in enumerate(sources):
         node.replace_input_with(index, source)
-    output.type = ir.TensorType(ir.DataType.BFLOAT16)
+    output.type = ir.TensorType(BF16)
     graph.insert_after(node, cast)
     return True
 
 
 def _cancel(graph: ir.Graph, node: ir.Node) -> bool:
     value, output = node.inputs[0], node.outputs[0]
-    source = value if value is not None and value.dtype == output.dtype else _widened(value)
+    source = value if value is not None and value.dtype == output.dtype else _widened(value, BF16, FP16)
     if source is None or source.dtype != output.dtype:
         return False
     if output.is_graph_output() and (source.producer() is None or source.is_graph_output()):

@@ -30,6 +30,9 @@ class FuseAttentionPass(ir.passes.InPlacePass):
     It needs FP32, a cache, rotary and head sizes in steps of 16, no temperature, no lambda gate and no latent
     keys. Every row of a call counts as S tokens: garbage behind a sequence's real ones is computed, written
     and hidden by causality as R1HLAAttention does it.
+
+    The operator has one type for all that it reads and writes: beside a cache in FP16 queries, keys, values,
+    the tables of the rotation and the result are rounded to it. Its arithmetic between them is FP32 on x86.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -132,8 +135,12 @@ def _fuse(found: _Fusable, queries: Sequence[ir.Value | None], lengths: _Lengths
     assert found.past_len is lengths.past_len, "a graph has one past_len"
     caches = [value for _, value, _ in HLA_ATTENTION.cache_values(node)]
     tables = _tables(node, found)
+    emit, name = Emitter(node, str(node.name)), "GroupQueryAttention"
+    rounded = [
+        value and emit.cast(value, spec.cache, f"Cast{at}") for at, value in zip("QKV", queries, strict=True)
+    ]
     # Between sin and the new tokens lie seven optional inputs.
-    inputs = [*queries, *caches, lengths.last, lengths.longest, *tables, *[None] * 7, lengths.new]
+    inputs = [*rounded, *caches, lengths.last, lengths.longest, *tables, *[None] * 7, lengths.new]
     attributes = {
         "num_heads": spec.num_heads,
         "kv_num_heads": spec.num_kv_heads,
@@ -143,9 +150,8 @@ def _fuse(found: _Fusable, queries: Sequence[ir.Value | None], lengths: _Lengths
     }
     width = spec.num_heads * spec.head_dim
     outputs = [(*dims_of(node.outputs[0])[:2], width), *(dims_of(value) for value in node.outputs[1:])]
-    emit, name = Emitter(node, str(node.name)), "GroupQueryAttention"
-    y, *updated = emit.contrib_node(name, name, inputs, outputs, attributes)
-    _replace_heads(node, y, width)
+    y, *updated = emit.contrib_node(name, name, inputs, outputs, attributes, spec.cache)
+    _replace_heads(node, emit.cast(y, FLOAT, "CastY"), width)
     for old, new in zip(node.outputs[1:], updated, strict=True):
         replace_value(old, new)
     assert node.graph is not None
@@ -203,19 +209,23 @@ def _replace_heads(node: ir.Node, y: ir.Value, width: int) -> None:
 
 
 def _tables(node: ir.Node, found: _Fusable) -> list[ir.Value]:
-    """Cos and sin [C,r/2] of all positions, times the attention factor; angles are FP32."""
+    """Cos and sin [C,r/2] of all positions, times the attention factor, in the cache's type."""
     inv_freq = DYNAMIC_ROPE.required(found.rope, "inv_freq")
     assert inv_freq.const_value is not None and node.graph is not None and found.spec.capacity is not None
     factor = found.rotation.attention_factor
     position = np.arange(found.spec.capacity, dtype=np.float32)[:, None]
     angle = (position * inv_freq.const_value.numpy()).astype(np.float64)
-    suffix = "" if factor == 1.0 else f".{factor!r}"
+    held = found.spec.cache
+    suffix = ("" if factor == 1.0 else f".{factor!r}") + ("" if held == FLOAT else f".{held.name.lower()}")
     tables = {"cos": np.cos(angle), "sin": np.sin(angle)}
     assert isinstance(node.graph, ir.Graph)
     return [
         register(
             node.graph,
-            ir.tensor(table.astype(np.float32) * np.float32(factor), name=f"{inv_freq.name}.{name}{suffix}"),
+            ir.tensor(
+                (table.astype(np.float32) * np.float32(factor)).astype(held.numpy()),
+                name=f"{inv_freq.name}.{name}{suffix}",
+            ),
         )
         for name, table in tables.items()
     ]

@@ -1,4 +1,4 @@
-"""The KV cache enters and leaves the graph in the type that attention keeps it in; logits stay FLOAT."""
+"""The KV cache enters and leaves the graph in the type that the plan keeps it in; logits stay FLOAT."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RetypeInterfacePass(ir.passes.InPlacePass):
         """Retype the caches of the plan's layers; runs before they are realized."""
         modified = False
         for node, operator, layer in planned_layers(model, self._plan):
-            dtype = data_type(layer.input)
+            dtype = data_type(layer.cache_type)
             for _, given, made in operator.cache_values(node):
                 if dtype != FLOAT and given.is_graph_input():
                     _retype_input(model.graph, given, dtype)

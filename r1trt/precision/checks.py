@@ -139,6 +139,11 @@ def _require_scales(plan: PrecisionPlan, backend: Backend | None) -> None:
             ],
             "build with --arch cpu, or give these layers int8 weights with one scale a row",
         )
+        _raise(
+            f"The precision plan cannot be built with {backend}: its caches have the types of their layers.",
+            [f"'{name}': cache is {layer.cache}" for name, layer in plan.layers.items() if layer.cache],
+            "build with --arch cpu, or remove cache from these layers",
+        )
     if backend == "tensorrt-rtx":
         _raise(
             "The precision plan cannot be built with TensorRT-RTX, which multiplies by no block scales.",

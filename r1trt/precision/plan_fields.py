@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from r1trt.ops.layer_precision import IMPLEMENTATIONS, PRECISIONS
+from r1trt.ops.layer_precision import CACHE_TYPES, IMPLEMENTATIONS, PRECISIONS
 from r1trt.ops.registry import LAYER_OPERATORS
 
 
@@ -41,6 +41,12 @@ def _read_op(value: object) -> str:
 def _read_precision(value: object) -> str:
     if not isinstance(value, str) or value not in PRECISIONS:
         raise ValueError(f"is {value!r}, can be {', '.join(PRECISIONS)}")
+    return str(value)
+
+
+def _read_cache(value: object) -> str:
+    if not isinstance(value, str) or value not in CACHE_TYPES:
+        raise ValueError(f"is {value!r}, can be {', '.join(CACHE_TYPES)}")
     return str(value)
 
 
@@ -102,6 +108,7 @@ FIELD_READERS: Mapping[str, Callable[[object], Any]] = {
     "mid_scale": _read_scale,
     "down_scale": _read_scales,
     "shared_weight": _read_precision,
+    "cache": _read_cache,
     "own_scales": _read_switch,
     "weight_error": _read_share,
     "internals": _read_text,

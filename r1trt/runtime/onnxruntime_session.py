@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from r1trt.graph.interface import ONLY_LAST
 from r1trt.machine import memory_of_machine
@@ -30,7 +31,10 @@ from r1trt.runtime.session import (
 )
 from r1trt.runtime.session_checks import check_cache_memory, check_call, check_rows
 
+CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 _TRUE = np.array(True)
+_CACHE_TYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+"""What a cache may be kept in, by ONNX Runtime's names."""
 
 
 class OnnxRuntimeSession:
@@ -72,7 +76,7 @@ class OnnxRuntimeSession:
         self._input_names = frozenset(value.name for value in self._session.get_inputs())
         defaults = {value.name for value in self._session.get_overridable_initializers()}
         self._chooses_tokens = ONLY_LAST in defaults
-        self._cache_shapes = self._shapes_of_caches()
+        self._cache_shapes, self._cache_types = self._shapes_of_caches(), self._types_of_caches()
         logits = self._logits_shape()
         self.rows = 0
         self.limits = SessionLimits(
@@ -82,17 +86,20 @@ class OnnxRuntimeSession:
             max_input_len=max_input_len,
             last_token_logits=len(logits) == 2,
         )
-        self._caches: dict[str, Float32Array] = {}
+        self._caches: dict[str, CacheArray] = {}
 
     def reset(self, rows: int) -> None:
         """Starts a table of `rows` empty sequences. Memory that no sequence has reached is not touched."""
         check_rows(self.limits, rows)
-        needed = 4 * rows * sum(map(math.prod, self._cache_shapes.values()))
+        needed = rows * sum(
+            self._cache_types[name].itemsize * math.prod(shape) for name, shape in self._cache_shapes.items()
+        )
         room = memory_of_machine().total
         check_cache_memory(self.limits, rows, needed=needed, room=room, memory="this machine's memory")
         # Zeros, and fresh ones: NaN in a place that this sequence has not written would poison attention.
         self._caches = {
-            name: np.zeros((rows, *shape), np.float32) for name, shape in self._cache_shapes.items()
+            name: np.zeros((rows, *shape), self._cache_types[name])
+            for name, shape in self._cache_shapes.items()
         }
         self.rows = rows
 
@@ -163,7 +170,7 @@ class OnnxRuntimeSession:
     def _bind_caches(self, binding: Any, first_row: int, B: int) -> None:
         for name, cache in self._caches.items():
             view = cache[first_row : first_row + B]
-            where = ("cpu", 0, np.float32, view.shape, view.ctypes.data)
+            where = ("cpu", 0, view.dtype.type, view.shape, view.ctypes.data)
             binding.bind_input(name, *where)
             binding.bind_output(cache_output(name), *where)
 
@@ -193,6 +200,14 @@ class OnnxRuntimeSession:
                 )
             shapes[value.name] = tuple(row)
         return shapes
+
+    def _types_of_caches(self) -> dict[str, np.dtype[Any]]:
+        """Types of the caches' elements, by input."""
+        found = {value.name: value.type for value in self._session.get_inputs() if is_cache_input(value.name)}
+        for name, kind in found.items():
+            if kind not in _CACHE_TYPES:
+                raise self._another_interface(f"input '{name}' of the type {kind}", " or ".join(_CACHE_TYPES))
+        return {name: _CACHE_TYPES[kind] for name, kind in found.items()}
 
     def _another_interface(self, found: str, expected: str) -> SessionError:
         return SessionError(

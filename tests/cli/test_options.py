@@ -18,7 +18,8 @@ OPTIONS = {
         "model --arch --fp8 --int8 --int4 --bf16 --fp32 --plan --requantize --calibration"
         " --calibration-method --calibration-percentile --calibration-tokens --compensate"
         " --backend --max-batch-size"
-        " --max-input-len --max-seq-len --no-cache --plugins --plugin-library --embed-plugins --trust-plugins"
+        " --max-input-len --max-seq-len --no-cache --kv-cache"
+        " --plugins --plugin-library --embed-plugins --trust-plugins"
         " --allow-fake-fp8 --timing-cache --dump-passes --output -o --json"
     ),
     "validate": "engine --reference --prompts --max-tokens --trust-plugins --json",

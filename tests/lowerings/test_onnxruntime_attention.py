@@ -22,6 +22,9 @@ Array = NDArray[Any]
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 # FP32 sums of a hundred terms against FP64; a wrong mask, row or position shows as 1e-2 or more.
 TOLERANCE = 3e-5
+# FP16 rounds a held number by 2^-11 of itself at most. What is compared with has its keys and values rounded
+# likewise before it attends in FP64, so that the same tolerance is left.
+HALF = np.float16
 ROWS, CAPACITY, HEAD = 3, 203, 8
 # Tokens of a call, and how many of them are real in each row.
 CALLS = [
@@ -49,6 +52,7 @@ class Case:
     lam: str | None = "fifth"
     latent: bool = False
     cache: bool = True
+    held: type = np.float32
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -77,6 +81,18 @@ CASES = [
     replace(BASE, name="no_groups", kv_heads=4),
     replace(BASE, name="no_gate", lam=None),
     replace(BASE, name="latent", kv_heads=1, value=6, lam=None, latent=True),
+    *(
+        replace(BASE, name=f"half_{name}", held=HALF, **changes)
+        for name, changes in {
+            "fifth": {},
+            "zero": {"lam": "zero"},
+            "one": {"lam": "one"},
+            "all_to_first": {"inter_block": 1},
+            "odd_blocks": {"block_size": 7},
+            "no_gate": {"lam": None},
+            "latent": {"kv_heads": 1, "value": 6, "lam": None, "latent": True},
+        }.items()
+    ),
     replace(BASE, name="scoring", cache=False),
     replace(BASE, name="scoring_no_gate", cache=False, lam=None),
 ]
@@ -108,9 +124,13 @@ def session_of(case: Case) -> onnxruntime.InferenceSession:
         "past_len": ["B"],
         "seq_len": ["B"],
     }
-    inputs = [shape and _value(name, shape) for name, shape in shapes.items()]
+    inputs = [shape and _value(name, shape, case.held) for name, shape in shapes.items()]
     outputs = [_value("y", ["B", "S", case.heads, case.value])]
-    outputs += [_value(f"{name}_out", shapes[name]) for name in ("key_cache", "value_cache") if shapes[name]]
+    outputs += [
+        _value(f"{name}_out", shape, case.held)
+        for name in ("key_cache", "value_cache")
+        if (shape := shapes[name])
+    ]
     node = ir.node(
         HLA_ATTENTION.name, inputs, case.attributes, domain=DOMAIN, outputs=outputs, name="layer.attention"
     )
@@ -124,8 +144,10 @@ def session_of(case: Case) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-def _value(name: str, shape: list[int | str]) -> ir.Value:
+def _value(name: str, shape: list[int | str], held: type = np.float32) -> ir.Value:
     dtype = INT64 if name in ("past_len", "seq_len") else FLOAT
+    if "cache" in name:
+        dtype = ir.DataType.from_numpy(np.dtype(held))
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
 
 
@@ -135,7 +157,7 @@ def check(case: Case) -> None:
     session = session_of(case)
     names = [value.name for value in session.get_inputs()]
     past = np.zeros(ROWS, np.int64)
-    caches = {n: np.zeros((ROWS, case.kv_heads, CAPACITY, HEAD), np.float32) for n in names if "cache" in n}
+    caches = {n: np.zeros((ROWS, case.kv_heads, CAPACITY, HEAD), case.held) for n in names if "cache" in n}
     for tokens, real in CALLS:
         shape = (ROWS, tokens)
         tensors = {
@@ -158,7 +180,12 @@ def check(case: Case) -> None:
 
 
 def _whole(case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
-    """With the values that latent keys are."""
+    """With keys and values rounded as they are held, and with the values that latent keys are."""
+    tensors = tensors | {
+        name: tensors[name].astype(case.held).astype(np.float32)
+        for name in ("k", "v", "key_cache", "value_cache")
+        if name in tensors
+    }
     if not case.latent:
         return tensors
     values = {"v": tensors["k"], "value_cache": tensors["key_cache"]}

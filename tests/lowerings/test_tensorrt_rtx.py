@@ -240,7 +240,7 @@ def test_attention_in_chunks_matches_whole_sequences(case: AttentionCase, body_t
     random = np.random.default_rng(1)
     model = attention_model(case)
     (node,) = model.graph
-    spec = replace(HLA_ATTENTION.spec_from_node(node), activation=body_type)
+    spec = replace(HLA_ATTENTION.spec_from_node(node), activation=body_type, cache=body_type)
     function = operator_function(HLA_ATTENTION, attention_body(spec))
     model.functions[function.identifier()] = function
     session = session_of(model)
@@ -296,6 +296,7 @@ def test_attention_refuses_unequal_head_sizes(latent: bool, has_lam: bool) -> No
         has_lam=has_lam,
         latent=latent,
         activation=FLOAT,
+        cache=FLOAT,
     )
     with pytest.raises(ExportError, match="head sizes"):
         attention_body(spec)

@@ -18,7 +18,7 @@ from r1trt.passes.pipeline import run_passes
 from r1trt.passes.set_bodies import SetBodiesPass
 
 B, H, HKV, D, CAPACITY = 3, 4, 2, 32, 24
-INT64 = ir.DataType.INT64
+FLOAT, FLOAT16, INT64 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT64
 # Tokens in the cache of each row, and S: first calls, later ones, mixed ones, single tokens, the end.
 CALLS: dict[str, tuple[Sequence[int], int]] = {
     "first": ((0, 0, 0), 7),
@@ -61,7 +61,8 @@ def graph_of(
     inv_freq = graph.weight("inv_freq", (1 / 100 ** (np.arange(rotary // 2) * 2 / rotary)).astype(np.float32))
     q = graph.node("R1DynamicRoPE", "rope", [*heads[:2], inv_freq, past], ["B", "S", H, d], **(rope or {}))
     k = second_output(graph, "rope", ["B", "S", HKV, d])
-    caches = [graph.input(name, ["B", HKV, CAPACITY, d]) for name in ("key_cache", "value_cache")]
+    held = attention.pop("held", FLOAT)
+    caches = [graph.input(name, ["B", HKV, CAPACITY, d], held) for name in ("key_cache", "value_cache")]
     lam = graph.input("lam", ["B", "S", H]) if attention.pop("gate", False) else None
     y = graph.node(
         "R1HLAAttention",
@@ -75,7 +76,7 @@ def graph_of(
     shape = graph.weight("merged", np.array([0, 0, H * d]))
     graph.output(graph.node("Reshape", "merge", [y, shape], ["B", "S", H * d], domain=""), "y")
     for output, name in zip(attend.outputs[1:], ("key_cache_out", "value_cache_out"), strict=True):
-        output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["B", HKV, CAPACITY, d])
+        output.type, output.shape = ir.TensorType(held), ir.Shape(["B", HKV, CAPACITY, d])
         graph.output(output, name)
     return graph.model()
 
@@ -134,6 +135,34 @@ def test_the_fused_node_gives_what_the_bodies_give(case: str, call: str) -> None
         for name in ("key_cache_out", "value_cache_out"):
             known = slice(0, length + tokens)
             np.testing.assert_allclose(got[name][row, :, known], want[name][row, :, known], atol=1e-6)
+
+
+# A rounding to FP16 changes a number by 2^-11 of itself at most. Between them lie six: the values that enter,
+# cosines and sines, the two sums of a rotated pair, the result; elements reach 4, and scores move as they do.
+HALF_TOLERANCE = 6 * 4 * 2.0**-11
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_cache_in_fp16_is_read_and_written_by_the_fused_node(packed: bool, call: str) -> None:
+    past, tokens = CALLS[call]
+    fused = run_passes(graph_of(packed=packed, held=FLOAT16), [FuseAttentionPass()])
+    assert "GroupQueryAttention" in {node.op_type for node in fused.graph}
+    feeds = feeds_of(past, tokens)
+    halves = {name: feeds[name].astype(np.float16) for name in ("key_cache", "value_cache")}
+    got = outputs_of(fused, {**feeds, **halves})
+    widened = {name: half.astype(np.float32) for name, half in halves.items()}
+    want = outputs_of(run_passes(graph_of(), [FuseAttentionPass()]), {**feeds, **widened})
+    assert got["y"].dtype == np.float32 and got["key_cache_out"].dtype == np.float16
+    np.testing.assert_allclose(got["y"], want["y"], atol=HALF_TOLERANCE)
+    for row, length in enumerate(past):
+        for name in ("key_cache_out", "value_cache_out"):
+            known = slice(0, length + tokens)
+            np.testing.assert_allclose(
+                got[name][row, :, known].astype(np.float32),
+                want[name][row, :, known],
+                atol=HALF_TOLERANCE,
+            )
 
 
 @pytest.mark.parametrize("call", CALLS)

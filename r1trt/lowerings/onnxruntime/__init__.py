@@ -13,7 +13,7 @@ from r1trt.ops.moe_spec import MoeSpec
 
 
 def _computes(spec: RopeSpec | AttentionSpec | MoeSpec) -> bool:
-    """Kernels on the CPU are FP32 alone; the experts' body rounds to other types, and indexes no FP8."""
+    """Kernels on the CPU are FP32 alone, beside any cache; the experts' body rounds, and indexes no FP8."""
     return not spec.fp8 if isinstance(spec, MoeSpec) else spec.activation == FLOAT
 
 

@@ -1,5 +1,7 @@
 """R1HLAAttention for ONNX Runtime: only the branches, and of the full one only the pairs, that count.
 
+Arithmetic is FP32. A cache of another type is widened where it is read, the tokens that are read alone.
+
 Legend: B batch, S tokens of this call, H = Hkv * G query heads, C keys that are held, L the longest sequence
 after this call.
 """
@@ -13,7 +15,7 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.graph.functions import Body
-from r1trt.lowerings.builder import BOOL, FLOAT, arange, dim, dims, subgraph
+from r1trt.lowerings.builder import BOOL, FLOAT, arange, as_float, dim, dims, subgraph
 from r1trt.lowerings.onnxruntime.block import block_attention
 from r1trt.lowerings.onnxruntime.full import full_attention_of_pairs
 from r1trt.ops.hla_attention import AttentionSpec
@@ -30,8 +32,8 @@ class _Call:
 
     Attributes:
         q: Queries [B,S,H,d].
-        keys: Keys that are held [B,Hkv,C,d], those of this call among them.
-        values: Values that are held [B,Hkv,C,dv]; the keys in the latent form.
+        keys: Keys that are held [B,Hkv,C,d], those of this call among them, in the cache's type.
+        values: Values that are held [B,Hkv,C,dv], likewise; the keys in the latent form.
         length: L, int64 [1].
         past_len: Tokens in front of this call [B].
         seq_len: Tokens of this call that are real [B].
@@ -49,11 +51,11 @@ class _Call:
 
 def _all_pairs(op: OpBuilder, spec: AttentionSpec, call: _Call) -> ir.Value:
     """Causal softmax attention of all queries over all L keys; [B,S,H,dv]."""
-    keys = op.Slice(call.keys, [0], call.length, [2])
+    keys = as_float(op, op.Slice(call.keys, [0], call.length, [2]), spec.cache)
     if spec.latent:
         values = op.Slice(keys, [0], [spec.v_head_dim], [3])
     else:
-        values = op.Slice(call.values, [0], call.length, [2])
+        values = as_float(op, op.Slice(call.values, [0], call.length, [2]), spec.cache)
     position_BS = op.Add(op.Unsqueeze(call.past_len, [1]), call.token_S)
     visible = op.LessOrEqual(arange(op, call.length), op.Unsqueeze(position_BS, [1, 3]))
     out = op.Attention(op.Transpose(call.q, perm=[0, 2, 1, 3]), keys, values, visible, scale=spec.scale)
@@ -157,6 +159,8 @@ def attention_body(spec: AttentionSpec) -> Body:
             new = op.Transpose(new, perm=[0, 2, 1, 3])
             if spec.capacity is None:
                 return new
+            if spec.cache != FLOAT:
+                new = op.Cast(new, to=spec.cache)
             caches.append(op.TensorScatter(cache, new, past_len, axis=2))
             return caches[-1]
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.lowerings.builder import arange, constant, dim, dims
+from r1trt.lowerings.builder import arange, as_float, constant, dim, dims
 from r1trt.ops.hla_attention import AttentionSpec
 
 
@@ -97,12 +97,12 @@ def _blocks(
     token_BR = op.Min(op.Reshape(token, op.Concat(dim(op, block_Bn, 0), [-1], axis=0)), last)
 
     def near(x: ir.Value, width: int) -> ir.Value:
-        blocks: ir.Value = op.Reshape(_pick_held(op, x, token_BR, heads), dims(op, 0, 0, n, size, width))
+        picked = as_float(op, _pick_held(op, x, token_BR, heads), spec.cache)
+        blocks: ir.Value = op.Reshape(picked, dims(op, 0, 0, n, size, width))
         return blocks
 
     def far(x: ir.Value) -> ir.Value:
-        firsts: ir.Value = op.Slice(x, [0], length, [2], [size])
-        return firsts
+        return as_float(op, op.Slice(x, [0], length, [2], [size]), spec.cache)
 
     near_keys = op.Transpose(op.Mul(near(keys, spec.head_dim), spec.scale), perm=[0, 1, 2, 4, 3])
     triangle = np.where(np.tri(size, dtype=bool), 0.0, -np.inf).repeat(spec.group, axis=0).astype(np.float32)
@@ -132,8 +132,8 @@ def block_attention(
         op: Where nodes go.
         spec: The attention.
         q: Queries [B,S,H,d], at positions past_len[b] + s.
-        keys: Keys that are held [B,Hkv,C,d]; what lies behind a sequence is finite.
-        values: Values that are held [B,Hkv,C,dv].
+        keys: Keys that are held [B,Hkv,C,d], in the cache's type; what lies behind a sequence is finite.
+        values: Values that are held [B,Hkv,C,dv], likewise.
         length: Of the longest sequence after this call, int64 [1].
         past_len: Tokens in front of this call [B].
 

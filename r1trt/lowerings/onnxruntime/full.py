@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.graph.functions import Body
-from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, dim, dims, subgraph
+from r1trt.lowerings.builder import BOOL, FLOAT, INT64, arange, as_float, dim, dims, subgraph
 from r1trt.ops.hla_attention import AttentionSpec
 
 TILE_SCORES = 1 << 18
@@ -78,8 +78,8 @@ def full_attention_of_pairs(
         op: Where nodes go.
         spec: The attention.
         q: Queries [B,S,H,d].
-        keys: Keys that are held [B,Hkv,C,d].
-        values: Values that are held [B,Hkv,C,dv]; in the latent form the keys.
+        keys: Keys that are held [B,Hkv,C,d], in the cache's type.
+        values: Values that are held [B,Hkv,C,dv], likewise; in the latent form the keys.
         wanted: Bool [B,S,H]; at least one is true.
         past_len: Tokens in front of this call [B].
         seq_len: Tokens of this call that are real [B].
@@ -131,11 +131,13 @@ def _rows(
     row, head = op.Div(which, spec.num_kv_heads), op.Mod(which, spec.num_kv_heads)
     length = op.Gather(length_B, row, axis=0)
     q_RD = op.Gather(pairs.q, op.Add(pair_R, op.Mul(which, pairs.count)), axis=0)
+    keys = _of_head(op, held[0], row, head, length)
+    values = _of_head(op, held[1], row, head, length, spec.v_head_dim if spec.latent else None)
     return _Rows(
         q_RD=op.Mul(q_RD, spec.scale),
         position_R=op.Add(op.Div(pair_R, spec.group), op.Gather(past_len, row, axis=0)),
-        keys_LD=_of_head(op, held[0], row, head, length),
-        values_LD=_of_head(op, held[1], row, head, length, spec.v_head_dim if spec.latent else None),
+        keys_LD=as_float(op, keys, spec.cache),
+        values_LD=as_float(op, values, spec.cache),
     )
 
 

@@ -15,12 +15,14 @@ from r1trt.lowerings.tensorrt_rtx.moe import moe_body
 from r1trt.lowerings.tensorrt_rtx.rope import rope_body
 from r1trt.ops.dynamic_moe import DYNAMIC_MOE
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
-from r1trt.ops.hla_attention import HLA_ATTENTION
+from r1trt.ops.hla_attention import HLA_ATTENTION, AttentionSpec
 from r1trt.ops.moe_spec import MoeSpec
 
 
 def _computes(spec: object) -> bool:
-    """TensorRT-RTX multiplies nothing by block scales, and knows FP8 by its type."""
+    """TensorRT-RTX multiplies nothing by block scales, knows FP8 by its type, and widens no cache."""
+    if isinstance(spec, AttentionSpec):
+        return spec.cache == spec.activation
     return not isinstance(spec, MoeSpec) or (spec.scales != "block" and spec.weights != ir.DataType.UINT8)
 
 
