@@ -47,6 +47,7 @@ BUILD: dict[str, Any] = {
     "max_batch_size": 4,
     "max_input_len": 512,
     "last_token_logits": False,
+    "kv_cache_token_bytes": 46080,
     "engines": [{"file": "engine.sm89.plan", "sha256": "d22a", "bytes": 210435428, "sm": 89}],
     "source": {
         "model_name": "SmolLM2",

@@ -106,8 +106,8 @@ Examples:
 @click.option(
     "--kv-cache",
     type=click.Choice(CACHE_TYPES),
-    help="For cpu: type of the KV cache. FP16 takes half the memory, and makes steps behind long texts slower "
-    "(SmolLM2 behind 2,000 tokens: by a quarter).  [default: fp32]",
+    help="For cpu: type of the KV cache. FP16 takes half the memory, and makes steps behind long texts "
+    "slower (SmolLM2 behind 2,000 tokens: by a quarter).  [default: fp32]",
 )
 @click.option(
     "--plugins",

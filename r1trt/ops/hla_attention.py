@@ -181,7 +181,7 @@ class HlaAttention(Operator[AttentionSpec]):
         """Types at its border and of its caches; a fused kernel decides what it computes in."""
         asked, found = {"output": layer.output}, {"output": parts.last_output}
         if parts.of_type("KV_CACHE_UPDATE"):
-            asked["cache"], found["cache"] = layer.cache_type, parts.outputs("KV_CACHE_UPDATE")
+            asked["cache"], found["cache"] = layer.input, parts.outputs("KV_CACHE_UPDATE")
         return ReadBack(asked, found)
 
     def plugin_reason(self, node: ir.Node) -> str | None:

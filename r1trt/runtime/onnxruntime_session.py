@@ -33,7 +33,10 @@ from r1trt.runtime.session_checks import check_cache_memory, check_call, check_r
 
 CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 _TRUE = np.array(True)
-_CACHE_TYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+_CACHE_TYPES: Mapping[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
 """What a cache may be kept in, by ONNX Runtime's names."""
 
 

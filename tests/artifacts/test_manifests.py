@@ -42,7 +42,10 @@ def test_keys_of_another_version_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_what_older_versions_did_not_write_has_a_default(tmp_path: Path) -> None:
-    newer = ("last_token_logits", "plan_sha256", "plugins", "plugin_libraries", "files", "network_check")
+    newer = (
+        *("last_token_logits", "kv_cache_token_bytes", "plan_sha256", "plugins", "plugin_libraries"),
+        *("files", "network_check"),
+    )
     write_manifest(tmp_path, {key: value for key, value in BUILD.items() if key not in newer})
     manifest = BuildArtifact.read(tmp_path).manifest
     assert (manifest.plugins, manifest.plugin_libraries, manifest.embeds_plugins) == (None, (), False)
