@@ -22,10 +22,10 @@ SECONDS = 600
 
 
 def configured(directory: Path) -> FinetuneConfig:
-    """A training of some hundred steps, saved after each."""
+    """A training of a hundred steps, saved after each."""
     directory.mkdir()
     checkpoint = directory.parent / "checkpoint"
-    return config_for(checkpoint, directory, batch=1, epochs=8, save_every=1, learning_rate=1e-3)
+    return config_for(checkpoint, directory, batch=1, epochs=4, save_every=1, learning_rate=1e-3)
 
 
 def command(config: FinetuneConfig) -> list[str]:
