@@ -12,6 +12,7 @@ from r1trt.arch import Backend, BuildPrecision, architecture
 from r1trt.errors import PlanError
 from r1trt.graph.weights import is_block_fp8
 from r1trt.ops.layer_precision import FP8, INT4, INT8, LayerPrecision, Precision
+from r1trt.ops.linear import LinearSpec
 from r1trt.ops.operator import Operator
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import check_plan, graph_hash, layer_nodes
@@ -108,6 +109,19 @@ def layer_in_blocks(node: ir.Node, wide: LayerPrecision, weight: Precision) -> L
     return replace(wide, reason=f"{wide.reason}; not in blocks: {'; '.join(problems)}")
 
 
+def _needs_int8(name: str, node: ir.Node) -> str | None:
+    """Why the rules give a layer INT8 where others have INT4; None where they do not.
+
+    Of SmolLM2-135M in INT4 down, k and v projections in INT8 take 16 MB more, and halve the KL divergence.
+    """
+    if name == HEAD:
+        return "the head's logits decide the token"
+    spec = _operator(node).spec_from_node(node)
+    if isinstance(spec, LinearSpec) and spec.out_features < spec.in_features:
+        return "more depends on each of its few outputs"
+    return None
+
+
 def _reason_of_blocks(layer: LayerPrecision) -> str:
     inputs = ", activations in INT8 blocks as they come" if layer.quantizes_input else ""
     return f"weights in {str(layer.weight).upper()} blocks{inputs}"
@@ -171,11 +185,11 @@ class _Rules:
             reason = "weights in INT8, one scale a row, widened inside the product"
             layer = replace(wide, weight=INT8, reason=reason)
             return None if any(operator.problems(layer)) else layer
-        weight = INT8 if name == HEAD or self.precision == INT8 else INT4
-        layer = layer_in_blocks(node, wide, weight)
-        if weight == self.precision or not layer.quantizes_weight:
+        wider = _needs_int8(name, node) if self.precision == INT4 else None
+        layer = layer_in_blocks(node, wide, INT4 if self.precision == INT4 and wider is None else INT8)
+        if wider is None or not layer.quantizes_weight:
             return layer
-        return replace(layer, reason=f"the head's logits decide the token; {layer.reason}")
+        return replace(layer, reason=f"{wider}; {layer.reason}")
 
     @property
     def _activation(self) -> Precision:
