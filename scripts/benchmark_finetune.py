@@ -22,7 +22,7 @@ from typing import Any
 
 from machine import machine
 
-from r1trt.finetune.config import BATCH, EPOCHS, LEARNING_RATE, FinetuneConfig, Loss, Precision
+from r1trt.finetune.config import BATCH, LEARNING_RATE, FinetuneConfig, Loss, Precision
 from r1trt.finetune.finetune import REPORT_FILE, finetune_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?", default=CHECKPOINT)
     parser.add_argument("--text", type=Path, help="to train on; default: the package's")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
