@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from r1trt.arch import ARCHITECTURES
 from r1trt.calibrate.options import MIN_TOKENS
 from r1trt.errors import UsageError
 
@@ -39,7 +40,7 @@ class FinetuneConfig:
         keep_layers: Layers that keep their activations for the backward pass, from the end where negative;
             all others compute them again. None keeps those of all layers.
         save_every: Steps between two states that a later run resumes from.
-        threads: CPU threads; None leaves it to PyTorch.
+        threads: CPU threads of training; None takes one for each core.
         heldout: Text that accuracy is measured on; None takes the package's.
         heldout_tokens: Tokens to measure on, at most.
     """
@@ -76,6 +77,13 @@ class FinetuneConfig:
         ):
             if value not in known:
                 raise UsageError(f"Unknown {name}.", found=value, expected=" | ".join(known))
+        if self.precision == "fp8" and self.arch in ARCHITECTURES and not ARCHITECTURES[self.arch].fp8:
+            raise UsageError(
+                "This architecture has no FP8 to train for.",
+                found=f"--arch {self.arch}",
+                expected=" | ".join(name for name, known in ARCHITECTURES.items() if known.fp8),
+                fix="take one of these, or train with --bf16, which quantizes nothing",
+            )
 
     @property
     def state(self) -> Path:

@@ -14,6 +14,7 @@ from r1trt import __version__
 from r1trt.arch import architecture
 from r1trt.artifacts.atomic import atomic_directory, require_new_directory
 from r1trt.artifacts.build import BuildDirectory
+from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.disk import replace_file, require_free_space, sha256_of_file
 from r1trt.artifacts.lock import locked_for_writing
 from r1trt.artifacts.manifest import json_text
@@ -222,6 +223,7 @@ def _run_of(config: FinetuneConfig, source: _Source) -> dict[str, Any]:
         for header in source.checkpoint.files
     }
     return {
+        "config": sha256_of_file(ModelDirectory(path=source.checkpoint.path).config),
         "checkpoint": files,
         "windows": source.texts.training.sha256,
         **_options(config),

@@ -21,6 +21,7 @@ from r1trt.finetune.memory import peak_bytes
 from r1trt.finetune.planned_module import PlannedModule
 from r1trt.finetune.state import SavedState
 from r1trt.finetune.texts import TrainingText
+from r1trt.machine import cores
 from r1trt.model import R1AsaForCausalLM
 
 WARMUP, CLIP, BETAS = 0.1, 1.0, (0.9, 0.98)
@@ -77,7 +78,7 @@ class Training:
                 "The training came upon a number that is not finite.",
                 where=f"step {len(self.losses) + 1} of {self.text.steps}",
                 found=f"loss {loss}, norm of its gradient {norm}",
-                fix="lower --learning-rate; the state of the last save is kept beside the output",
+                fix="remove the training's directory beside the output; begin with a lower --learning-rate",
             )
         for group in self._optimizer.param_groups:
             group["lr"] = self.rate()
@@ -150,9 +151,9 @@ class Training:
 
 @contextmanager
 def threads_of_torch(threads: int | None) -> Iterator[None]:
-    """PyTorch computes with so many within the block."""
+    """PyTorch computes with so many within the block; None takes a thread for each core that it may use."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(threads or cores())
     try:
         yield
     finally:

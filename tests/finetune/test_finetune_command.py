@@ -88,7 +88,7 @@ def test_json_is_one_document(command: list[str], tmp_path: Path, capsys: pytest
         (["--fp8", "--keep-layers=-3"], 2, "layers that the model does not have"),
         (["--fp8", "--keep-layers=last"], 2, "no list of layers"),
         (["--fp8", "--learning-rate", "0"], 2, "--learning-rate is out of range"),
-        (["--fp8", "--arch", "ampere"], 1, "FP8"),
+        (["--fp8", "--arch", "ampere"], 2, "no FP8 to train for"),
         (["--fp8", "--batch", "999"], 1, "shorter than one batch"),
         (["--fp8", "--epochs", "0"], 2, "0"),
     ],
