@@ -76,7 +76,9 @@ def processor_quota(own: Path = OWN_GROUPS, root: Path = CONTROL_GROUPS) -> floa
 
 def _quotas(line: str, root: Path) -> Iterator[float]:
     """Of one line, `number:controllers:path`; version 2 lists no controllers."""
-    _, controllers, path = line.split(":", 2)
+    _, controllers, path = (*line.split(":", 2), None, None)[:3]
+    if controllers is None or path is None:
+        return
     if controllers == "":
         mounts = [root, root / "unified"]
     elif "cpu" in controllers.split(","):

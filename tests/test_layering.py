@@ -50,6 +50,7 @@ ORDER = (
     "evaluate",
     "search",
     "prune",
+    "finetune",
     "validate",
     "serving",
     "frontends",

@@ -35,7 +35,7 @@ def test_commands_have_the_options_that_they_show(line: str) -> None:
     if isinstance(command, click.Group):
         command = command.commands[arguments.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
-    used = [argument for argument in arguments if argument.startswith("-")]
+    used = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
     assert set(used) <= known
     required = [p.name for p in command.params if isinstance(p, click.Argument) and p.required]
     assert len([argument for argument in arguments if not argument.startswith("-")]) >= len(required)

@@ -72,6 +72,21 @@ def atomic_directory(target: Path, *, replace: bool = True, kind: Kind | None = 
             shutil.rmtree(work, ignore_errors=True)
 
 
+def require_new_directory(target: Path) -> None:
+    """Refuses at once what `atomic_directory` without replacement would refuse in the end.
+
+    Raises:
+        ArtifactError: `target` is there, and is no empty directory.
+    """
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise ArtifactError(
+            "The output is there already.",
+            where=target,
+            expected="an absent or empty directory",
+            fix="remove it, or choose another one with -o",
+        )
+
+
 def _require_no_mount_point(target: Path) -> None:
     """Raises ArtifactError for a container's volume and the like, which nothing can be renamed to."""
     if is_mount_point(target):

@@ -20,6 +20,7 @@ from r1trt.cli.chat import chat
 from r1trt.cli.doctor import doctor
 from r1trt.cli.estimate import estimate
 from r1trt.cli.export import export
+from r1trt.cli.finetune import finetune
 from r1trt.cli.generate import generate
 from r1trt.cli.inspect import inspect
 from r1trt.cli.output import print_error
@@ -69,6 +70,7 @@ for _command in (
     precision,
     profile,
     prune,
+    finetune,
     plugins,
     inspect,
     doctor,

@@ -50,10 +50,14 @@ Examples:
 @click.option(
     "--int8",
     is_flag=True,
-    help="Weights of linears in INT8, the rest as --bf16; for cpu of the embedding too, the rest as --fp32.",
+    help="Weights of linears in INT8, the rest as --bf16; for cpu of experts and embedding too, the rest as "
+    "--fp32.",
 )
 @click.option(
-    "--int4", is_flag=True, help="For cpu: weights of linears in INT4, of head and embedding in INT8."
+    "--int4",
+    is_flag=True,
+    help="For cpu: weights of linears and experts in INT4; of head, embedding and linears with few outputs "
+    "in INT8.",
 )
 @click.option("--bf16", is_flag=True, help="BF16; norms, router and softmax in FP32.")
 @click.option("--fp32", is_flag=True, help="FP32 throughout.")

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from r1trt.config import MlpConfig, ModelConfig, MoeConfig
 from r1trt.errors import R1TrtError
@@ -70,11 +71,16 @@ class R1AsaForCausalLM(nn.Module):
         config: The model.
         max_seq_len: Longest sequence that `dynamic` and `longrope` frequencies are frozen at; the model's
             context length by default.
+
+    Attributes:
+        recomputed: Indices of decoder layers that keep nothing but their input for the backward pass, which
+            computes them again: less memory for more time, and the same gradients.
     """
 
     def __init__(self, config: ModelConfig, max_seq_len: int | None = None) -> None:
         super().__init__()
         self.config = config
+        self.recomputed: frozenset[int] = frozenset()
         self.rope = DynamicRope(config, max_seq_len or config.max_position_embeddings)
         self.model = R1AsaModel(config)
         tied = config.tie_word_embeddings
@@ -116,8 +122,13 @@ class R1AsaForCausalLM(nn.Module):
             past.check_room(B, S)
             position_BS = position_BS + past.past_len_B[:, None]
         x_BSD: Tensor = self.model.embed_tokens(input_ids_BS)
-        for layer in self.model.layers:
-            x_BSD = layer(x_BSD, position_BS, valid_BS, self.rope, past)
+        for index, layer in enumerate(self.model.layers):
+            arguments = (x_BSD, position_BS, valid_BS, self.rope, past)
+            if index in self.recomputed and torch.is_grad_enabled():
+                # NOTES: nothing here draws random numbers whose state would have to come back.
+                x_BSD = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BSD = layer(*arguments)
         if past is not None:
             past.advance(seq_len_B)
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head

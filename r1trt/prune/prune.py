@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from r1trt import __version__
-from r1trt.artifacts.atomic import atomic_directory
+from r1trt.artifacts.atomic import atomic_directory, require_new_directory
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.disk import replace_file, require_free_space
-from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.manifest import json_text
 from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
 from r1trt.config import MoeConfig
@@ -58,7 +56,7 @@ def prune_checkpoint(config: PruneConfig, progress: Progress = ignore) -> PruneR
     moe = _experts_of(checkpoint)
     count = _count(checkpoint, moe, config)
     if not config.dry_run:
-        _require_new(config.output)
+        require_new_directory(config.output)
     with temporary_directory("prune") as scratch:
         before = _exported(config.checkpoint, scratch / "before")
         texts = texts_of_pruning(config, before)
@@ -106,17 +104,6 @@ def _count(checkpoint: Checkpoint, moe: MoeConfig, config: PruneConfig) -> int:
         return kept_count(moe, config)
     except R1TrtError as error:
         raise error.within(ModelDirectory(path=checkpoint.path).config) from error
-
-
-def _require_new(output: Path) -> None:
-    """Refuses at once what `atomic_directory` would refuse in the end."""
-    if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
-        raise ArtifactError(
-            "The output is there already.",
-            where=output,
-            expected="an absent or empty directory",
-            fix="remove it, or choose another one with -o",
-        )
 
 
 def _exported(checkpoint: Path, directory: Path) -> ExportedModel:

@@ -46,6 +46,10 @@ OPTIONS = {
         "checkpoint --keep --remove --criterion --seed --calibration --calibration-tokens --heldout"
         " --heldout-tokens --dry-run --output -o --json"
     ),
+    "finetune": (
+        "checkpoint --fp8 --bf16 --arch --text --epochs --seq-len --batch --learning-rate --loss --seed"
+        " --keep-layers --save-every --threads --heldout --heldout-tokens --output -o --json"
+    ),
     "plugins": "",
     "inspect": "path --json",
     "doctor": "--json",

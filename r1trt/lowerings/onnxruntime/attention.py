@@ -84,7 +84,7 @@ def _if(op: OpBuilder, name: str, condition: ir.Value, branch: Branch, otherwise
 
 
 def _full(op: OpBuilder, spec: AttentionSpec, call: _Call, wanted: ir.Value) -> ir.Value:
-    """The full branch for the pairs that are wanted, of which there is one; [B,S,H,dv]."""
+    """The full branch for the pairs that are wanted; [B,S,H,dv]. There is one, unless no token is real."""
 
     def pairs(inner: OpBuilder) -> ir.Value:
         return full_attention_of_pairs(
@@ -92,7 +92,8 @@ def _full(op: OpBuilder, spec: AttentionSpec, call: _Call, wanted: ir.Value) -> 
         )
 
     many = op.Greater(op.Squeeze(dim(op, call.q, 1)), FEW_TOKENS)
-    return _if(op, "pairs", many, pairs, lambda inner: _all_pairs(inner, spec, call))
+    some = op.Greater(op.ReduceMax(call.seq_len, keepdims=0), 0)
+    return _if(op, "pairs", op.And(many, some), pairs, lambda inner: _all_pairs(inner, spec, call))
 
 
 def _mix(op: OpBuilder, spec: AttentionSpec, call: _Call, lam_BSH: ir.Value, real: ir.Value) -> ir.Value:
