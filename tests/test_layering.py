@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "r1trt"
 # From the base to the top, each folder (or module of the package itself) alone.
 ORDER = (
     "errors",
+    "packages",
     "files",
     "strict_json",
     "progress",

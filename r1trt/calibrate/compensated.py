@@ -5,6 +5,7 @@ Legend: N rows of a weight, K its columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,9 +20,8 @@ from r1trt.artifacts.disk import require_free_space
 from r1trt.calibrate.compensate import compensated_weight
 from r1trt.calibrate.runner import probed_session
 from r1trt.calibrate.text import TokenChunks
-from r1trt.data_types import DATA_TYPES
 from r1trt.errors import PlanError
-from r1trt.graph.block_codes import block_name, packed_codes
+from r1trt.graph.block_codes import block_name, block_tensors, packed_codes
 from r1trt.graph.edit import data_type, static_dims
 from r1trt.graph.quantize import WeightSource, require_finite
 from r1trt.graph.weights import typed_weight_name, weight_source_from_value
@@ -147,12 +147,11 @@ def _weight(node: ir.Node) -> ir.Value:
 
 
 def _bytes(layer: LayerPrecision, node: ir.Node) -> int:
-    """Of a layer's codes, and of its blocks' scales; the last block of a row is whole."""
-    rows, columns = static_dims(_weight(node))
+    """Of a layer's codes, and of its blocks' scales."""
+    source = weight_source_from_value(_weight(node))
     if layer.block_size is None:
-        return rows * columns * DATA_TYPES[str(layer.weight)].bits // 8
-    blocks = rows * len(grid_of_layer(layer).blocks(columns))
-    return blocks * (layer.block_size * DATA_TYPES[str(layer.weight)].bits // 8 + DATA_TYPES["fp32"].bytes)
+        return math.prod(source.shape) * data_type(layer.weight).bitwidth // 8
+    return sum(tensor.nbytes for tensor in block_tensors(source, grid_of_layer(layer), source.name))
 
 
 def _width(node: ir.Node) -> int:

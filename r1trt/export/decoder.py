@@ -16,6 +16,7 @@ from r1trt.export.head import embedding, head, last_token
 from r1trt.export.mla import mla_attention
 from r1trt.export.mlp import dense_mlp
 from r1trt.export.moe import moe_mlp
+from r1trt.graph.interface import LOGITS
 
 
 def emit_decoder(
@@ -38,7 +39,7 @@ def emit_decoder(
         x = attended.y
         caches.update(attended.caches)
     x = last_token(forward, x) if last_token_logits else x
-    emit.output(head(forward, x), "logits")
+    emit.output(head(forward, x), LOGITS)
     for name, value in caches.items():
         emit.output(value, name)
 

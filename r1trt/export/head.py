@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from r1trt.export.forward import FLOAT, INT64, Forward, linear, rms_norm
+from r1trt.graph.interface import HEAD
 from r1trt.ops.embedding import EMBEDDING
 
 TABLE = "model.embed_tokens"
@@ -24,7 +25,7 @@ def embedding(forward: Forward, input_ids: ir.Value) -> ir.Value:
 def head(forward: Forward, x: ir.Value) -> ir.Value:
     """Emit final norm and head for x [...,D]; gives logits [...,V]."""
     weight = f"{TABLE}.weight" if forward.model.tie_word_embeddings else "lm_head.weight"
-    return linear(forward.emit, "lm_head", rms_norm(forward, "model.norm", x), weight=weight)
+    return linear(forward.emit, HEAD, rms_norm(forward, "model.norm", x), weight=weight)
 
 
 def last_token(forward: Forward, x: ir.Value) -> ir.Value:

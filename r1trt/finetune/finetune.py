@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from r1trt.artifacts.manifest import json_text
 from r1trt.calibrate.calibrate import CalibrationConfig, calibrated_plan
 from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
 from r1trt.config import GqaConfig
-from r1trt.errors import ConfigError, UnavailableError
+from r1trt.errors import ConfigError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.finetune.accuracy import Accuracy, Judge
@@ -30,6 +29,7 @@ from r1trt.finetune.result import FinetuneResult, Memory
 from r1trt.finetune.state import load_state, save_state
 from r1trt.finetune.texts import Texts, texts_of_finetuning, window_size
 from r1trt.lifetime.temporary import temporary_directory
+from r1trt.packages import require_packages
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import save_plan
 from r1trt.precision.rules import plan_from_rules
@@ -77,7 +77,7 @@ def finetune_checkpoint(config: FinetuneConfig, progress: Progress = ignore) -> 
         R1TrtError: The checkpoint, a text or an option cannot be used, the output is there already, numbers
             are not finite, or the disk is full. Nothing is left in the output's place.
     """
-    _require_packages()
+    require_packages("A fine-tuning", {"onnxruntime": "cpu", "scipy": "cpu", "torch": "torch"})
     checkpoint = checkpoint_from_dir(config.checkpoint)
     _require_reference(checkpoint)
     require_new_directory(config.output)
@@ -90,17 +90,6 @@ def finetune_checkpoint(config: FinetuneConfig, progress: Progress = ignore) -> 
         plan = _calibrated(config, export, progress)
         source = _Source(checkpoint=checkpoint, export=export, plan=plan, texts=texts)
         return _trained(config, source, scratch, progress)
-
-
-def _require_packages() -> None:
-    wanted = {"onnxruntime": "cpu", "scipy": "cpu", "torch": "torch"}
-    missing = [name for name in wanted if find_spec(name) is None]
-    if missing:
-        raise UnavailableError(
-            "A fine-tuning needs packages that are not installed.",
-            found=", ".join(missing),
-            fix=f"pip install 'r1trt[{','.join(sorted({wanted[name] for name in missing}))}]'",
-        )
 
 
 def _require_reference(checkpoint: Checkpoint) -> None:

@@ -27,6 +27,22 @@ FLOAT_INPUT, INT8_INPUT = 1, 4
 _BYTE = 8
 
 
+def product_attributes(
+    rows: int, columns: int, *, bits: int, block_size: int | None, rounds_input: bool
+) -> dict[str, int | None]:
+    """Attributes of a MatMulNBits with a weight of so many rows and columns.
+
+    `rounds_input`: activations become INT8 as they come, in the same blocks.
+    """
+    return {
+        "K": columns,
+        "N": rows,
+        "bits": bits,
+        "block_size": block_size,
+        "accuracy_level": INT8_INPUT if rounds_input else FLOAT_INPUT,
+    }
+
+
 def packed_codes(codes_NK: Array, grid: Grid) -> Array:
     """UINT8 [N,G,b*bits/8]: codes above the one that the operator takes for 0, two of INT4 in a byte.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r1trt.graph.block_codes import BITS, FLOAT_INPUT, INT8_INPUT, MATMUL_NBITS, block_tensors
+from r1trt.graph.block_codes import BITS, MATMUL_NBITS, block_tensors, product_attributes
 from r1trt.graph.edit import FLOAT, Emitter, dims_of, register, static_dims
 from r1trt.graph.weight_grid import Grid
 from r1trt.graph.weights import weight_source_from_value
@@ -44,13 +44,9 @@ def block_product(
     """
     rows, columns = static_dims(weight)
     inputs = [x, *block_weight(emit.graph, weight, grid), None, None, bias]
-    attributes = {
-        "K": columns,
-        "N": rows,
-        "bits": BITS[grid.code],
-        "block_size": grid.block_size,
-        "accuracy_level": INT8_INPUT if rounds_input else FLOAT_INPUT,
-    }
+    attributes = product_attributes(
+        rows, columns, bits=BITS[grid.code], block_size=grid.block_size, rounds_input=rounds_input
+    )
     inputs = inputs if bias is not None else inputs[:3]
     return emit.contrib_node(MATMUL_NBITS, "MatMul", inputs, [(*dims_of(x)[:-1], rows)], attributes)[0]
 

@@ -31,7 +31,7 @@ from r1trt.ops.moe_spec import INPUTS, SCORINGS, SHARED_SCALES, TOPK_METHODS, Mo
 from r1trt.ops.moe_typing import expected_scales, realize_moe
 from r1trt.ops.operator import Operator, ScaledWeight
 from r1trt.ops.plugin_layer import PLUGIN_NARROW, one_type_problems
-from r1trt.ops.product import EXPERT_TYPES, asked_of_product, product_problems
+from r1trt.ops.product import PRODUCT_TYPES, asked_of_product, product_problems
 
 BLOCK_SCALES = MappingProxyType({"w_gate_up": "gate_up_scale", "w_down": "down_scale"})
 """Inputs that hold the block scales of an export's FP8 experts, which typing takes out."""
@@ -74,7 +74,7 @@ class DynamicMoe(Operator[MoeSpec]):
         }
     )
 
-    types = EXPERT_TYPES
+    types = PRODUCT_TYPES
     input_scales = ("input_scale", "mid_scale")
     weight_scales = ("weight_scale", "down_scale")
     plugin_types = PLUGIN_NARROW

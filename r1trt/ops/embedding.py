@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.graph.block_codes import BLOCK_SIZES
 from r1trt.graph.block_nodes import block_rows
 from r1trt.graph.edit import Emitter, data_type, dims_of
 from r1trt.graph.functions import to_float
@@ -17,7 +16,7 @@ from r1trt.graph.weights import typed_weight
 from r1trt.ops.cost import CallSize, Cost, Dims, cost_of
 from r1trt.ops.layer_function import LayerFunction
 from r1trt.ops.layer_precision import INT8, WIDE, AllowedTypes, LayerPrecision, Precision
-from r1trt.ops.product import grid_of_layer
+from r1trt.ops.product import grid_of_layer, known_block_size_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +68,8 @@ class Embedding(LayerFunction[EmbeddingSpec]):
                 f"weight is {layer.weight} and block_size {layer.block_size}; int8 tables, and no others, "
                 "have one"
             )
-        if blocks and layer.block_size not in BLOCK_SIZES:
-            yield f"block_size is {layer.block_size}, can be {', '.join(map(str, BLOCK_SIZES))}"
+        if blocks:
+            yield from known_block_size_problems(layer)
         if blocks and layer.output != "fp32":
             yield f"output is {layer.output}; rows of a table in blocks are fp32"
         yield from super().own_problems(layer)

@@ -14,7 +14,6 @@ from r1trt.graph.weight_grid import CODES, Grid
 from r1trt.ops.layer_precision import FP8, INT4, INT8, WIDE, AllowedTypes, LayerPrecision, Precision
 
 PRODUCT_TYPES = AllowedTypes(input=(FP8, INT8, *WIDE), weight=(FP8, INT8, INT4, *WIDE))
-EXPERT_TYPES = AllowedTypes(input=(FP8, INT8, *WIDE), weight=(FP8, INT8, INT4, *WIDE))
 
 
 def product_problems(layer: LayerPrecision) -> Iterator[str]:
@@ -39,10 +38,15 @@ def _block_problems(layer: LayerPrecision) -> Iterator[str]:
             f"input is {layer.input} and output {layer.output}; a product of weights in blocks takes int8 or "
             "fp32 and gives fp32"
         )
-    if layer.block_size not in BLOCK_SIZES:
-        yield f"block_size is {layer.block_size}, can be {', '.join(map(str, BLOCK_SIZES))}"
+    yield from known_block_size_problems(layer)
     if layer.weight_scale is not None or layer.input_scale is not None:
         yield "scales are given beside block_size; those of blocks are found while the weight is written"
+
+
+def known_block_size_problems(layer: LayerPrecision) -> Iterator[str]:
+    """The block size of a layer that has one is one that ONNX Runtime's products take."""
+    if layer.block_size not in BLOCK_SIZES:
+        yield f"block_size is {layer.block_size}, can be {', '.join(map(str, BLOCK_SIZES))}"
 
 
 def grid_of_layer(layer: LayerPrecision) -> Grid:

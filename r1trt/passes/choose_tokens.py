@@ -9,9 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from r1trt.graph.edit import Emitter, dims_of, register
-from r1trt.graph.interface import ONLY_LAST
+from r1trt.graph.interface import HEAD, LOGITS, ONLY_LAST
 
-HEAD, LOGITS = "lm_head", "logits"
 _INT64 = ir.DataType.INT64
 
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from r1trt.arch import Backend, BuildPrecision, architecture
 from r1trt.errors import PlanError
+from r1trt.graph.interface import HEAD
 from r1trt.graph.weights import is_block_fp8
 from r1trt.ops.layer_precision import FP8, INT4, INT8, LayerPrecision, Precision
 from r1trt.ops.linear import LinearSpec
@@ -23,7 +24,6 @@ WeightScaling = Literal["tensor", "channel"]
 Requantize = Literal["none", "tensor", "channel"]
 """What becomes of a checkpoint's FP8 with block scales where no product takes it: BF16, or FP8 again."""
 
-HEAD = "lm_head"
 BLOCK_SIZE = 32
 """Of weights in blocks: larger ones save a scale's bits and cost accuracy."""
 BLOCK_SIZES_TRIED = (BLOCK_SIZE, 16)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from r1trt.config import ModelConfig, MoeConfig
 from r1trt.export.head import TABLE
 from r1trt.families.tensors import place_of_name
-from r1trt.precision.rules import HEAD
+from r1trt.graph.interface import HEAD
 from r1trt.profile.options import Breakdown
 
 LAYER = "layer"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from r1trt.artifacts.disk import replace_file, require_free_space
 from r1trt.artifacts.manifest import json_text
 from r1trt.checkpoint import Checkpoint, checkpoint_from_dir
 from r1trt.config import MoeConfig
-from r1trt.errors import ConfigError, R1TrtError, UnavailableError
+from r1trt.errors import ConfigError, R1TrtError
 from r1trt.export.export import ExportConfig, export_checkpoint
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.lifetime.temporary import temporary_directory
+from r1trt.packages import require_packages
 from r1trt.progress import Progress, ignore
 from r1trt.prune.accuracy import accuracy_of
 from r1trt.prune.cautions import cautions
@@ -51,7 +51,8 @@ def prune_checkpoint(config: PruneConfig, progress: Progress = ignore) -> PruneR
         R1TrtError: The checkpoint, a text or the number of experts cannot be used, the output is there
             already, or the disk is full. Nothing is left in its place.
     """
-    _require_packages(config)
+    evaluation = {} if config.dry_run else {"polygraphy": "torch"}
+    require_packages("A pruning", {"onnxruntime": "cpu", **evaluation})
     checkpoint = checkpoint_from_dir(config.checkpoint)
     moe = _experts_of(checkpoint)
     count = _count(checkpoint, moe, config)
@@ -72,17 +73,6 @@ def prune_checkpoint(config: PruneConfig, progress: Progress = ignore) -> PruneR
             replace_file(directory / REPORT_FILE, json_text(result.to_json()))
             replace_file(directory / PAGE_FILE, page_of_result(result))
     return result
-
-
-def _require_packages(config: PruneConfig) -> None:
-    wanted = {"onnxruntime": "cpu", **({} if config.dry_run else {"polygraphy": "torch"})}
-    missing = [name for name in wanted if find_spec(name) is None]
-    if missing:
-        raise UnavailableError(
-            "A pruning needs packages that are not installed.",
-            found=", ".join(missing),
-            fix=f"pip install 'r1trt[{','.join(sorted({wanted[name] for name in missing}))}]'",
-        )
 
 
 def _experts_of(checkpoint: Checkpoint) -> MoeConfig:

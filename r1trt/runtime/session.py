@@ -16,13 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from r1trt.errors import R1TrtError
+from r1trt.graph.interface import LOGITS as LOGITS
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 Outputs = dict[str, Float32Array]
-
-LOGITS = "logits"
-"""Name of the output that every model has; a session may give further ones."""
 
 _CACHE, _CACHE_OUTPUT = "_cache.", "_cache_out."
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from r1trt.arch import architecture
 from r1trt.artifacts.disk import replace_file, sha256_of_file
 from r1trt.artifacts.manifest import json_text
 from r1trt.calibrate.calibrate import CalibrationConfig
-from r1trt.errors import ConfigError, UnavailableError
+from r1trt.errors import ConfigError
 from r1trt.estimate.gpus import Device
 from r1trt.evaluate.checkpoint import module_from_checkpoint
 from r1trt.export.io import ExportedModel, load_export
+from r1trt.packages import require_packages
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import save_plan
 from r1trt.precision.rules import plan_from_rules
@@ -46,7 +46,8 @@ def search_precision(config: SearchConfig, progress: Progress = ignore) -> tuple
     Raises:
         R1TrtError: The model, a text or the budget cannot be used.
     """
-    require_packages(scores=config.scores)
+    scoring = {"torch": "torch"} if config.scores else {}
+    require_packages("A search", {"scipy": "cpu", "matplotlib": "torch", **scoring})
     device = device_for_arch(config.arch, config.device)
     export = load_export(config.model)
     texts = texts_of_search(config, export)
@@ -189,18 +190,6 @@ def _facts(
         "heldout": "package" if config.heldout is None else config.heldout.name,
         "choices": sum(map(len, damages.values())),
     }
-
-
-def require_packages(*, scores: bool) -> None:
-    """Refuse to begin what could not be ended. Raises UnavailableError."""
-    wanted = {"scipy": "cpu", "matplotlib": "torch", **({"torch": "torch"} if scores else {})}
-    missing = [name for name in wanted if find_spec(name) is None]
-    if missing:
-        raise UnavailableError(
-            "A search needs packages that are not installed.",
-            found=", ".join(missing),
-            fix=f"pip install 'r1trt[{','.join(sorted({wanted[name] for name in missing}))}]'",
-        )
 
 
 def write_result(result: SearchResult, directory: Path) -> Path:

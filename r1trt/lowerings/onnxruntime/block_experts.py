@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
-from r1trt.graph.block_codes import INT8_INPUT, MATMUL_NBITS
+from r1trt.graph.block_codes import INT8_INPUT, MATMUL_NBITS, product_attributes
 from r1trt.graph.domain import MICROSOFT
 from r1trt.lowerings.builder import dim, dims
 from r1trt.lowerings.router import Routed
@@ -104,11 +104,7 @@ def _product(
         x,
         codes,
         scales,
-        K=columns,
-        N=rows,
-        bits=spec.bits,
-        block_size=spec.block_size,
-        accuracy_level=INT8_INPUT,
+        **product_attributes(rows, columns, bits=spec.bits, block_size=spec.block_size, rounds_input=True),
         _domain=MICROSOFT,
         _version=1,
     )
