@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r1trt.errors import PlanError
+from r1trt.lifetime.standard_streams import without_stream
 
 FRONT_POINTS = 24
 
@@ -97,16 +98,18 @@ def _solved(
     one_each = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
     # NOTES: HiGHS's tolerances are absolute: both sides are brought near 1.
     scale_cost, scale_damage = costs.max() or 1.0, max(budget, 1e-6 * damages.max()) or 1.0
-    result = milp(
-        costs / scale_cost,
-        integrality=np.full(len(owner), int(whole)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(damages[None] / scale_damage, -np.inf, budget / scale_damage),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
+    # HiGHS now and then prints the name of a function of its own, which is no result of a command.
+    with without_stream(1):
+        result = milp(
+            costs / scale_cost,
+            integrality=np.full(len(owner), int(whole)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(damages[None] / scale_damage, -np.inf, budget / scale_damage),
+            ],
+            options={"mip_rel_gap": 0.0},
+        )
     if result.x is None:
         raise PlanError("The search found no solution.", found=result.message)
     return result.x, float(result.fun * scale_cost)

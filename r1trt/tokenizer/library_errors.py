@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,20 +22,3 @@ def tokenizer_errors(message: str, where: Path | None = None) -> Iterator[None]:
         raise CheckpointError(
             message, where=where, found=error, fix="take the tokenizer.json of the model's publisher"
         ) from error
-
-
-@contextmanager
-def without_stderr() -> Iterator[None]:
-    """Keeps what Rust prints of its own panics from the terminal: the error says it."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed: there is nothing to keep it from
-        yield
-        return
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

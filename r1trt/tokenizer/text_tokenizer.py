@@ -11,11 +11,12 @@ import tokenizers
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.errors import CheckpointError, ConfigError
 from r1trt.files import TEXT_BYTES, TOKENIZER_BYTES, bytes_of_file, is_there
+from r1trt.lifetime.standard_streams import without_stream
 from r1trt.strict_json import json_object_from_file
 from r1trt.tokenizer.added_tokens import added_tokens_from_documents
 from r1trt.tokenizer.chat_template import ChatTemplate, Message, chat_templates_from_dir
 from r1trt.tokenizer.decode_stream import DecodeStream, stream_of_decoder, text_of_tokens
-from r1trt.tokenizer.library_errors import tokenizer_errors, without_stderr
+from r1trt.tokenizer.library_errors import tokenizer_errors
 from r1trt.tokenizer.limited_process import LimitedProcess, Limits
 from r1trt.tokenizer.thinking import TAGS, opens_thinking
 from r1trt.tokenizer.token_bytes import token_bytes_of_decoder
@@ -254,7 +255,7 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
         tokenizer,
         where=files.tokenizer_config,
     )
-    with tokenizer_errors("The tokenizer does not take its added tokens.", where=path), without_stderr():
+    with tokenizer_errors("The tokenizer does not take its added tokens.", where=path), without_stream(2):
         tokens.add_to(tokenizer)
         process = None if is_bounded(tokenizer) else _process_of(tokenizer)
     special_tokens = tokens.texts_by_name
@@ -273,7 +274,7 @@ def tokenizer_from_dir(directory: Path) -> TextTokenizer:
 
 def _library_tokenizer(path: Path) -> tokenizers.Tokenizer:
     data = bytes_of_file(path, limit=TOKENIZER_BYTES)
-    with tokenizer_errors("The tokenizer cannot be read.", where=path), without_stderr():
+    with tokenizer_errors("The tokenizer cannot be read.", where=path), without_stream(2):
         tokenizer = tokenizers.Tokenizer.from_buffer(data)
     # A file may carry padding or truncation from training, which would change prompts silently.
     tokenizer.no_padding()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 
 import numpy as np
@@ -73,6 +74,22 @@ def test_many_groups_are_solved_exactly() -> None:
     assert found.damage <= budget
     assert random_within(groups, budget, tries=500).cost > found.cost
     assert greedy_within(groups, budget).cost >= found.cost
+
+
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """HiGHS prints the name of one of its functions where it solves this; `--json` has stdout to itself."""
+    generator = np.random.default_rng(2)
+    groups = [
+        Options(
+            damages=(0.0, *map(float, 10 ** generator.uniform(-6, -3, 3))),
+            costs=tuple(sorted(map(float, generator.uniform(1, 9, 4)), reverse=True)),
+        )
+        for _ in range(int(generator.integers(20, 140)))
+    ]
+    for share in (0.05, 0.2, 0.5):
+        cheapest_within(groups, share * sum(max(group.damages) for group in groups))
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr().out == ""
 
 
 def test_of_equal_costs_the_least_damage_is_taken() -> None:
