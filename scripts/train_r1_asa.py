@@ -40,6 +40,7 @@ from machine import machine, tree_bytes
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from torch.nn import functional as F
+from training_loop import descend, optimizer_of, rate_at
 
 from r1trt.artifacts.atomic import atomic_directory
 from r1trt.errors import R1TrtError, UnavailableError
@@ -68,7 +69,7 @@ NOT_CODE = {"test", "tests", "idle_test", "site-packages", "lib2to3", "encodings
 SHARES = {"prose": 0.45, "manuals": 0.25, "code": 0.30}
 HELD_OUT_BYTES = 32 * 1024  # of each part
 LENGTHS = ((0.5, 128), (0.7, 256), (1.0, 512))  # until which part of the schedule, bytes of a sequence
-WARMUP_STEPS, DECAY, CLIP, BALANCE = 100, 0.1, 1.0, 0.01
+BALANCE = 0.01
 PROGRESS_EVERY = 50
 
 
@@ -257,10 +258,7 @@ class Training:
     def __init__(self, options: Options, texts: list[Tensor]) -> None:
         self.options, self.texts = options, texts
         self.module = make_module(options.seed)
-        weights = list(self.module.parameters())  # norms and biases do not decay
-        decayed, others = [p for p in weights if p.ndim > 1], [p for p in weights if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+        self.optimizer = optimizer_of(self.module)
         self.step, self.seconds, self.balance = 0, 0.0, Balance()
         if options.resume:
             state = torch.load(options.state, weights_only=True)
@@ -283,8 +281,7 @@ class Training:
 
     def learning_rate(self) -> float:
         """Returns the rate of the next step: linear at first, then a cosine down to 0."""
-        warm = min(1.0, (self.step + 1) / WARMUP_STEPS)
-        return self.options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.done()))
+        return rate_at(self.options.learning_rate, self.step, self.done())
 
     def advance(self) -> float:
         """Takes one step; returns its loss in bits per byte."""
@@ -296,12 +293,8 @@ class Training:
         loss = F.cross_entropy(self.module(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
         for hook in hooks:
             hook.remove()
-        torch.autograd.backward(loss + BALANCE * torch.stack(self.balance.losses).sum())
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), CLIP)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        balanced = loss + BALANCE * torch.stack(self.balance.losses).sum()
+        descend(balanced, self.module, self.optimizer, self.learning_rate())
         self.step += 1
         self.seconds += time.perf_counter() - begin
         return float(loss.detach()) / math.log(2)

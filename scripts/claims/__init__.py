@@ -1,0 +1,1 @@
+"""The article's claims, measured: one module a row of docs/claims.md."""

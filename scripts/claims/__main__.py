@@ -1,0 +1,63 @@
+"""Measures the article's claims, a row of docs/claims.md each.
+
+    python scripts/claims --row hla-recall --row temperature
+    python scripts/claims                                     # all rows
+
+A finished run stays in --work-dir and is not repeated, so that a killed command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[0] = str(REPOSITORY / "scripts")  # instead of this folder, which Python puts there
+
+import torch  # noqa: E402
+
+from claims.row import Options, Row, write_receipts  # noqa: E402
+from claims.runs import RunStore  # noqa: E402
+from r1trt.errors import R1TrtError  # noqa: E402
+
+# Name of a row, and the module that defines it as `ROW`.
+ROWS: dict[str, str] = {}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    store = RunStore(directory=options.work_dir, finished_only=options.finished_only)
+    asked = Options(store=store, seeds=options.seeds, reduced=options.reduced)
+    try:
+        for name in options.row or ROWS:
+            row: Row = import_module(ROWS[name]).ROW
+            print(write_receipts(row, asked, options.output), flush=True)
+    except R1TrtError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="claims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--row", action="append", choices=list(ROWS), help="default: all; repeat for several")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="where a verdict hangs on a difference"
+    )
+    parser.add_argument("--reduced", action="store_true", help="sizes that take seconds and show nothing")
+    parser.add_argument("--finished-only", action="store_true", help="report what has run, and start nothing")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work-dir", type=Path, default=REPOSITORY / "build" / "claims")
+    parser.add_argument("-o", "--output", type=Path, default=REPOSITORY / "docs" / "benchmarks")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What a row of docs/claims.md is made of, and the receipts that it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from claims.runs import RunStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every row is asked for.
+
+    Attributes:
+        store: Where finished runs are kept.
+        seeds: How many of them; those of a later call that stands are not run again.
+        reduced: Sizes that take seconds: shows that the row runs, not what it measures.
+    """
+
+    store: RunStore
+    seeds: int = 3
+    reduced: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One claim.
+
+    Attributes:
+        name: As --row takes it; receipts are `claims-NAME.json`, `.md` and, if it draws, `.svg`.
+        measure: Makes the runs; the result, as JSON can hold it, is what the receipt says.
+        page: The receipt as Markdown, without its heading.
+        draw: Draws the receipt into a file.
+    """
+
+    name: str
+    measure: Callable[[Options], dict[str, Any]]
+    page: Callable[[Mapping[str, Any]], str]
+    draw: Callable[[Mapping[str, Any], Path], None] | None = None
+
+
+def write_receipts(row: Row, options: Options, directory: Path) -> Path:
+    """Measures a row and writes its receipts; returns the page."""
+    document = {
+        "row": row.name,
+        "day": datetime.now(UTC).date().isoformat(),
+        "reduced": options.reduced,
+        **row.measure(options),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"claims-{row.name}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    lines = [f"# Claims: {row.name}, {document['day']}", ""]
+    if options.reduced:
+        lines += ["**Reduced sizes: these figures say nothing about the claim.**", ""]
+    lines += [f"`python scripts/claims --row {row.name}`", "", row.page(document)]
+    if row.draw is not None:
+        row.draw(document, path.with_suffix(".svg"))
+        lines += ["", f"![{row.name}]({path.stem}.svg)"]
+    path.with_suffix(".md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return path.with_suffix(".md")
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The mean of what the seeds gave, and the least and the most in parentheses."""
+    if len(values) == 1:
+        return f"{values[0]:{form}} (one seed)"
+    return f"{mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def figure_of(columns: int) -> tuple[Any, Any]:
+    """A figure with panels side by side that no display is needed for, and its axes, always an array."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "claims"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, columns, figsize=(5.5 * columns, 4), layout="constrained", squeeze=False
+    )
+    return figure, axes[0]
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure, without the day in it, and frees it."""
+    from matplotlib import pyplot
+
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
