@@ -60,7 +60,7 @@ class Trial:
     rows: int = 4
     length: int = 512
     learning_rate: float = 1e-3
-    count: int = 48
+    count: int = 32
 
 
 def _budgeted(share: float, inter_block: InterBlock) -> Trial:
@@ -76,6 +76,9 @@ TRIALS: Mapping[str, Trial] = {
     "block-first": Trial(pattern=Pattern(kind="block")),
     "block-all": Trial(pattern=Pattern(kind="block"), inter_block="all_to_first"),
     "hla-unbounded": Trial(pattern=Pattern(kind="hla")),
+    "stands": Trial(pattern=Pattern(kind="hla"), steps=0),
+    "stands-decided": Trial(pattern=Pattern(kind="hla"), steps=0, budget=Budget(share=0.999)),
+    "stands-full": Trial(pattern=Pattern(kind="full"), steps=0),
     "hla-12-first": _budgeted(0.12, "first_to_first"),
 }
 
@@ -119,6 +122,7 @@ def _train(module: R1AsaForCausalLM, trial: Trial, generator: torch.Generator) -
         excess = trial.budget.excess(module, done, allowed)
         descend(loss + excess, module, optimizer, rate_at(trial.learning_rate, step, done, 5))
         losses.append(round(float(loss.detach()), 4))
+    trial.budget.prepare(module, 1.0)
     return losses[::5]
 
 

@@ -137,6 +137,7 @@ def _train(module: R1AsaForCausalLM, trial: Trial, generator: torch.Generator) -
         excess = trial.budget.excess(module, done, allowed)
         descend(loss + excess, module, optimizer, rate_at(trial.learning_rate, step, done, 30))
         losses.append(float(loss.detach()))
+    trial.budget.prepare(module, 1.0)
     tenth = max(1, len(losses) // 10)
     return [
         round(sum(part) / len(part), 4)

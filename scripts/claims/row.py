@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -25,11 +25,14 @@ class Options:
         store: Where finished runs are kept.
         seeds: How many of them; those of a later call that stands are not run again.
         reduced: Sizes that take seconds: shows that the row runs, not what it measures.
+        variants: The only ones to start, of rows that train several; empty for all. Others that stand are
+            reported all the same.
     """
 
     store: RunStore
     seeds: int = 3
     reduced: bool = False
+    variants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,9 @@ def measured_trials(
     runs = []
     for seed, (variant, trial) in product(range(options.seeds), trials.items()):
         run = Run(row=row, variant=variant, seed=seed, config=asdict(trial))
-        record = options.store.record(run, partial(measure, trial, seed))
+        starts = not options.variants or variant in options.variants
+        store = options.store if starts else replace(options.store, finished_only=True)
+        record = store.record(run, partial(measure, trial, seed))
         runs += [record] if record else []
     return {"runs": runs}
 
