@@ -24,7 +24,11 @@ from claims.runs import RunStore  # noqa: E402
 from r1trt.errors import R1TrtError  # noqa: E402
 
 # Name of a row, and the module that defines it as `ROW`.
-ROWS: dict[str, str] = {}
+ROWS: dict[str, str] = {
+    "latency": "claims.latency",
+    "precision-schedule": "claims.precision_schedule",
+    "recomputation": "claims.recomputation",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="claims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--row", action="append", choices=list(ROWS), help="default: all; repeat for several")
-    parser.add_argument(
-        "--seeds", type=int, default=3, help="where a verdict hangs on a difference"
-    )
+    parser.add_argument("--seeds", type=int, default=3, help="where a verdict hangs on a difference")
     parser.add_argument("--reduced", action="store_true", help="sizes that take seconds and show nothing")
     parser.add_argument("--finished-only", action="store_true", help="report what has run, and start nothing")
     parser.add_argument("--threads", type=int, default=1)
