@@ -28,6 +28,8 @@ ROWS: dict[str, str] = {
     "latency": "claims.latency",
     "precision-schedule": "claims.precision_schedule",
     "recomputation": "claims.recomputation",
+    "tiles": "claims.tiles",
+    "adaptive-k": "claims.adaptive_k",
 }
 
 
