@@ -30,6 +30,7 @@ ROWS: dict[str, str] = {
     "recomputation": "claims.recomputation",
     "tiles": "claims.tiles",
     "adaptive-k": "claims.adaptive_k",
+    "equal-loss": "claims.equal_loss",
 }
 
 

@@ -83,27 +83,19 @@ LARGE = StepConfig(
     num_layers=96, hidden_size=12288, num_heads=96, width=32768, vocab_size=50304, tokens=2048, batch=1,
     fake=True,
 )  # fmt: skip
-BATCHES = (1, 4, 8, 16, 32)
+BATCHES = (1, 4, 7, 8, 16, 32)
 
 
 def steps(*, reduced: bool) -> list[StepConfig]:
     """All steps: small ones, run and counted; large ones, counted."""
     small = SMALL[:1] if reduced else SMALL
-    found = [replace(step, fake=fake) for step in small for fake in (False, True)]
-    large = replace(LARGE, num_layers=4) if reduced else LARGE
-    found += [replace(large, batch=batch) for batch in (BATCHES[:1] if reduced else BATCHES)]
-    found.append(replace(large, scores=True))
-    inference = replace(large, backward=False)
-    return [inference, *_by_kept(found)]
-
-
-def _by_kept(found: list[StepConfig]) -> list[StepConfig]:
-    return [replace(step, kept=kept) for step in found for kept in KEPT if _asked(step, kept)]
-
-
-def _asked(step: StepConfig, kept: str) -> bool:
-    """A large step takes half a minute: the article's two layers and none differ by little."""
-    return kept != "none" or not step.fake or step.batch == 1 or step.num_layers < LARGE.num_layers
+    large = [replace(LARGE, num_layers=4)] if reduced else [replace(LARGE, batch=batch) for batch in BATCHES]
+    if not reduced:
+        large.append(replace(LARGE, scores=True))
+    found = [replace(step, kept=kept, fake=fake) for step in small for fake in (False, True) for kept in KEPT]
+    # A large step takes half a minute: the article's two layers and none differ by little.
+    found += [replace(step, kept=kept) for step in large for kept in ("all", "article")]
+    return [*found, replace(large[0], backward=False)]
 
 
 def measure(options: Options) -> dict[str, Any]:
