@@ -191,10 +191,10 @@ def corpus(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
         fix = "apt-get install r-cran-janeaustenr python3.11-doc, or see --root"
         raise UnavailableError("The texts are not installed.", found=f"no {', '.join(missing)}", fix=fix)
     texts = {"prose": list(novels(root)), "manuals": list(manuals(root)), "code": list(modules())}
-    return {part: split(documents) for part, documents in texts.items()}
+    return {part: split_documents(documents) for part, documents in texts.items()}
 
 
-def split(documents: list[str]) -> tuple[Tensor, Tensor]:
+def split_documents(documents: list[str]) -> tuple[Tensor, Tensor]:
     """Holds out every 40th document, or the end of the last one of few; cuts that to HELD_OUT_BYTES."""
     encoded = [torch.tensor([BOS, *text.encode(), EOS], dtype=torch.int16) for text in documents]
     if len(encoded) < 40:

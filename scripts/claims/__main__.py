@@ -28,6 +28,12 @@ ROWS: dict[str, str] = {
     "hla-recall": "claims.hla_recall",
     "hla-language": "claims.hla_language",
     "temperature": "claims.temperature",
+    "latency": "claims.latency",
+    "precision-schedule": "claims.precision_schedule",
+    "recomputation": "claims.recomputation",
+    "tiles": "claims.tiles",
+    "adaptive-k": "claims.adaptive_k",
+    "equal-loss": "claims.equal_loss",
 }
 
 

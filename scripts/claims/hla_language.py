@@ -17,6 +17,7 @@ from training_loop import descend, optimizer_of, rate_at
 
 from claims.attention import Pattern, attentions_of, share_of, with_pattern
 from claims.budget import Budget, allowed_opening
+from claims.language import code_text
 from claims.row import (
     REPOSITORY,
     Options,
@@ -29,7 +30,7 @@ from claims.row import (
     save_figure,
     spread,
 )
-from claims.text import bits_by_position, code, loss_of, windows
+from claims.text_loss import bits_by_position, loss_of, random_windows
 from r1trt.config import GqaConfig, InterBlock, ModelConfig
 from r1trt.model import R1AsaForCausalLM, load_checkpoint
 
@@ -92,7 +93,7 @@ def train_and_measure(trial: Trial, seed: int) -> dict[str, Any]:
     shares: list[float] = []
     module.eval().register_forward_hook(lambda *_: shares.append(share_of(module)))
     edges = range(PART, trial.length + 1, PART)
-    by_position = bits_by_position(module, code()[1], trial.length, edges, trial.count)
+    by_position = bits_by_position(module, code_text()[1], trial.length, edges, trial.count)
     return {
         "losses": losses,
         "bits_per_byte": mean(by_position),
@@ -118,7 +119,7 @@ def _train(module: R1AsaForCausalLM, trial: Trial, generator: torch.Generator) -
     for step in range(trial.steps):
         done = step / trial.steps
         trial.budget.prepare(module, done)
-        loss: Tensor = loss_of(module, windows(code()[0], trial.rows, trial.length, generator))
+        loss: Tensor = loss_of(module, random_windows(code_text()[0], trial.rows, trial.length, generator))
         excess = trial.budget.excess(module, done, allowed)
         descend(loss + excess, module, optimizer, rate_at(trial.learning_rate, step, done, 5))
         losses.append(round(float(loss.detach()), 4))

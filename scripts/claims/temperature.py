@@ -17,10 +17,11 @@ from torch import Tensor
 from training_loop import Schedule, train
 
 from claims.attention import Pattern, with_pattern
+from claims.language import code_text
 from claims.recall import IGNORED, RecallTask, recall_batch, recall_loss
 from claims.row import Options, Row, by_variant, effort, figure_of, measured_trials, save_figure, spread
 from claims.small_model import SmallModel, config_of, small_model
-from claims.text import bits_by_position, code, loss_of, windows
+from claims.text_loss import bits_by_position, loss_of, random_windows
 from r1trt.families import model_config_from_dict
 from r1trt.model import R1AsaForCausalLM
 from r1trt.model.rope import DynamicRope
@@ -112,14 +113,14 @@ def _loss_at(module: R1AsaForCausalLM, trial: Trial, generator: torch.Generator,
     length = min(64, trial.trained) if step < trial.steps // 3 else trial.trained
     rows = max(1, trial.tokens // length)
     if trial.task == "language":
-        return loss_of(module, windows(code()[0], rows, length, generator))
+        return loss_of(module, random_windows(code_text()[0], rows, length, generator))
     return recall_loss(module, recall_batch(TASK, rows, length, generator))
 
 
 def _bits(module: R1AsaForCausalLM, trial: Trial, factor: int) -> list[float]:
     """Bits per byte by eighths of the trained length."""
     length, part = trial.trained * factor, trial.trained // PARTS[trial.task]
-    return bits_by_position(module, code()[1], length, range(part, length + 1, part), trial.count)
+    return bits_by_position(module, code_text()[1], length, range(part, length + 1, part), trial.count)
 
 
 @torch.no_grad()

@@ -1,26 +1,18 @@
-"""Text to train on that every Python has: the code of its standard library, as bytes."""
+"""Next-byte loss of a model, in training and by position."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from train_r1_asa import modules, split
 
 from r1trt.model import R1AsaForCausalLM
 
 
-@cache
-def code() -> tuple[Tensor, Tensor]:
-    """Token ids to train on, and held-out ones, int16 `[bytes]`; split by modules."""
-    return split(list(modules()))
-
-
-def windows(ids: Tensor, rows: int, length: int, generator: torch.Generator) -> Tensor:
+def random_windows(ids: Tensor, rows: int, length: int, generator: torch.Generator) -> Tensor:
     """Draws sequences `[rows, length + 1]` from anywhere in a text."""
     starts = torch.randint(len(ids) - length, (rows, 1), generator=generator)
     return ids[starts + torch.arange(length + 1)].long()

@@ -1,0 +1,250 @@
+"""R1-ASA beside a dense model of equal loss: throughput and memory as CPU engines, and modelled on an H100.
+
+Dense models of several widths and one R1-ASA are trained alike, from the same text. The dense width whose
+loss is R1-ASA's lies between two of them. Engines of both are timed at the trained size and at eight times
+the width, and the shape of a 70-billion model with the same proportions is modelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+
+from claims.engines import cpu_engine, modelled, timed_engine
+from claims.language import LanguageConfig, dense_keys, language_model, predictions, trained_model
+from claims.row import Options, Row, figure_of, save_figure, spread
+from claims.runs import Run
+
+NAME = "equal-loss"
+CLAIMED = {"throughput": 3.2, "memory": -0.47}
+ASA = "r1-asa"
+EXPERT, EXPERTS, TOP_K = 64, 8, 2
+WIDTHS = (96, 192, 384, 768)
+SCALE = 8
+TRAINING = LanguageConfig(steps=600, length=128)
+REDUCED = replace(TRAINING, steps=2, heldout_bytes=1024, hidden_size=32, num_heads=2)
+PROMPT, BATCHES = 128, (1, 8)
+# The shape of Llama-70B, whose MLP has the proportion of the dense model of equal loss.
+LARGE = {"hidden": 8192, "layers": 80, "heads": 64, "kv_heads": 8, "width": 28672, "vocabulary": 128256}
+LARGE_PROMPT, LARGE_CONTEXT, LARGE_BATCHES = 2048, 2048, (1, 8, 32, 128)
+
+
+def asa_keys(scale: float) -> dict[str, Any]:
+    """Keys of config.json that make R1-ASA: a lambda gate, experts, a shared one, adaptive k."""
+    width = round(EXPERT * scale / 16) * 16
+    return {
+        "hla_gate": True, "hla_block_size": 32, "num_experts": EXPERTS, "moe_intermediate_size": width,
+        "num_shared_experts": 1, "shared_intermediate_size": width, "top_k": TOP_K,
+        "adaptive_threshold": 0.9, "rope_temperature_alpha": 0.1,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A model that is trained.
+
+    Attributes:
+        name: r1-asa, or dense- and the width.
+        more: Its keys of config.json.
+    """
+
+    name: str
+    more: Mapping[str, Any]
+
+
+CONTENDERS = (
+    Contender(name=ASA, more=asa_keys(1)),
+    *(Contender(name=f"dense-{width}", more=dense_keys(width, TRAINING.num_layers)) for width in WIDTHS),
+)
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Trains, finds the dense width of equal loss, and times and models both."""
+    training = REDUCED if options.reduced else TRAINING
+    runs = _trainings(options, training)
+    width = equal_width(runs)
+    result = {"training": asdict(training), "claimed": CLAIMED, "runs": runs, "equal_width": width}
+    if width is None:
+        return result
+    scales = (1,) if options.reduced else (1, SCALE)
+    return {
+        **result,
+        "engines": [row for scale in scales for row in _engines(options, training, width, scale)],
+        "h100": _modelled(width),
+    }
+
+
+def _trainings(options: Options, training: LanguageConfig) -> list[dict[str, Any]]:
+    found = []
+    for seed in range(options.seeds):
+        for contender in CONTENDERS:
+            config = replace(training, more=contender.more)
+            run = Run(row=NAME, variant=contender.name, seed=seed, config=asdict(config))
+            record = options.store.record(run, partial(_trained, config, seed))
+            if record is not None:
+                found.append({"name": contender.name, "seed": seed, **record["result"]})
+    return found
+
+
+def _trained(config: LanguageConfig, seed: int) -> dict[str, Any]:
+    module = trained_model(config, seed)
+    bits, _ = predictions(module, config)
+    parameters = sum(p.numel() for p in module.parameters())
+    return {"bits_per_byte": float(bits.mean()), "parameters": parameters}
+
+
+def equal_width(runs: Sequence[Mapping[str, Any]]) -> int | None:
+    """The dense width, a multiple of 16, with R1-ASA's mean loss; between trained ones by log width.
+
+    None where R1-ASA's loss is not between those of the narrowest and the widest.
+    """
+    losses = {
+        name: mean(run["bits_per_byte"] for run in runs if run["name"] == name)
+        for name in dict.fromkeys(run["name"] for run in runs)
+    }
+    widths = [width for width in WIDTHS if f"dense-{width}" in losses]
+    falling = [losses[f"dense-{width}"] for width in widths]
+    if ASA not in losses or not widths or not min(falling) <= losses[ASA] <= max(falling):
+        return None
+    for place in range(len(widths) - 1):
+        left, right = falling[place : place + 2]
+        if min(left, right) <= losses[ASA] <= max(left, right):
+            part = (losses[ASA] - left) / (right - left) if left != right else 0.0
+            log = np.interp(part, (0, 1), np.log(widths[place : place + 2]))
+            return round(math.exp(log) / 16) * 16
+    return None
+
+
+def _engines(options: Options, training: LanguageConfig, width: int, scale: int) -> list[dict[str, Any]]:
+    """Both as engines of the CPU at a scale of the trained widths; random weights take the same time."""
+    sizes = replace(training, hidden_size=training.hidden_size * scale, num_heads=training.num_heads * scale)
+    found = []
+    for name, more in (
+        (ASA, asa_keys(scale)),
+        ("dense", dense_keys(width * scale, training.num_layers)),
+    ):
+        config = replace(sizes, more=more, length=2 * PROMPT)
+        keys = {**asdict(config), "prompt": PROMPT, "batches": BATCHES}
+        run = Run(row=NAME, variant=f"engine-{name}-{scale}", config=keys)
+        directory = options.store.path(run, "")
+        record = options.store.record(run, partial(_timed, config, directory))
+        if record is not None:
+            found.append({"name": name, "scale": scale, "load": record["result"]})
+    return found
+
+
+def _timed(config: LanguageConfig, directory: Path) -> dict[str, Any]:
+    torch.manual_seed(0)
+    module = language_model(config, 0)
+    parameters = sum(p.numel() for p in module.parameters())
+    engine = cpu_engine(module, config.raw, directory, config.length)
+    return {"parameters": parameters, **timed_engine(engine, PROMPT, BATCHES)}
+
+
+def _modelled(width: int) -> list[dict[str, Any]]:
+    """Llama-70B's shape, and R1-ASA with experts in the proportion of the trained ones to the dense width."""
+    scale = LARGE["width"] / width
+    sizes = {
+        "hidden_size": LARGE["hidden"], "num_hidden_layers": LARGE["layers"],
+        "num_attention_heads": LARGE["heads"], "num_key_value_heads": LARGE["kv_heads"],
+        "head_dim": LARGE["hidden"] // LARGE["heads"], "vocab_size": LARGE["vocabulary"],
+        "max_position_embeddings": 2 * LARGE_CONTEXT,
+    }  # fmt: skip
+    shapes = {ASA: asa_keys(scale), "dense": dense_keys(LARGE["width"], LARGE["layers"])}
+    return [
+        {
+            "name": name,
+            **modelled({**TRAINING.raw, **more, **sizes}, "h100", LARGE_PROMPT, LARGE_CONTEXT, LARGE_BATCHES),
+        }
+        for name, more in shapes.items()
+    ]
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    training, width = document["training"], document["equal_width"]
+    lines = [
+        f"Byte models on the standard library's code, {training['num_layers']} layers of "
+        f"{training['hidden_size']}, {training['steps']} steps of "
+        f"{training['batch'] * training['length']} bytes. R1-ASA: {EXPERTS} experts of {EXPERT} and a shared "
+        f"one, top {TOP_K} with adaptive k, lambda gate.",
+        "",
+        "| model | seeds | parameters | held-out bits a byte |",
+        "|---|---:|---:|---|",
+    ]
+    for name in dict.fromkeys(run["name"] for run in document["runs"]):
+        own = [run for run in document["runs"] if run["name"] == name]
+        bits = spread([run["bits_per_byte"] for run in own], ".4f")
+        lines.append(f"| {name} | {len(own)} | {own[0]['parameters']:,} | {bits} |")
+    if width is None:
+        return "\n".join([*lines, "", "R1-ASA's loss is not between those of the dense models."])
+    return "\n".join([*lines, "", f"Equal loss: a dense width of {width}.", "", *_speed_lines(document)])
+
+
+def _speed_lines(document: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"Engines of the CPU, FP32, one thread, tokens a second of processor time; prompts of {PROMPT}. "
+        "Memory: weights, cache, and what is alive between layers.",
+        "",
+        "| widths | model | prefill, batch 1, 8 | decode, batch 1, 8 | weights, MB | memory, MB |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in document["engines"]:
+        load = row["load"]
+        speeds = [
+            ", ".join(f"{load['speeds'][str(batch)][phase]:,.0f}" for batch in BATCHES)
+            for phase in ("prefill", "decode")
+        ]
+        sizes = [f"{load[key] / 1e6:.1f}" for key in ("weight_bytes", "peak_bytes")]
+        lines.append(f"| x {row['scale']} | {row['name']} | {' | '.join([*speeds, *sizes])} |")
+    lines += [
+        "",
+        f"Modelled in BF16 on one H100 as if it held them: Llama-70B's shape, and experts in the same "
+        f"proportion to its MLP; {LARGE_CONTEXT} tokens of prompt, or of cache.",
+        "",
+        f"| model | prefill, tokens/s | decode, tokens/s, batch {', '.join(map(str, LARGE_BATCHES))} | "
+        f"weights, GB | with the cache of {LARGE_BATCHES[-1]} |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in document["h100"]:
+        decode = ", ".join(f"{speed:,.0f}" for speed in row["decode"].values())
+        most = row["memory_bytes"][str(LARGE_BATCHES[-1])]
+        lines.append(
+            f"| {row['name']} | {row['prefill']:,.0f} | {decode} | {row['weight_bytes'] / 1e9:.0f} | "
+            f"{most / 1e9:.0f} |"
+        )
+    return lines
+
+
+def draw(document: Mapping[str, Any], path: Path) -> None:
+    """Loss over parameters, dense models as a line and R1-ASA as a point of each seed."""
+    figure, (axis,) = figure_of(1)
+    runs = document["runs"]
+    for seed in sorted({run["seed"] for run in runs}):
+        dense = [run for run in runs if run["seed"] == seed and run["name"] != ASA]
+        axis.plot(
+            [run["parameters"] for run in dense],
+            [run["bits_per_byte"] for run in dense],
+            "o-",
+            color="tab:blue",
+            label="dense" if seed == 0 else None,
+        )
+    asa = [run for run in runs if run["name"] == ASA]
+    axis.plot(
+        [run["parameters"] for run in asa], [run["bits_per_byte"] for run in asa], "s", color="tab:red",
+        label="R1-ASA",
+    )  # fmt: skip
+    axis.set(xlabel="parameters, all of which lie in memory", ylabel="held-out bits a byte", xscale="log")
+    axis.legend()
+    save_figure(figure, path)
+
+
+ROW = Row(name=NAME, measure=measure, page=page, draw=draw)
