@@ -59,11 +59,12 @@ class PatternAttention(HybridLengthAttention):
         share: What the last call computed of the query-key products of full attention.
         opened: What of full attention's products the gate let through in the last call, with a gradient.
         noise: Scale of the noise on the gate while it learns to decide.
+        gate_alone: What moves the gate moves nothing before it.
     """
 
     def __init__(self, config: ModelConfig, layer: int, pattern: Pattern) -> None:
         super().__init__(config, layer)
-        self.pattern, self.decided, self.noise = pattern, False, 0.0
+        self.pattern, self.decided, self.noise, self.gate_alone = pattern, False, 0.0, False
         self.share = self.opened = torch.ones(())
 
     def _mixed(self, x_BSD: Tensor, q: Tensor, keys: Tensor, values: Tensor, position_BS: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class PatternAttention(HybridLengthAttention):
 
     def _lam(self, x_BSD: Tensor) -> Tensor:
         assert self.lam_gate is not None
-        lam: Tensor = self.lam_gate(x_BSD)
+        lam: Tensor = self.lam_gate(x_BSD.detach() if self.gate_alone else x_BSD)
         if self.training and self.noise:
             lam = (lam.logit() + self.noise * torch.rand_like(lam).logit(1e-4)).sigmoid()
         if not self.decided:

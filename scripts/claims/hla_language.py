@@ -52,20 +52,22 @@ class Trial:
         length: Of the sequences, in training and in measurement.
         learning_rate: The highest.
         count: Windows of held-out text that are measured.
+        gate_alone: The budget moves the gates and nothing before them: the model knows its language already.
     """
 
     pattern: Pattern
     inter_block: InterBlock = "first_to_first"
     budget: Budget = NO_BUDGET
-    steps: int = 60
+    steps: int = 120
     rows: int = 2
     length: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     count: int = 32
+    gate_alone: bool = True
 
 
 def _budgeted(share: float, inter_block: InterBlock) -> Trial:
-    budget = Budget(share=share, begin=0.0, end=0.5)
+    budget = Budget(share=share, begin=0.0, end=0.5, strength=5.0)
     return Trial(pattern=Pattern(kind="hla"), inter_block=inter_block, budget=budget)
 
 
@@ -115,6 +117,8 @@ def _with_form(config: ModelConfig, inter_block: InterBlock) -> ModelConfig:
 def _train(module: R1AsaForCausalLM, trial: Trial, generator: torch.Generator) -> list[float]:
     """Returns the loss of every fifth step, in nats."""
     allowed = allowed_opening(trial.budget.share, trial.length, attentions_of(module)[0].hla)
+    for attention in attentions_of(module):
+        attention.gate_alone = trial.gate_alone
     optimizer, losses = optimizer_of(module), []
     for step in range(trial.steps):
         done = step / trial.steps
