@@ -24,7 +24,7 @@ FILES = {
     "precision-schedule": (),
     "recomputation": ("recomputation-measured-4x128-batch4-keep-all-0.json",),
     "tiles": ("tiles-adaptive-128-0.json",),
-    "adaptive-k": ("adaptive-k-fixed-1-0.json", "adaptive-k-top-p-0.45-0.json"),
+    "adaptive-k": ("adaptive-k-fixed-1-0.json", "adaptive-k-top-p-0.5-0.json"),
     "equal-loss": ("equal-loss-r1-asa-0.json",),
 }
 

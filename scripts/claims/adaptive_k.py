@@ -50,10 +50,10 @@ class Variant:
 
 VARIANTS = (
     *(Variant(kind="fixed", top_k=k) for k in (1, 2, 3, 4)),
-    *(Variant(kind="adaptive", top_k=CANDIDATES, threshold=share) for share in (0.45, 0.6, 0.75, 0.9)),
-    *(Variant(kind="top-p", top_k=EXPERTS, threshold=share) for share in (0.3, 0.45, 0.6)),
+    *(Variant(kind="adaptive", top_k=CANDIDATES, threshold=share) for share in (0.6, 0.8, 0.95)),
+    *(Variant(kind="top-p", top_k=EXPERTS, threshold=share) for share in (0.5, 0.75)),
 )
-TRAINING = LanguageConfig(steps=600, length=128)
+TRAINING = LanguageConfig(steps=400, length=128)
 REDUCED = replace(TRAINING, steps=2, heldout_bytes=1024, hidden_size=32)
 
 

@@ -29,7 +29,7 @@ ASA = "r1-asa"
 EXPERT, EXPERTS, TOP_K = 64, 8, 2
 WIDTHS = (96, 192, 384, 768)
 SCALE = 8
-TRAINING = LanguageConfig(steps=600, length=128)
+TRAINING = LanguageConfig(steps=400, length=128)
 REDUCED = replace(TRAINING, steps=2, heldout_bytes=1024, hidden_size=32, num_heads=2)
 PROMPT, BATCHES = 128, (1, 8)
 # The shape of Llama-70B, whose MLP has the proportion of the dense model of equal loss.

@@ -122,10 +122,11 @@ def _inputs(module: R1AsaForCausalLM, ids_BS: Tensor) -> list[tuple[Router, Tens
     def keep(router: Router, args: tuple[Tensor], output: object) -> None:
         found.append((router, args[0]))
 
-    for part in module.modules():
-        if isinstance(part, Router):
-            part.register_forward_hook(keep)
+    routers = [part for part in module.modules() if isinstance(part, Router)]
+    hooks = [router.register_forward_hook(keep) for router in routers]
     module(ids_BS)
+    for hook in hooks:
+        hook.remove()
     return found
 
 
