@@ -36,6 +36,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from fast_attention import block_attention, causal_attention
 from machine import machine, tree_bytes
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -106,28 +107,15 @@ class Options:
 
 
 class TrainedAttention(HybridLengthAttention):
-    """The same attention for whole sequences from position 0, by two causal kernels instead of masks."""
+    """The same attention for whole sequences from position 0, without masks over all keys."""
 
     def _mixed(self, x_BSD: Tensor, q: Tensor, keys: Tensor, values: Tensor, position_BS: Tensor) -> Tensor:
         assert self.lam_gate is not None
-        size, q_BHSd = self.hla.block_size, q.transpose(1, 2)
-        blocks = _causal(*(_blocks(t, size) for t in (q_BHSd, keys, values)))
-        block = blocks.view(len(q), -1, *blocks.shape[1:]).transpose(1, 2).flatten(2, 3)
-        firsts = _causal(*(t[:, :, ::size] for t in (q_BHSd, keys, values)))
-        block = block.index_copy(2, torch.arange(0, q.shape[1], size), firsts)
+        q_BHSd = q.transpose(1, 2)
+        block = block_attention(q_BHSd, keys, values, self.hla)
         lam = lam_after_skip(self.lam_gate(x_BSD), self.hla.lam_skip).transpose(1, 2)[..., None]
-        mixed: Tensor = lam * _causal(q_BHSd, keys, values) + (1 - lam) * block
+        mixed: Tensor = lam * causal_attention(q_BHSd, keys, values) + (1 - lam) * block
         return mixed.transpose(1, 2)
-
-
-def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-
-def _blocks(t_BNSd: Tensor, size: int) -> Tensor:
-    """Puts blocks of tokens into the batch."""
-    B, N, S, d = t_BNSd.shape
-    return t_BNSd.reshape(B, N, S // size, size, d).transpose(1, 2).flatten(0, 1)
 
 
 @dataclass

@@ -25,6 +25,9 @@ from r1trt.errors import R1TrtError  # noqa: E402
 
 # Name of a row, and the module that defines it as `ROW`.
 ROWS: dict[str, str] = {
+    "hla-recall": "claims.hla_recall",
+    "hla-language": "claims.hla_language",
+    "temperature": "claims.temperature",
     "latency": "claims.latency",
     "precision-schedule": "claims.precision_schedule",
     "recomputation": "claims.recomputation",
@@ -39,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     store = RunStore(directory=options.work_dir, finished_only=options.finished_only)
-    asked = Options(store=store, seeds=options.seeds, reduced=options.reduced)
+    variants = tuple(options.variant or ())
+    asked = Options(store=store, seeds=options.seeds, reduced=options.reduced, variants=variants)
     try:
         for name in options.row or ROWS:
             row: Row = import_module(ROWS[name]).ROW
@@ -56,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--row", action="append", choices=list(ROWS), help="default: all; repeat for several")
     parser.add_argument("--seeds", type=int, default=3, help="where a verdict hangs on a difference")
+    parser.add_argument("--variant", action="append", help="of a row that trains; default: all")
     parser.add_argument("--reduced", action="store_true", help="sizes that take seconds and show nothing")
     parser.add_argument("--finished-only", action="store_true", help="report what has run, and start nothing")
     parser.add_argument("--threads", type=int, default=1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fast_attention import causal_attention
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from r1trt.config import ModelConfig
 from r1trt.families import model_config_from_dict
@@ -18,9 +18,7 @@ class CausalAttention(HybridLengthAttention):
     """Attention without a gate for whole sequences from position 0, by a kernel that keeps no scores."""
 
     def _mixed(self, x_BSD: Tensor, q: Tensor, keys: Tensor, values: Tensor, position_BS: Tensor) -> Tensor:
-        queries = q.transpose(1, 2)
-        attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-        return attended.transpose(1, 2)
+        return causal_attention(q.transpose(1, 2), keys, values).transpose(1, 2)
 
 
 def use_kernel_attention(module: R1AsaForCausalLM) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from claims.runs import RunStore
+from claims.runs import Run, RunStore
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +25,14 @@ class Options:
         store: Where finished runs are kept.
         seeds: How many of them; those of a later call that stands are not run again.
         reduced: Sizes that take seconds: shows that the row runs, not what it measures.
+        variants: The only ones to start, of rows that train several; empty for all. Others that stand are
+            reported all the same.
     """
 
     store: RunStore
     seeds: int = 3
     reduced: bool = False
+    variants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +72,55 @@ def write_receipts(row: Row, options: Options, directory: Path) -> Path:
         lines += ["", f"![{row.name}]({path.stem}.svg)"]
     path.with_suffix(".md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return path.with_suffix(".md")
+
+
+def measured_trials(
+    row: str, trials: Mapping[str, Any], measure: Callable[[Any, int], dict[str, Any]], options: Options
+) -> dict[str, Any]:
+    """Measures all variants with one seed, then with the next.
+
+    Args:
+        row: Name of the row.
+        trials: What is measured, a frozen dataclass, by name of the variant.
+        measure: Takes a trial and a seed; its result is what JSON can hold.
+        options: Of the command.
+
+    Returns:
+        `runs`, the records of all that has run.
+    """
+    runs = []
+    for seed, (variant, trial) in product(range(options.seeds), trials.items()):
+        run = Run(row=row, variant=variant, seed=seed, config=asdict(trial))
+        starts = not options.variants or variant in options.variants
+        store = options.store if starts else replace(options.store, finished_only=True)
+        record = store.record(run, partial(measure, trial, seed))
+        runs += [record] if record else []
+    return {"runs": runs}
+
+
+def by_variant(document: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The results of each variant's runs, a seed each."""
+    names = dict.fromkeys(run["variant"] for run in document["runs"])
+    return {name: [run["result"] for run in document["runs"] if run["variant"] == name] for name in names}
+
+
+def effort(document: Mapping[str, Any]) -> str:
+    """How many runs there were, what they took, and on what."""
+    runs = document["runs"]
+    if not runs:
+        return "Nothing has run."
+    processor = sum(run["processor_seconds"] for run in runs)
+    machines = dict.fromkeys(f"{run['machine']['cores']} cores of an {run['machine']['cpu']}" for run in runs)
+    threads = max(run["threads"] for run in runs)
+    return (
+        f"{len(runs)} runs, {processor / 60:.0f} minutes of processor time, {threads} thread(s) on "
+        f"{' and '.join(machines)}, torch {runs[0]['torch']}."
+    )
+
+
+def column(results: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """One figure of each seed."""
+    return [result[key] for result in results]
 
 
 def spread(values: Sequence[float], form: str) -> str:
