@@ -20,14 +20,13 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from claims.moe_schedule import Schedule, schedule, scheduler
-from claims.row import Options, Row, figure_of, save_figure
+from claims.row import REPOSITORY, Options, Row, figure_of, save_figure
 from claims.runs import Run
 from r1trt.config import MoeConfig
 from r1trt.model import R1AsaForCausalLM, load_checkpoint
 from r1trt.model.moe import Router
 
 NAME = "tiles"
-REPOSITORY = Path(__file__).resolve().parents[2]
 OBJECTS = REPOSITORY / "build" / "objects"  # as the tests', which compile the same sources
 CLAIMED = (0.62, 0.89)
 ORDERS = {
