@@ -135,7 +135,7 @@ def _timed(config: LanguageConfig, directory: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     module = language_model(config, 0)
     parameters = sum(p.numel() for p in module.parameters())
-    engine = cpu_engine(module, config.raw, directory, config.length)
+    engine = cpu_engine(module, config.raw, directory, capacity=config.length, batch=max(BATCHES))
     return {"parameters": parameters, **timed_engine(engine, PROMPT, BATCHES)}
 
 

@@ -64,17 +64,26 @@ class TilesConfig:
 RULES: Mapping[str, Mapping[str, Any]] = {
     "adaptive": {},
     "top 2": {"adaptive_threshold": 1.0},
-    "top 2 of 2 groups of 4": {"adaptive_threshold": 1.0, "n_group": 4, "topk_group": 2},
+    "top 2 of 2 groups of 4": {
+        "adaptive_threshold": 1.0,
+        "n_group": 4,
+        "topk_group": 2,
+        "topk_method": "noaux_tc",
+    },
 }
 """What changes of the router as trained; the last is two-stage routing as the kernels have it."""
-BATCHES = (128, 512, 2048, 8192)
+BATCHES: Mapping[str, tuple[int, ...]] = {
+    "adaptive": (128, 512, 2048, 8192),
+    "top 2": (512, 2048),
+    "top 2 of 2 groups of 4": (512, 2048),
+}
 
 
 def measure(options: Options) -> dict[str, Any]:
     """Schedules every batch under every rule."""
-    batches, rules = (BATCHES[:1], ["adaptive"]) if options.reduced else (BATCHES, list(RULES))
+    asked = {"adaptive": (128,)} if options.reduced else BATCHES
     rows: list[dict[str, Any]] = []
-    for rule in rules:
+    for rule, batches in asked.items():
         for tokens in batches:
             config = TilesConfig(tokens=tokens, rule=rule)
             variant = f"{rule.replace(' ', '-')}-{tokens}"
