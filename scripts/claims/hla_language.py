@@ -58,7 +58,7 @@ class Trial:
     inter_block: InterBlock = "first_to_first"
     budget: Budget = NO_BUDGET
     steps: int = 60
-    rows: int = 4
+    rows: int = 2
     length: int = 512
     learning_rate: float = 1e-3
     count: int = 32

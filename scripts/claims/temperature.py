@@ -5,7 +5,7 @@ The temperature is 1 up to the trained length, so that one training serves all w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,8 @@ class Trial:
         tokens: Of a step.
         learning_rate: The highest.
         factors: Lengths that are read, in trained ones.
-        count: Sequences of each that are measured.
+        count: Sequences of the longest that are measured; of text as many more of the shorter ones, so that
+            all read the same bytes.
     """
 
     task: str
@@ -50,7 +51,7 @@ class Trial:
     tokens: int = 2048
     learning_rate: float = 5e-3
     factors: tuple[int, ...] = (1, 2, 4)
-    count: int = 24
+    count: int = 31
 
     @property
     def trained(self) -> int:
@@ -120,7 +121,8 @@ def _loss_at(module: R1AsaForCausalLM, trial: Trial, generator: torch.Generator,
 def _bits(module: R1AsaForCausalLM, trial: Trial, factor: int) -> list[float]:
     """Bits per byte by eighths of the trained length."""
     length, part = trial.trained * factor, trial.trained // PARTS[trial.task]
-    return bits_by_position(module, code_text()[1], length, range(part, length + 1, part), trial.count)
+    count = trial.count * max(trial.factors) // factor
+    return bits_by_position(module, code_text()[1], length, range(part, length + 1, part), count)
 
 
 @torch.no_grad()
@@ -156,24 +158,29 @@ UNITS = {"recall": "answers right", "language": "bits per byte"}
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """A table for each task: the last part of a sequence of 1, 2 and 4 times the trained length."""
+    """Two tables for each task, at 1, 2 and 4 times the trained length: all positions, and the last."""
     lines = [effort(document)]
     for name, results in by_variant(document).items():
-        trial = TRIALS[name]
-        part = trial.trained // PARTS[trial.task]
-        lines += [
-            "",
-            f"{name.capitalize()}, trained on {trial.trained} tokens; {UNITS[trial.task]} over the last "
-            f"{part} positions, {len(results)} seed(s):",
-            "",
-            f"| way | {' | '.join(f'{factor * trial.trained} tokens' for factor in trial.factors)} |",
-            f"|---|{'---|' * len(trial.factors)}",
-        ]
-        form = ".1%" if trial.task == "recall" else ".3f"
-        for way, lengths in results[0]["ways"].items():
-            cells = [spread([r["ways"][way][length][-1] for r in results], form) for length in lengths]
-            lines.append(f"| {way} | {' | '.join(cells)} |")
+        last = TRIALS[name].trained // PARTS[TRIALS[name].task]
+        lines += ["", *_table(name, results, "all positions", slice(None))]
+        lines += ["", *_table(name, results, f"the last {last} positions", slice(-1, None))]
     return "\n".join(lines)
+
+
+def _table(name: str, results: Sequence[Mapping[str, Any]], where: str, parts: slice) -> list[str]:
+    trial = TRIALS[name]
+    form = ".1%" if trial.task == "recall" else ".3f"
+    lines = [
+        f"{name.capitalize()}, trained on {trial.trained} tokens: {UNITS[trial.task]} over {where}, "
+        f"{len(results)} seed(s).",
+        "",
+        f"| way | {' | '.join(f'{factor * trial.trained} tokens' for factor in trial.factors)} |",
+        f"|---|{'---|' * len(trial.factors)}",
+    ]
+    for way, lengths in results[0]["ways"].items():
+        cells = [spread([mean(r["ways"][way][length][parts]) for r in results], form) for length in lengths]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return lines
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
