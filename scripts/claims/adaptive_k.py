@@ -19,8 +19,17 @@ import torch
 from scipy.stats import spearmanr
 
 from claims.language import LanguageConfig, predictions, trained_model
-from claims.row import Options, Row, figure_of, save_figure, spread
-from claims.runs import Run
+from claims.row import (
+    Options,
+    Row,
+    by_variant,
+    column,
+    effort,
+    figure_of,
+    measured_trials,
+    save_figure,
+    spread,
+)
 from r1trt.model import R1AsaForCausalLM
 from r1trt.model.moe import Router, Routing
 
@@ -33,7 +42,7 @@ class Variant:
     """A rule for how many experts a token takes.
 
     Attributes:
-        kind: fixed, adaptive or top-p.
+        kind: fixed, divided, adaptive or top-p.
         top_k: Most experts.
         threshold: Share of their weight that is enough; 1 takes all.
     """
@@ -45,15 +54,19 @@ class Variant:
     @property
     def name(self) -> str:
         """In the names of runs."""
-        return f"fixed-{self.top_k}" if self.kind == "fixed" else f"{self.kind}-{self.threshold:g}"
+        return f"{self.kind}-{self.threshold:g}" if self.threshold < 1 else f"{self.kind}-{self.top_k}"
 
 
+# NOTES: a weight that is divided by itself is 1, and gives the router no gradient: one expert alone is only
+# comparable with its weight as it is ("fixed-1"); "divided-1" is what R1-ASA's configuration would train.
 VARIANTS = (
     *(Variant(kind="fixed", top_k=k) for k in (1, 2, 3, 4)),
-    *(Variant(kind="adaptive", top_k=CANDIDATES, threshold=share) for share in (0.45, 0.6, 0.75, 0.9)),
-    *(Variant(kind="top-p", top_k=EXPERTS, threshold=share) for share in (0.3, 0.45, 0.6)),
+    Variant(kind="divided", top_k=1),
+    *(Variant(kind="adaptive", top_k=CANDIDATES, threshold=share) for share in (0.6, 0.8, 0.95)),
+    *(Variant(kind="top-p", top_k=EXPERTS, threshold=share) for share in (0.5, 0.75)),
 )
-TRAINING = LanguageConfig(steps=600, length=128)
+KINDS = {variant.name: variant.kind for variant in VARIANTS}
+TRAINING = LanguageConfig(steps=400, length=128)
 REDUCED = replace(TRAINING, steps=2, heldout_bytes=1024, hidden_size=32)
 
 
@@ -65,21 +78,17 @@ def config_of(variant: Variant, training: LanguageConfig) -> LanguageConfig:
         "top_k": variant.top_k,
         "adaptive_threshold": variant.threshold,
     }
+    if variant.kind == "fixed" and variant.top_k == 1:
+        more["norm_topk_prob"] = False
     return replace(training, more=more)
 
 
 def measure(options: Options) -> dict[str, Any]:
     """Trains every variant with every seed, all variants of a seed first."""
     training = REDUCED if options.reduced else TRAINING
-    found = []
-    for seed in range(options.seeds):
-        for variant in VARIANTS:
-            config = config_of(variant, training)
-            run = Run(row=NAME, variant=variant.name, seed=seed, config=asdict(config))
-            record = options.store.record(run, partial(trained_variant, config, seed))
-            if record is not None:
-                found.append({**asdict(variant), "variant": variant.name, "seed": seed, **record["result"]})
-    return {"training": asdict(training), "runs": found, "compared": list(_compared(found))}
+    trials = {variant.name: config_of(variant, training) for variant in VARIANTS}
+    document = measured_trials(NAME, trials, trained_variant, options)
+    return {"training": asdict(training), **document, "compared": _compared(document["runs"])}
 
 
 def trained_variant(config: LanguageConfig, seed: int) -> dict[str, Any]:
@@ -118,24 +127,28 @@ class _Kept:
         return average
 
 
-def _compared(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _compared(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each adaptive run beside the fixed ones of its seed: loss at equal k, and k at equal loss."""
     rows = []
-    for run in found:
-        fixed = [other for other in found if other["kind"] == "fixed" and other["seed"] == run["seed"]]
-        if run["kind"] == "fixed" or len(fixed) < 2:
+    for run in runs:
+        fixed = [
+            other["result"]
+            for other in runs
+            if other["seed"] == run["seed"] and KINDS[other["variant"]] == "fixed"
+        ]
+        if KINDS[run["variant"]] not in ("adaptive", "top-p") or len(fixed) < 2:
             continue
         experts = [other["experts"] for other in fixed]
         losses = [other["bits_per_byte"] for other in fixed]
-        equal = float(np.interp(run["experts"], experts, losses))
-        inside = experts[0] <= run["experts"] <= experts[-1]
+        own, bits = run["result"]["experts"], run["result"]["bits_per_byte"]
+        inside = experts[0] <= own <= experts[-1]
         rows.append(
             {
                 "variant": run["variant"],
                 "seed": run["seed"],
-                "experts": run["experts"],
-                "difference": run["bits_per_byte"] - equal if inside else None,
-                "fixed_k_of_equal_loss": _k_of_loss(experts, losses, run["bits_per_byte"]),
+                "experts": own,
+                "difference": bits - float(np.interp(own, experts, losses)) if inside else None,
+                "fixed_k_of_equal_loss": _k_of_loss(experts, losses, bits),
             }
         )
     return rows
@@ -163,28 +176,33 @@ def page(document: Mapping[str, Any]) -> str:
         "of tokens whose prediction is surest, up to the fifth that is",
         "least sure; and the rank correlation of both.",
         "",
-        "| rule | seeds | experts a token | bits a byte | against fixed k | k by entropy | correlation |",
-        "|---|---:|---|---|---|---|---:|",
+        "| rule | seeds | experts a token | bits a byte | against fixed k | fixed k of equal loss | "
+        "k by entropy | correlation |",
+        "|---|---:|---|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(run["variant"] for run in document["runs"]):
-        lines.append(_line(document, name))
-    return "\n".join(lines)
+    lines += [_line(document, name, results) for name, results in by_variant(document).items()]
+    notes = (
+        "`fixed-1` leaves the weight of the one expert as it is: divided by itself, as in `divided-1`, it "
+        "gives the router no gradient."
+    )
+    return "\n".join([*lines, "", notes, effort(document)])
 
 
-def _line(document: Mapping[str, Any], name: str) -> str:
-    runs = [run for run in document["runs"] if run["variant"] == name]
-    compared = [row["difference"] for row in document["compared"] if row["variant"] == name]
-    known = [difference for difference in compared if difference is not None]
-    by_entropy = [mean(values) for values in zip(*(r["experts_by_entropy"] for r in runs), strict=True)]
-    ranks = [run["rank_correlation"] for run in runs if run["rank_correlation"] is not None]
+def _line(document: Mapping[str, Any], name: str, results: Sequence[Mapping[str, Any]]) -> str:
+    compared = [row for row in document["compared"] if row["variant"] == name]
+    differences = [row["difference"] for row in compared if row["difference"] is not None]
+    equal = [row["fixed_k_of_equal_loss"] for row in compared]
+    by_entropy = [mean(fifth) for fifth in zip(*column(results, "experts_by_entropy"), strict=True)]
+    ranks = [rank for rank in column(results, "rank_correlation") if rank is not None]
     cells = [
         name,
-        str(len(runs)),
-        spread([run["experts"] for run in runs], ".2f"),
-        spread([run["bits_per_byte"] for run in runs], ".4f"),
-        spread(known, "+.4f") if known else "",
+        str(len(results)),
+        spread(column(results, "experts"), ".2f"),
+        spread(column(results, "bits_per_byte"), ".4f"),
+        spread(differences, "+.4f") if differences else "",
+        spread(equal, ".2f") if equal and None not in equal else "",
         " ".join(f"{k:.2f}" for k in by_entropy) if ranks else "",
-        f"{mean(ranks):+.2f}" if ranks else "",
+        spread(ranks, "+.2f") if ranks else "",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -192,21 +210,19 @@ def _line(document: Mapping[str, Any], name: str) -> str:
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Loss over mean experts a token of each kind of rule, and k over entropy."""
     figure, (losses, entropies) = figure_of(2)
-    runs = document["runs"]
-    for kind in dict.fromkeys(run["kind"] for run in runs):
-        names = dict.fromkeys(run["variant"] for run in runs if run["kind"] == kind)
-        own = [[run for run in runs if run["variant"] == name] for name in names]
-        k = [mean(run["experts"] for run in group) for group in own]
-        bits = [[run["bits_per_byte"] for run in group] for group in own]
-        middle = [mean(group) for group in bits]
-        reach = [
-            [m - min(group) for m, group in zip(middle, bits, strict=True)],
-            [max(group) - m for m, group in zip(middle, bits, strict=True)],
-        ]
-        losses.errorbar(k, middle, yerr=reach, marker="o", capsize=3, label=kind)
-    for run in runs:
-        if run["seed"] == 0 and run["rank_correlation"] is not None:
-            entropies.plot(run["entropy_bits"], run["experts_by_entropy"], "o-", label=run["variant"])
+    found = by_variant(document)
+    for kind in dict.fromkeys(KINDS[name] for name in found):
+        own = [results for name, results in found.items() if KINDS[name] == kind]
+        k = [mean(column(results, "experts")) for results in own]
+        bits = [column(results, "bits_per_byte") for results in own]
+        middle = [mean(each) for each in bits]
+        below = [at - min(each) for at, each in zip(middle, bits, strict=True)]
+        above = [max(each) - at for at, each in zip(middle, bits, strict=True)]
+        losses.errorbar(k, middle, yerr=[below, above], marker="o", capsize=3, label=kind)
+    for name, results in found.items():
+        if KINDS[name] in ("adaptive", "top-p"):
+            first = results[0]
+            entropies.plot(first["entropy_bits"], first["experts_by_entropy"], "o-", label=name)
     losses.set(xlabel="mean experts a token", ylabel="held-out bits a byte")
     entropies.set(xlabel="entropy of the prediction, bits", ylabel="mean experts a token")
     losses.legend()

@@ -30,7 +30,9 @@ from r1trt.runtime.session import Session
 ROUNDS, STEPS = 3, 24
 
 
-def cpu_engine(module: R1AsaForCausalLM, raw: Mapping[str, Any], directory: Path, capacity: int) -> Path:
+def cpu_engine(
+    module: R1AsaForCausalLM, raw: Mapping[str, Any], directory: Path, *, capacity: int, batch: int
+) -> Path:
     """Builds a model for the CPU in FP32.
 
     Args:
@@ -38,13 +40,18 @@ def cpu_engine(module: R1AsaForCausalLM, raw: Mapping[str, Any], directory: Path
         raw: Its config.json.
         directory: Where checkpoint, export and build go; what is there is made again.
         capacity: Tokens of a sequence's cache.
+        batch: Most sequences at a time.
     """
     shutil.rmtree(directory, ignore_errors=True)
     save_checkpoint(module, directory / "checkpoint", dict(raw), dtype=torch.bfloat16)
     export = export_checkpoint(
         ExportConfig(checkpoint=directory / "checkpoint", output=directory / "export", max_seq_len=capacity)
     )
-    return build_engine(BuildConfig(model=export, arch="cpu", precision="fp32", output=directory / "engine"))
+    return build_engine(
+        BuildConfig(
+            model=export, arch="cpu", precision="fp32", output=directory / "engine", max_batch_size=batch
+        )
+    )
 
 
 def timed_engine(engine: Path, prompt: int, batches: tuple[int, ...]) -> dict[str, Any]:

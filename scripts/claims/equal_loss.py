@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -20,7 +20,17 @@ import torch
 
 from claims.engines import cpu_engine, modelled, timed_engine
 from claims.language import LanguageConfig, dense_keys, language_model, predictions, trained_model
-from claims.row import Options, Row, figure_of, save_figure, spread
+from claims.row import (
+    Options,
+    Row,
+    by_variant,
+    column,
+    effort,
+    figure_of,
+    measured_trials,
+    save_figure,
+    spread,
+)
 from claims.runs import Run
 
 NAME = "equal-loss"
@@ -29,7 +39,7 @@ ASA = "r1-asa"
 EXPERT, EXPERTS, TOP_K = 64, 8, 2
 WIDTHS = (96, 192, 384, 768)
 SCALE = 8
-TRAINING = LanguageConfig(steps=600, length=128)
+TRAINING = LanguageConfig(steps=400, length=128)
 REDUCED = replace(TRAINING, steps=2, heldout_bytes=1024, hidden_size=32, num_heads=2)
 PROMPT, BATCHES = 128, (1, 8)
 # The shape of Llama-70B, whose MLP has the proportion of the dense model of equal loss.
@@ -47,31 +57,22 @@ def asa_keys(scale: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """A model that is trained.
-
-    Attributes:
-        name: r1-asa, or dense- and the width.
-        more: Its keys of config.json.
-    """
-
-    name: str
-    more: Mapping[str, Any]
-
-
-CONTENDERS = (
-    Contender(name=ASA, more=asa_keys(1)),
-    *(Contender(name=f"dense-{width}", more=dense_keys(width, TRAINING.num_layers)) for width in WIDTHS),
-)
+def contenders(training: LanguageConfig) -> dict[str, LanguageConfig]:
+    """What is trained, by name: R1-ASA, and dense models by their width."""
+    found = {ASA: replace(training, more=asa_keys(1))}
+    for width in WIDTHS:
+        found[f"dense-{width}"] = replace(training, more=dense_keys(width, training.num_layers))
+    return found
 
 
 def measure(options: Options) -> dict[str, Any]:
     """Trains, finds the dense width of equal loss, and times and models both."""
     training = REDUCED if options.reduced else TRAINING
-    runs = _trainings(options, training)
-    width = equal_width(runs)
-    result = {"training": asdict(training), "claimed": CLAIMED, "runs": runs, "equal_width": width}
+    document = measured_trials(NAME, contenders(training), _trained, options)
+    width = equal_width(
+        {name: column(found, "bits_per_byte") for name, found in by_variant(document).items()}
+    )
+    result = {"training": asdict(training), "claimed": CLAIMED, **document, "equal_width": width}
     if width is None:
         return result
     scales = (1,) if options.reduced else (1, SCALE)
@@ -82,18 +83,6 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def _trainings(options: Options, training: LanguageConfig) -> list[dict[str, Any]]:
-    found = []
-    for seed in range(options.seeds):
-        for contender in CONTENDERS:
-            config = replace(training, more=contender.more)
-            run = Run(row=NAME, variant=contender.name, seed=seed, config=asdict(config))
-            record = options.store.record(run, partial(_trained, config, seed))
-            if record is not None:
-                found.append({"name": contender.name, "seed": seed, **record["result"]})
-    return found
-
-
 def _trained(config: LanguageConfig, seed: int) -> dict[str, Any]:
     module = trained_model(config, seed)
     bits, _ = predictions(module, config)
@@ -101,15 +90,16 @@ def _trained(config: LanguageConfig, seed: int) -> dict[str, Any]:
     return {"bits_per_byte": float(bits.mean()), "parameters": parameters}
 
 
-def equal_width(runs: Sequence[Mapping[str, Any]]) -> int | None:
+def equal_width(bits: Mapping[str, Sequence[float]]) -> int | None:
     """The dense width, a multiple of 16, with R1-ASA's mean loss; between trained ones by log width.
 
-    None where R1-ASA's loss is not between those of the narrowest and the widest.
+    Args:
+        bits: Of each seed, by name.
+
+    Returns:
+        None where R1-ASA's loss is not between those of the narrowest and the widest.
     """
-    losses = {
-        name: mean(run["bits_per_byte"] for run in runs if run["name"] == name)
-        for name in dict.fromkeys(run["name"] for run in runs)
-    }
+    losses = {name: mean(values) for name, values in bits.items()}
     widths = [width for width in WIDTHS if f"dense-{width}" in losses]
     falling = [losses[f"dense-{width}"] for width in widths]
     if ASA not in losses or not widths or not min(falling) <= losses[ASA] <= max(falling):
@@ -145,7 +135,7 @@ def _timed(config: LanguageConfig, directory: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     module = language_model(config, 0)
     parameters = sum(p.numel() for p in module.parameters())
-    engine = cpu_engine(module, config.raw, directory, config.length)
+    engine = cpu_engine(module, config.raw, directory, capacity=config.length, batch=max(BATCHES))
     return {"parameters": parameters, **timed_engine(engine, PROMPT, BATCHES)}
 
 
@@ -180,10 +170,10 @@ def page(document: Mapping[str, Any]) -> str:
         "| model | seeds | parameters | held-out bits a byte |",
         "|---|---:|---:|---|",
     ]
-    for name in dict.fromkeys(run["name"] for run in document["runs"]):
-        own = [run for run in document["runs"] if run["name"] == name]
-        bits = spread([run["bits_per_byte"] for run in own], ".4f")
-        lines.append(f"| {name} | {len(own)} | {own[0]['parameters']:,} | {bits} |")
+    for name, found in by_variant(document).items():
+        bits = spread(column(found, "bits_per_byte"), ".4f")
+        lines.append(f"| {name} | {len(found)} | {found[0]['parameters']:,} | {bits} |")
+    lines += ["", effort(document)]
     if width is None:
         return "\n".join([*lines, "", "R1-ASA's loss is not between those of the dense models."])
     return "\n".join([*lines, "", f"Equal loss: a dense width of {width}.", "", *_speed_lines(document)])
@@ -227,24 +217,19 @@ def _speed_lines(document: Mapping[str, Any]) -> list[str]:
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Loss over parameters, dense models as a line and R1-ASA as a point of each seed."""
     figure, (axis,) = figure_of(1)
-    runs = document["runs"]
-    for seed in sorted({run["seed"] for run in runs}):
-        dense = [run for run in runs if run["seed"] == seed and run["name"] != ASA]
-        axis.plot(
-            [run["parameters"] for run in dense],
-            [run["bits_per_byte"] for run in dense],
-            "o-",
-            color="tab:blue",
-            label="dense" if seed == 0 else None,
-        )
-    asa = [run for run in runs if run["name"] == ASA]
-    axis.plot(
-        [run["parameters"] for run in asa], [run["bits_per_byte"] for run in asa], "s", color="tab:red",
-        label="R1-ASA",
-    )  # fmt: skip
+    found = by_variant(document)
+    dense = [results for name, results in found.items() if name != ASA]
+    for seed in range(max(map(len, dense), default=0)):
+        own = [results[seed] for results in dense if seed < len(results)]
+        _plot(axis, own, "o-", color="tab:blue", label="dense, a line a seed" if seed == 0 else None)
+    _plot(axis, found.get(ASA, []), "s", color="tab:red", label="R1-ASA")
     axis.set(xlabel="parameters, all of which lie in memory", ylabel="held-out bits a byte", xscale="log")
     axis.legend()
     save_figure(figure, path)
+
+
+def _plot(axis: Any, results: Sequence[Mapping[str, Any]], form: str, **how: Any) -> None:
+    axis.plot(column(results, "parameters"), column(results, "bits_per_byte"), form, **how)
 
 
 ROW = Row(name=NAME, measure=measure, page=page, draw=draw)

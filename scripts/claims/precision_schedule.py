@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from claims.row import Options, Row, figure_of, save_figure
+from claims.row import REPOSITORY, Options, Row, figure_of, save_figure
 from r1trt.data_types import DATA_TYPES
 from r1trt.estimate.gpus import DEVICES, Device
 from r1trt.estimate.planned import PlannedModel, planned_model
@@ -23,7 +23,6 @@ from r1trt.ops.cost import CallSize
 from r1trt.ops.registry import layer_operator_of
 from r1trt.precision.checks import layer_nodes
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CLAIMED = (65.0, 132.0)
 _CONVERSION_BYTES = DATA_TYPES["bf16"].bytes + DATA_TYPES["fp8_e4m3"].bytes
 
