@@ -19,7 +19,8 @@ class Budget:
     Attributes:
         share: Of full attention's query-key products at the longest length, the block branch included; 1 for
             no budget.
-        begin: At which part of the schedule the allowed share begins to fall from 1.
+        begin: At which part of the schedule the allowed share begins to fall from 1; below 0 for gates that
+            are decided from the first step on.
         end: From which part on it is `share`, and the gates are 0 or 1.
         strength: Weight of the excess in the loss.
     """
@@ -40,7 +41,8 @@ class Budget:
         """Sets how the gates behave in the next step: with noise as they learn to decide, then decided."""
         for attention in attentions_of(module):
             attention.decided = self.share < 1 and done >= self.end
-            attention.noise = 1.0 if self.share < 1 and self.begin <= done < (1 + self.end) / 2 else 0.0
+            learning = self.share < 1 and 0 <= self.begin <= done < (1 + self.end) / 2
+            attention.noise = float(learning)
 
 
 def allowed_opening(share: float, length: int, hla: HlaConfig) -> float:

@@ -33,6 +33,7 @@ from claims.row import (
 from claims.text_loss import bits_by_position, loss_of, random_windows
 from r1trt.config import GqaConfig, InterBlock, ModelConfig
 from r1trt.model import R1AsaForCausalLM, load_checkpoint
+from r1trt.model.attention import LambdaGate
 
 CHECKPOINT = REPOSITORY / "tests" / "data" / "r1_asa_bytes"
 NO_BUDGET = Budget()
@@ -67,7 +68,7 @@ class Trial:
 
 
 def _budgeted(share: float, inter_block: InterBlock) -> Trial:
-    budget = Budget(share=share, begin=0.0, end=0.5, strength=5.0)
+    budget = Budget(share=share, begin=-0.5, end=0.0, strength=5.0)  # from the first step on
     return Trial(pattern=Pattern(kind="hla"), inter_block=inter_block, budget=budget)
 
 
@@ -119,6 +120,8 @@ def _train(module: R1AsaForCausalLM, trial: Trial, generator: torch.Generator) -
     allowed = allowed_opening(trial.budget.share, trial.length, attentions_of(module)[0].hla)
     for attention in attentions_of(module):
         attention.gate_alone = trial.gate_alone
+    if trial.budget.share < 1 and trial.steps:
+        _close(module, trial, generator)
     optimizer, losses = optimizer_of(module), []
     for step in range(trial.steps):
         done = step / trial.steps
@@ -129,6 +132,23 @@ def _train(module: R1AsaForCausalLM, trial: Trial, generator: torch.Generator) -
         losses.append(round(float(loss.detach()), 4))
     trial.budget.prepare(module, 1.0)
     return losses[::5]
+
+
+@torch.no_grad()
+def _close(module: R1AsaForCausalLM, trial: Trial, generator: torch.Generator) -> None:
+    """Lowers all gates by one number, so that those open are within the budget on text of the training."""
+    ids = random_windows(code_text()[0], trial.rows, trial.length, generator)[:, :-1]
+    biases = [gate.bias for gate in module.modules() if isinstance(gate, LambdaGate)]
+    before = [bias.clone() for bias in biases]
+    trial.budget.prepare(module.eval(), 1.0)
+    low, high = 0.0, 30.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        for bias, value in zip(biases, before, strict=True):
+            bias.copy_(value - middle)
+        module(ids)
+        low, high = (middle, high) if share_of(module) > trial.budget.share else (low, middle)
+    module.train()
 
 
 def measure(options: Options) -> dict[str, Any]:
