@@ -72,15 +72,28 @@ def measure(options: Options) -> dict[str, Any]:
     width = equal_width(
         {name: column(found, "bits_per_byte") for name, found in by_variant(document).items()}
     )
+    by_seed = [equal_width(found) for found in _bits_by_seed(document)]
     result = {"training": asdict(training), "claimed": CLAIMED, **document, "equal_width": width}
+    result |= {"equal_width_by_seed": by_seed}
     if width is None:
         return result
     scales = (1,) if options.reduced else (1, SCALE)
     return {
         **result,
         "engines": [row for scale in scales for row in _engines(options, training, width, scale)],
-        "h100": _modelled(width),
+        "h100": [
+            row for each in sorted({width, *filter(None, by_seed), WIDTHS[-1]}) for row in _modelled(each)
+        ],
     }
+
+
+def _bits_by_seed(document: Mapping[str, Any]) -> list[dict[str, list[float]]]:
+    """Bits a byte of each model by its name, a seed at a time."""
+    runs = document["runs"]
+    return [
+        {run["variant"]: [run["result"]["bits_per_byte"]] for run in runs if run["seed"] == seed}
+        for seed in sorted({run["seed"] for run in runs})
+    ]
 
 
 def _trained(config: LanguageConfig, seed: int) -> dict[str, Any]:
@@ -152,6 +165,7 @@ def _modelled(width: int) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
+            "equal_width": width,
             **modelled({**TRAINING.raw, **more, **sizes}, "h100", LARGE_PROMPT, LARGE_CONTEXT, LARGE_BATCHES),
         }
         for name, more in shapes.items()
@@ -176,7 +190,12 @@ def page(document: Mapping[str, Any]) -> str:
     lines += ["", effort(document)]
     if width is None:
         return "\n".join([*lines, "", "R1-ASA's loss is not between those of the dense models."])
-    return "\n".join([*lines, "", f"Equal loss: a dense width of {width}.", "", *_speed_lines(document)])
+    seeds = ", ".join(
+        "not between the trained ones" if found is None else str(found)
+        for found in document["equal_width_by_seed"]
+    )
+    equal = f"Equal loss: a dense width of {width} by the means of the seeds; by seed: {seeds}."
+    return "\n".join([*lines, "", equal, "", *_speed_lines(document)])
 
 
 def _speed_lines(document: Mapping[str, Any]) -> list[str]:
@@ -197,19 +216,20 @@ def _speed_lines(document: Mapping[str, Any]) -> list[str]:
         lines.append(f"| x {row['scale']} | {row['name']} | {' | '.join([*speeds, *sizes])} |")
     lines += [
         "",
-        f"Modelled in BF16 on one H100 as if it held them: Llama-70B's shape, and experts in the same "
-        f"proportion to its MLP; {LARGE_CONTEXT} tokens of prompt, or of cache.",
+        "Modelled in BF16 on one H100 as if it held them: Llama-70B's shape, and R1-ASA whose experts have "
+        "the proportion to its MLP that they have to a dense width of equal",
+        f"loss; {LARGE_CONTEXT} tokens of prompt, or of cache.",
         "",
-        f"| model | prefill, tokens/s | decode, tokens/s, batch {', '.join(map(str, LARGE_BATCHES))} | "
-        f"weights, GB | with the cache of {LARGE_BATCHES[-1]} |",
+        "| model, width of equal loss | prefill, tokens/s | decode, tokens/s, "
+        f"batch {', '.join(map(str, LARGE_BATCHES))} | weights, GB | with the cache of {LARGE_BATCHES[-1]} |",
         "|---|---:|---:|---:|---:|",
     ]
     for row in document["h100"]:
         decode = ", ".join(f"{speed:,.0f}" for speed in row["decode"].values())
         most = row["memory_bytes"][str(LARGE_BATCHES[-1])]
         lines.append(
-            f"| {row['name']} | {row['prefill']:,.0f} | {decode} | {row['weight_bytes'] / 1e9:.0f} | "
-            f"{most / 1e9:.0f} |"
+            f"| {row['name']}, {row['equal_width']} | {row['prefill']:,.0f} | {decode} | "
+            f"{row['weight_bytes'] / 1e9:.0f} | {most / 1e9:.0f} |"
         )
     return lines
 
