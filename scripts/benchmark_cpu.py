@@ -102,14 +102,16 @@ def _parser() -> argparse.ArgumentParser:
 def _contenders(options: argparse.Namespace) -> Iterator[Contender]:
     rows = max(options.batches)
     capacity = _capacity(options)
-    found = [*our_contenders(options.checkpoint, options.work_dir, rows=rows, capacity=capacity)]
+
+    def wanted(name: str) -> bool:
+        return not options.only or any(part in name for part in options.only)
+
+    places = (options.checkpoint, options.work_dir, wanted)
+    yield from our_contenders(*places, rows=rows, capacity=capacity)
     if options.llama is not None:
-        found += llama_contenders(options.llama, options.checkpoint, options.work_dir)
+        yield from llama_contenders(options.llama, *places)
     if options.genai_python is not None:
-        found += genai_contenders(options.genai_python, options.checkpoint, options.work_dir)
-    for contender in found:
-        if not options.only or any(part in contender.name for part in options.only):
-            yield contender
+        yield from genai_contenders(options.genai_python, *places)
 
 
 def _capacity(options: argparse.Namespace) -> int:
