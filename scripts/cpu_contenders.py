@@ -21,6 +21,7 @@ SCRIPTS = Path(__file__).parent
 PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "int8", "int4")
 LLAMA_KINDS = {"F32": 32, "Q8_0": 8, "Q4_0": 4, "Q4_K_M": 4}
 GENAI_KINDS = {"fp32": 32, "int4": 4}
+VLLM_KINDS = {"float32": 32, "bfloat16": 16}
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 Wanted = Callable[[str], bool]
 """Whether a contender of that name takes part; what does not is not made either."""
@@ -100,7 +101,7 @@ def worker(contender: Contender, work: Path, *, threads: int, rows: int, capacit
 
 
 def our_contenders(
-    checkpoint: Path, work: Path, wanted: Wanted, *, rows: int, capacity: int
+    checkpoint: Path, work: Path, wanted: Wanted, *, rows: int, capacity: int, compensate: bool | None = None
 ) -> Iterator[Contender]:
     """Exports and builds what is not there yet."""
     export = work / "export"
@@ -116,7 +117,14 @@ def our_contenders(
                 )
                 export_checkpoint(config)
             build_engine(
-                BuildConfig(model=export, arch="cpu", precision=precision, max_batch_size=rows, output=engine)
+                BuildConfig(
+                    model=export,
+                    arch="cpu",
+                    precision=precision,
+                    max_batch_size=rows,
+                    output=engine,
+                    compensate=compensate,
+                )
             )
         command = (sys.executable, str(SCRIPTS / "r1trt_worker.py"), str(engine))
         size = _bytes(engine, "*.safetensors", "*.onnx")
@@ -146,6 +154,16 @@ def genai_contenders(python: Path, checkpoint: Path, work: Path, wanted: Wanted)
         command = (str(python), str(SCRIPTS / "genai_worker.py"), str(folder))
         size = _bytes(folder, "*.onnx", "*.data")
         yield Contender(name=name, ours=False, bits=bits, command=command, bytes=size, reason=reason)
+
+
+def vllm_contenders(python: Path, checkpoint: Path, wanted: Wanted) -> Iterator[Contender]:
+    """The CPU platform of vLLM, which reads the checkpoint itself."""
+    size = _bytes(checkpoint, "*.safetensors")
+    for kind, bits in VLLM_KINDS.items():
+        name = f"vLLM {kind}"
+        command = (str(python), str(SCRIPTS / "vllm_worker.py"), str(checkpoint), kind)
+        if wanted(name):
+            yield Contender(name=name, ours=False, bits=bits, command=command, bytes=size)
 
 
 def _run_builder(python: Path, checkpoint: Path, folder: Path, kind: str) -> str:
