@@ -125,7 +125,7 @@ def threads_option(command: Command) -> Command:
 
 
 def reuse_options(command: Command) -> Command:
-    """Adds `--no-prefix-reuse`, `--reuse-answers`, `--pin-prompt`; as `reuse`, fields of `GenerationLimits`."""
+    """Adds `--no-prefix-reuse`, `--reuse-answers`, `--pin-prompt`: `reuse`, `GenerationLimits` fields."""
 
     @functools.wraps(command)
     def gathered(

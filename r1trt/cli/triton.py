@@ -60,7 +60,7 @@ COUNT = click.IntRange(min=1)
     "--rows", type=COUNT, metavar="N", help="Requests that run at a time; default: the engine's batch size."
 )
 @click.option(
-    "--chunk-tokens", type=COUNT, metavar="N", help="Prompt tokens of one call; default: 64 on a CPU."
+    "--chunk-tokens", type=COUNT, metavar="N", help="Prompt tokens of one call; default: measured on a CPU."
 )
 @click.option(
     "--token-budget",

@@ -8,8 +8,6 @@ from r1trt.artifacts.build import BuildManifest
 from r1trt.errors import ConfigError, UsageError
 from r1trt.serving.config import SchedulerConfig, ServingConfig
 
-_CPU_CHUNK_TOKENS = 64
-
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationLimits:
@@ -17,7 +15,8 @@ class GenerationLimits:
 
     Attributes:
         rows: Requests that run at a time; None takes the engine's batch size.
-        chunk_tokens: Prompt tokens of one call; None takes 64 on a CPU, and what the engine accepts on a GPU.
+        chunk_tokens: Prompt tokens of one call; None has a server measure on a CPU, and takes what the engine
+            accepts on a GPU.
         token_budget: Tokens of all running requests together, asked-for ones included; None allows what the
             cache holds.
         max_queue: Requests that wait, at most.
@@ -69,12 +68,14 @@ class GenerationLimits:
                 expected="2 or more",
                 fix="build with a larger --max-batch-size, or serve more --rows",
             )
-        chunk = _CPU_CHUNK_TOKENS if manifest.backend == "onnxruntime" else manifest.max_input_len
+        chunk = self.chunk_tokens
+        if chunk is not None or manifest.backend != "onnxruntime":
+            chunk = min(chunk or manifest.max_input_len, manifest.max_input_len)
         return ServingConfig(
             rows=rows,
             threads=self.threads,
             scheduler=SchedulerConfig(
-                chunk_tokens=min(self.chunk_tokens or chunk, manifest.max_input_len),
+                chunk_tokens=chunk,
                 token_budget=self.token_budget,
                 max_queue=self.max_queue,
                 prefix_reuse=self.prefix_reuse,

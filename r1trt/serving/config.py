@@ -15,7 +15,7 @@ class SchedulerConfig:
 
     Attributes:
         chunk_tokens: Prompt tokens of one call, at most. Larger pieces read prompts faster, and hold up the
-            running requests for longer.
+            running requests for longer; None measures the session, and lets prompts share larger calls.
         token_budget: A request is admitted when the prompt and the tokens asked for, of it and of all
             running requests, sum to at most this; None allows what the cache holds.
         max_queue: Requests that wait for a row, at most; further ones are refused.
@@ -25,7 +25,7 @@ class SchedulerConfig:
             prompt's, so texts may then differ from those without reuse.
     """
 
-    chunk_tokens: int = 64
+    chunk_tokens: int | None = None
     token_budget: int | None = None
     max_queue: int = 256
     prefix_reuse: bool = True

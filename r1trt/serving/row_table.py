@@ -9,6 +9,7 @@ import numpy as np
 
 from r1trt.runtime.session import Int64Array
 from r1trt.serving.active_request import ActiveRequest
+from r1trt.serving.call_sizes import CallSizes
 from r1trt.serving.held_rows import HeldRows, common_beginning
 
 
@@ -123,20 +124,22 @@ class RowTable:
         gaps = [row for row in inside if self._requests[row] is None]
         return [self._swap(row, gap) for row, gap in zip(outside, gaps, strict=True)]
 
-    def reading_group(self, first: ActiveRequest, chunk: int, capacity: int) -> list[ActiveRequest]:
-        """The request whose turn it is and those in the next rows whose short prompts fit in its call.
+    def reading_group(self, first: ActiveRequest, sizes: CallSizes, capacity: int) -> list[ActiveRequest]:
+        """The request whose turn it is and those in the next rows whose prompts fit in its call.
 
-        The rows of a call are padded to the longest, so a neighbour joins only where at least half of its row
-        is real, and only with the rest of its prompt: where prompts are cut does not depend on neighbours.
+        The rows of a call are padded to the longest, so they share one only where at least half of each is
+        real. Each is read as far as it would be alone: where prompts are cut does not depend on neighbours.
         """
-        S = first.piece(chunk)
-        group = [first]
-        for active in self._requests[first.row + 1 : first.row + chunk // S]:
-            if active is None or active.is_decoding or not S <= 2 * active.unread <= 2 * S:
-                break
-            if active.past + S > capacity:
+        group, pieces = [first], [first.piece(sizes.piece)]
+        for active in self._requests[first.row + 1 :]:
+            if active is None or not active.unread:
                 break
             group.append(active)
+            pieces.append(active.piece(sizes.piece))
+            S = max(pieces)
+            is_full = len(group) * S > sizes.call or max(member.past for member in group) + S > capacity
+            if is_full or 2 * min(pieces) < S:
+                return group[:-1]
         return group
 
     def _longest_beginning(self, active: ActiveRequest) -> tuple[int, int]:

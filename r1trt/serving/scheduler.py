@@ -20,6 +20,7 @@ from r1trt.errors import ConfigError, R1TrtError
 from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_logits
 from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
+from r1trt.serving.call_sizes import CallSizes, measured_call_sizes
 from r1trt.serving.config import SchedulerConfig
 from r1trt.serving.fields import QUEUE_FULL, TOO_LONG
 from r1trt.serving.pinned import read_pinned
@@ -68,11 +69,11 @@ class Scheduler:
         self._capacity = capacity
         rows = session.rows - bool(pinned)
         self._budget = config.token_budget or rows * capacity
-        self._chunk = min(config.chunk_tokens, session.limits.max_input_len or config.chunk_tokens)
+        self._sizes = _call_sizes(session, config)
         self._arrived: deque[ActiveRequest] = deque()
         self._waiting: deque[ActiveRequest] = deque()
         if pinned:
-            read_pinned(session, pinned, self._chunk)
+            read_pinned(session, pinned, self._sizes.piece)
         self._table = RowTable(rows, pinned=pinned, reuse=config.prefix_reuse, answers=config.reuse_answers)
         self._decode_next = False
 
@@ -102,7 +103,7 @@ class Scheduler:
             self._session.swap(swap.row, swap.other, swap.tokens)
         reading, decoding = self._table.reading(), self._table.decoding()
         if reading and not (decoding and self._decode_next):
-            self._read(self._table.reading_group(reading[0], self._chunk, self._capacity))
+            self._read(self._table.reading_group(reading[0], self._sizes, self._capacity))
             self._decode_next = True
         elif decoding:
             self._decode(decoding)
@@ -163,7 +164,7 @@ class Scheduler:
             self._fail(active, CancelledError("The request was cancelled."))
 
     def _read(self, group: Sequence[ActiveRequest]) -> None:
-        seq_len_B = np.array([active.piece(self._chunk) for active in group], np.int64)
+        seq_len_B = np.array([active.piece(self._sizes.piece) for active in group], np.int64)
         input_ids_BS = np.zeros((len(group), int(seq_len_B.max())), np.int64)
         past_len_B = np.array([active.past for active in group], np.int64)
         for row, active in enumerate(group):
@@ -272,3 +273,10 @@ class Scheduler:
         self._metrics.set(m.RUNNING, len(running))
         tokens = sum(active.past for active in running)
         self._metrics.set(m.CACHE_USE, tokens / (self._session.rows * self._capacity))
+
+
+def _call_sizes(session: Session, config: SchedulerConfig) -> CallSizes:
+    if config.chunk_tokens is None:
+        return measured_call_sizes(session)
+    tokens = min(config.chunk_tokens, session.limits.max_input_len or config.chunk_tokens)
+    return CallSizes(piece=tokens, call=tokens)

@@ -204,7 +204,11 @@ class Bench:
         self.session = RecordingSession(session)
         self.metrics = RecordedMetrics()
         self.scheduler = Scheduler(
-            self.session, tokenizer, SchedulerConfig(**config), self.metrics, pinned=pinned
+            self.session,
+            tokenizer,
+            SchedulerConfig(**{"chunk_tokens": 64, **config}),
+            self.metrics,
+            pinned=pinned,
         )
 
     def submit(self, *requests: GenerationRequest) -> list[Answer]:
