@@ -46,9 +46,13 @@ async def send_chat(address: tuple[str, int], asked: Mapping[str, Any], started:
     """Asks for a chat completion as a stream, on a connection of its own, and reads it to the end."""
     outcome = Outcome(sent_at=time.perf_counter() - started)
     body = json.dumps({**asked, "stream": True, "stream_options": {"include_usage": True}})
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    fields = f"Host: x\r\nConnection: close\r\nContent-Length: {len(body)}"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\n{fields}\r\n\r\n"
     reader, writer = await asyncio.open_connection(*address)
     writer.write(f"{head}{body}".encode())
+    if b" 200 " not in (status := await reader.readline()):
+        _, _, content = (await reader.read()).partition(b"\r\n\r\n")
+        outcome.error = f"{status.decode().strip()}: {content.decode()}"
     async for line in reader:
         if not line.startswith(b"data: {"):
             if line.startswith(b"data: [DONE]"):

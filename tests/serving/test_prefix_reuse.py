@@ -231,6 +231,23 @@ def test_the_row_that_was_freed_first_is_given_up(session: Session, tokenizer: T
     assert [answer.cached_tokens for answer in answers] == [12, 12, 12, 12, 0]
 
 
+def test_what_a_row_holds_goes_where_the_row_goes(session: Session, tokenizer: TextTokenizer) -> None:
+    bench = Bench(session, tokenizer)
+    prompts = [random_ids(12, seed) for seed in range(3)]
+    first, short, last = bench.submit(
+        *(asking(ids, new) for ids, new in zip(prompts, (40, 2, 40), strict=True))
+    )
+    while not bench.session.swaps:
+        bench.scheduler.step()
+    assert short.is_final and bench.session.swaps == [(2, 1, 13)], "the last row took the place of the second"
+    again = asking([*prompts[1], 5, 6])
+    (answer,) = bench.run(again)
+    without = Bench(session, tokenizer, prefix_reuse=False)
+    assert answer.cached_tokens == 12
+    for sent, found in ((again, answer), (asking(prompts[0], 40), first), (asking(prompts[2], 40), last)):
+        assert_same(found, without.run(sent)[0], sent)
+
+
 def test_a_cancelled_request_leaves_what_was_read(session: Session, tokenizer: TextTokenizer) -> None:
     bench = Bench(session, tokenizer, chunk_tokens=8)
     prompt = random_ids(40, 1)
