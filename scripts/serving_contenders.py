@@ -71,7 +71,7 @@ def our_server(engine: Path, port: int, threads: int) -> Iterator[Contender]:
         http_port=port,
         grpc_port=port + 1,
         metrics_port=port + 2,
-        limits=GenerationLimits(threads=threads),
+        limits=GenerationLimits(threads=threads, prefix_reuse=False),
     )
     with served_model(config) as model:
 

@@ -125,6 +125,11 @@ class ServedModelDirectory:
         return self.version / "python"
 
     @property
+    def pinned_prompt(self) -> Path:
+        """Text of the system prompt that stays in the cache; the file is there where one does."""
+        return self.version / "pinned_prompt.txt"
+
+    @property
     def engine(self) -> Path:
         """A directory like a build's, or a link to one."""
         return self.version / "engine"

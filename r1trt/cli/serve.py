@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from r1trt.cli.options import FILE, engine_argument, json_option, threads_option
+from r1trt.cli.options import FILE, engine_argument, json_option, reuse_options, threads_option
 from r1trt.cli.output import print_result, progress_reporter
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ PORT = click.IntRange(min=1, max=65535)
     help="Requests that run at a time; default: the engine's --max-batch-size.",
 )
 @threads_option
+@reuse_options
 @json_option
 def serve(
     engine: Path,
@@ -64,6 +65,7 @@ def serve(
     model_name: str | None,
     rows: int | None,
     threads: int | None,
+    reuse: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Start a Triton server with ENGINE, a build directory for a CPU, until Ctrl-C.
@@ -78,6 +80,7 @@ def serve(
     from r1trt.package.limits import GenerationLimits
     from r1trt.triton_server.serve import ServeConfig, served_model
 
+    limits = GenerationLimits(rows=rows, threads=threads, **reuse)
     config = ServeConfig(
         engine=engine,
         model_name=model_name,
@@ -87,7 +90,7 @@ def serve(
         openai_port=openai_port,
         openai_host=openai_host,
         api_keys=() if api_key_file is None else keys_from_file(api_key_file),
-        limits=GenerationLimits(rows=rows, threads=threads) if rows or threads else None,
+        limits=None if limits == GenerationLimits() else limits,
     )
     with ExitStack() as stack:
         with progress_reporter() as progress:

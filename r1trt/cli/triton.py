@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from r1trt.cli.options import DIRECTORY, FILE, UnicodePath, json_option, trust_plugins_option
+from r1trt.cli.options import (
+    DIRECTORY,
+    FILE,
+    UnicodePath,
+    json_option,
+    reuse_options,
+    trust_plugins_option,
+)
 from r1trt.cli.output import print_result
 
 EPILOG = """
@@ -52,7 +60,7 @@ COUNT = click.IntRange(min=1)
     "--rows", type=COUNT, metavar="N", help="Requests that run at a time; default: the engine's batch size."
 )
 @click.option(
-    "--chunk-tokens", type=COUNT, metavar="N", help="Prompt tokens of one call; default: 64 on a CPU."
+    "--chunk-tokens", type=COUNT, metavar="N", help="Prompt tokens of one call; default: measured on a CPU."
 )
 @click.option(
     "--token-budget",
@@ -63,6 +71,7 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--max-queue", type=COUNT, default=256, show_default=True, metavar="N", help="Requests that may wait."
 )
+@reuse_options
 @json_option
 def triton(
     engine: tuple[Path, ...],
@@ -75,6 +84,7 @@ def triton(
     chunk_tokens: int | None,
     token_budget: int | None,
     max_queue: int,
+    reuse: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Write a Triton model repository for ENGINE, a build directory.
@@ -86,7 +96,11 @@ def triton(
     from r1trt.package.repository import TritonConfig, repository_from_engine
 
     limits = GenerationLimits(
-        rows=rows, chunk_tokens=chunk_tokens, token_budget=token_budget, max_queue=max_queue
+        rows=rows,
+        chunk_tokens=chunk_tokens,
+        token_budget=token_budget,
+        max_queue=max_queue,
+        **reuse,
     )
     config = TritonConfig(
         engines=engine,

@@ -46,6 +46,7 @@ class Piece:
         thinking: New text of the thinking, where that was asked for.
         logprobs: How likely the new tokens were, where that was asked for, as OpenAI has it.
         input_tokens: Tokens of the prompt.
+        cached_tokens: Those of them that stood in the cache; the first response has them.
         output_tokens: New tokens.
         thinking_tokens: Tokens that went into thinking, and are not counted yet.
         finish_reason: Why it is the last response; empty before.
@@ -55,6 +56,7 @@ class Piece:
     thinking: str = ""
     logprobs: Sequence[dict[str, Any]] = field(default=())
     input_tokens: int
+    cached_tokens: int = 0
     output_tokens: int
     thinking_tokens: int = 0
     finish_reason: str
@@ -143,6 +145,7 @@ def _piece(response: Any) -> Piece:
         thinking=_text(outputs["thinking_output"]) if "thinking_output" in outputs else "",
         logprobs=() if logprobs is None else json.loads(_text(logprobs)),
         input_tokens=_count(outputs["num_input_tokens"]),
+        cached_tokens=_count(outputs["num_cached_tokens"]) if "num_cached_tokens" in outputs else 0,
         output_tokens=_count(outputs["num_output_tokens"]),
         thinking_tokens=_count(outputs["num_thinking_tokens"]) if "num_thinking_tokens" in outputs else 0,
         finish_reason=_text(outputs["finish_reason"]),

@@ -156,6 +156,11 @@ class OnnxRuntimeSession:
         for cache in self._caches.values():
             cache[target, :, :tokens] = cache[source, :, :tokens]
 
+    def swap(self, row: int, other: int, tokens: int) -> None:
+        """Exchanges the first `tokens` tokens of two rows."""
+        for cache in self._caches.values():
+            cache[[row, other], :, :tokens] = cache[[other, row], :, :tokens]
+
     def clear(self, row: int) -> None:
         """Sets one row of every cache to zero."""
         for cache in self._caches.values():

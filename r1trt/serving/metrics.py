@@ -38,6 +38,11 @@ REFUSED = Metric(
     description="Requests refused as invalid or for a full queue.",
 )
 PROMPT_TOKENS = Metric(name="r1trt_prompt_tokens", kind="counter", description="Prompt tokens read.")
+REUSED_TOKENS = Metric(
+    name="r1trt_prompt_tokens_reused",
+    kind="counter",
+    description="Prompt tokens that stood in the cache and were not read.",
+)
 NEW_TOKENS = Metric(name="r1trt_generated_tokens", kind="counter", description="Tokens generated.")
 PREFILL_STEPS = Metric(name="r1trt_prefill_steps", kind="counter", description="Calls that read prompts.")
 DECODE_STEPS = Metric(
@@ -65,8 +70,8 @@ TOKEN_SECONDS = Metric(
 )
 
 ALL_METRICS = (
-    FINISHED, FAILED, CANCELLED, REFUSED, PROMPT_TOKENS, NEW_TOKENS, PREFILL_STEPS, DECODE_STEPS,
-    WAITING, RUNNING, CACHE_USE, QUEUE_SECONDS, FIRST_TOKEN_SECONDS, TOKEN_SECONDS,
+    FINISHED, FAILED, CANCELLED, REFUSED, PROMPT_TOKENS, REUSED_TOKENS, NEW_TOKENS, PREFILL_STEPS,
+    DECODE_STEPS, WAITING, RUNNING, CACHE_USE, QUEUE_SECONDS, FIRST_TOKEN_SECONDS, TOKEN_SECONDS,
 )  # fmt: skip
 
 

@@ -96,6 +96,7 @@ class RequestEvent:
         text: New text, whole characters; may be empty.
         thinking: New text of the thinking, where that is given out beside the answer.
         new_tokens: Tokens since the message before.
+        cached_tokens: Tokens of the prompt that were not read anew; the first message has them.
         thinking_tokens: Tokens that are known by now to have gone into thinking, and were not before.
         logprobs: How likely tokens were, in order, where that was asked for.
         finish_reason: "eos", "stop" (a stop text), "length" (max_new_tokens); None while it goes on.
@@ -105,6 +106,7 @@ class RequestEvent:
     text: str = ""
     thinking: str = ""
     new_tokens: int = 0
+    cached_tokens: int = 0
     thinking_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
@@ -122,6 +124,7 @@ class RequestEvent:
             text="".join(event.text for event in events),
             thinking="".join(event.thinking for event in events),
             new_tokens=sum(event.new_tokens for event in events),
+            cached_tokens=sum(event.cached_tokens for event in events),
             thinking_tokens=sum(event.thinking_tokens for event in events),
             logprobs=tuple(token for event in events for token in event.logprobs),
             finish_reason=events[-1].finish_reason,

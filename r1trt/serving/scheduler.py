@@ -20,8 +20,10 @@ from r1trt.errors import ConfigError, R1TrtError
 from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_logits
 from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
+from r1trt.serving.call_sizes import CallSizes, measured_call_sizes
 from r1trt.serving.config import SchedulerConfig
 from r1trt.serving.fields import QUEUE_FULL, TOO_LONG
+from r1trt.serving.pinned import read_pinned
 from r1trt.serving.request import (
     CancelledError,
     Client,
@@ -42,6 +44,11 @@ class Scheduler:
         tokenizer: Its tokenizer.
         config: Limits.
         metrics: Where measurements go.
+        pinned: Tokens that prompts begin with. They are read now, into a row of their own, and kept there.
+
+    Raises:
+        ConfigError: The model has no KV cache, or no room for the pinned tokens.
+        SessionError: Reading them failed.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class Scheduler:
         tokenizer: TextTokenizer,
         config: SchedulerConfig,
         metrics: m.MetricSink,
+        pinned: Sequence[int] = (),
     ) -> None:
         capacity = session.limits.capacity
         if capacity is None:
@@ -59,11 +67,14 @@ class Scheduler:
         self._config = config
         self._metrics = metrics
         self._capacity = capacity
-        self._budget = config.token_budget or session.rows * capacity
-        self._chunk = min(config.chunk_tokens, session.limits.max_input_len or config.chunk_tokens)
+        rows = session.rows - bool(pinned)
+        self._budget = config.token_budget or rows * capacity
+        self._sizes = _call_sizes(session, config)
         self._arrived: deque[ActiveRequest] = deque()
         self._waiting: deque[ActiveRequest] = deque()
-        self._table = RowTable(session.rows, capacity)
+        if pinned:
+            read_pinned(session, pinned, self._sizes.piece)
+        self._table = RowTable(rows, pinned=pinned, reuse=config.prefix_reuse, answers=config.reuse_answers)
         self._decode_next = False
 
     def submit(self, request: GenerationRequest, client: Client) -> None:
@@ -88,9 +99,11 @@ class Scheduler:
             self._waiting.append(self._arrived.popleft())
         self._drop_cancelled()
         self._admit()
+        for swap in self._table.gather():
+            self._session.swap(swap.row, swap.other, swap.tokens)
         reading, decoding = self._table.reading(), self._table.decoding()
         if reading and not (decoding and self._decode_next):
-            self._read(self._table.reading_group(reading[0], self._chunk))
+            self._read(self._table.reading_group(reading[0], self._sizes, self._capacity))
             self._decode_next = True
         elif decoding:
             self._decode(decoding)
@@ -134,11 +147,12 @@ class Scheduler:
             if self._table.is_full or held + self._waiting[0].request.budget > self._budget:
                 return
             active = self._waiting.popleft()
-            self._table.put(active)
+            source = self._table.put(active)
+            if source != active.row:
+                self._session.move(source, active.row, active.past)
+            self._metrics.add(m.REUSED_TOKENS, active.reused)
             active.started_at = time.perf_counter()
             self._metrics.observe(m.QUEUE_SECONDS, active.started_at - active.submitted_at)
-        if move := self._table.close_gap():
-            self._session.move(*move)
 
     def _drop_cancelled(self) -> None:
         for active in self._table.requests():
@@ -150,9 +164,8 @@ class Scheduler:
             self._fail(active, CancelledError("The request was cancelled."))
 
     def _read(self, group: Sequence[ActiveRequest]) -> None:
-        S = min(self._chunk, max(active.unread for active in group))
-        input_ids_BS = np.zeros((len(group), S), np.int64)
-        seq_len_B = np.array([min(S, active.unread) for active in group], np.int64)
+        seq_len_B = np.array([active.piece(self._sizes.piece) for active in group], np.int64)
+        input_ids_BS = np.zeros((len(group), int(seq_len_B.max())), np.int64)
         past_len_B = np.array([active.past for active in group], np.int64)
         for row, active in enumerate(group):
             piece = active.request.prompt_ids[active.past : active.past + int(seq_len_B[row])]
@@ -241,7 +254,8 @@ class Scheduler:
         self._fail(active, error)
 
     def _fail(self, active: ActiveRequest, error: R1TrtError) -> None:
-        self._table.remove(active)
+        # What a failed call has written is not known; a cancelled request ends between two calls.
+        self._table.remove(active, is_sound=isinstance(error, CancelledError))
         self._metrics.add(m.CANCELLED if isinstance(error, CancelledError) else m.FAILED)
         self._send(active, RequestEvent(error=error))
 
@@ -255,7 +269,14 @@ class Scheduler:
 
     def _set_gauges(self) -> None:
         self._metrics.set(m.WAITING, len(self._waiting) + len(self._arrived))
-        self._metrics.set(m.RUNNING, len(self._table.requests()))
-        self._metrics.set(
-            m.CACHE_USE, float(self._table.past().sum()) / (self._session.rows * self._capacity)
-        )
+        running = self._table.requests()
+        self._metrics.set(m.RUNNING, len(running))
+        tokens = sum(active.past for active in running)
+        self._metrics.set(m.CACHE_USE, tokens / (self._session.rows * self._capacity))
+
+
+def _call_sizes(session: Session, config: SchedulerConfig) -> CallSizes:
+    if config.chunk_tokens is None:
+        return measured_call_sizes(session)
+    tokens = min(config.chunk_tokens, session.limits.max_input_len or config.chunk_tokens)
+    return CallSizes(piece=tokens, call=tokens)

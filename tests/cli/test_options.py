@@ -33,10 +33,10 @@ OPTIONS = {
     ),
     "triton": (
         "engine --output -o --model-name --trt-version --plugin-library --trust-plugins --rows --chunk-tokens"
-        " --token-budget --max-queue --json"
+        " --token-budget --max-queue --no-prefix-reuse --reuse-answers --pin-prompt --json"
     ),
     "serve": "engine --http-port --grpc-port --metrics-port --openai-port --openai-host --api-key-file"
-    " --model-name --rows --threads --json",
+    " --model-name --rows --threads --no-prefix-reuse --reuse-answers --pin-prompt --json",
     "precision": "",
     "profile": (
         "model --model --input --metrics --breakdown --on --precision --no-measure --repeats --threads"

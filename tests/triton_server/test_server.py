@@ -61,7 +61,7 @@ class Served:
         return metric(get(f"http://{self.model.metrics}/metrics"), name)
 
 
-def serve_config(engine: Path, ports: list[int], **limits: int) -> ServeConfig:
+def serve_config(engine: Path, ports: list[int], **limits: Any) -> ServeConfig:
     http, grpc, metrics = ports
     return ServeConfig(
         engine=engine,
@@ -126,6 +126,14 @@ def test_generate_gives_one_answer(served: Served, tokenizer: TextTokenizer) -> 
     prompt = tokenizer.encode_chat([{"role": "user", "content": QUESTION}])
     assert answer["num_input_tokens"] == len(prompt)
     assert answer["num_output_tokens"] == len(tokenizer.encode(ANSWER)) + 1
+
+
+def test_a_prompt_is_read_once(served: Served, tokenizer: TextTokenizer) -> None:
+    text = "Once upon a time there was a lighthouse keeper who"
+    (_, first), (_, again) = (served.generate(text_input=text, max_tokens=3) for _ in range(2))
+    prompt = len(tokenizer.encode(text))
+    assert again["num_cached_tokens"] == prompt - 2 and first["text_output"] == again["text_output"]
+    wait_until(lambda: served.metric("r1trt_prompt_tokens_reused") >= prompt - 2)
 
 
 def test_generate_stream_gives_the_same_in_pieces(served: Served) -> None:
@@ -361,3 +369,15 @@ def test_the_server_does_not_outlive_a_killed_command(tiny_engine: Path, tmp_pat
         process.kill()
         wait_until(lambda: not Path(f"/proc/{result['pid']}").exists())
     assert not is_ready(http)
+
+
+def test_a_pinned_prompt_is_in_the_cache_from_the_start(
+    smollm2_engine: Path, environment: ServingEnvironment, tokenizer: TextTokenizer
+) -> None:
+    text = "You answer in one short sentence, and never say more than you were asked."
+    messages = [{"role": "system", "content": text}, {"role": "user", "content": QUESTION}]
+    config = serve_config(smollm2_engine, free_ports(3), rows=2, pinned_prompt=text)
+    with served_model(config) as model:
+        _, answer = Served(model).generate(messages=json.dumps(messages), max_tokens=8)
+    least = len(tokenizer.encode(text))
+    assert least <= answer["num_cached_tokens"] < answer["num_input_tokens"] - 4
