@@ -111,16 +111,14 @@ def device_option(default: str) -> Callable[[Command], Command]:
     )
 
 
-def threads_option(command: Command) -> Command:
-    """Adds `--threads`."""
+def threads_option(
+    of: str = "", default: str = "one for each core that affinity and the container's CPU limit leave"
+) -> Callable[[Command], Command]:
+    """Adds `--threads`; `of` says in the help whose they are, `default` how many otherwise."""
     # ONNX Runtime starts as many as it is told, and with 1,000 on a few cores comes to no end.
     threads = click.IntRange(min=1, max=256)
-    return click.option(
-        "--threads",
-        type=threads,
-        metavar="N",
-        help="CPU threads; default: one for each core that affinity and the container's CPU limit leave.",
-    )(command)
+    text = f"CPU threads{f' {of}' if of else ''}; default: {default}."
+    return click.option("--threads", type=threads, metavar="N", help=text)
 
 
 def trust_plugins_option(command: Command) -> Command:

@@ -33,7 +33,7 @@ COUNT = click.IntRange(min=1)
     type=UnicodePath(file_okay=False, path_type=Path),
     required=True,
     metavar="REPOSITORY",
-    help="The model repository to write; a repository that is there is replaced.",
+    help="The model repository to write; to one that is there the model is added, or replaces its namesake.",
 )
 @click.option("--model-name", metavar="NAME", help="Name that clients ask for; default: the checkpoint's.")
 @click.option(

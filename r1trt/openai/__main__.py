@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from r1trt.door.admission import Admission
 from r1trt.door.limits import DoorLimits
 from r1trt.door.listening import LOOPBACK, listening_socket
 from r1trt.errors import R1TrtError
@@ -15,7 +16,9 @@ from r1trt.openai.server import OpenAiServer
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, required=True, metavar="NAME", help="In Triton.")
+@click.option(
+    "--model", "models", multiple=True, metavar="NAME", help="In Triton; default: all that generate text."
+)
 @click.option("--grpc", "address", default="127.0.0.1:8001", show_default=True, help="Triton's, for gRPC.")
 @click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=9000, show_default=True, help="And port.")
@@ -42,12 +45,14 @@ def main(
 
 
 async def _serve(config: OpenAiConfig, address: str) -> None:
-    server = OpenAiServer(config, address)
+    admission = Admission()
+    server = OpenAiServer(config, address, admission)
     with listening_socket(config.host, config.port, fix="choose another with --port") as listening:
         await server.start(listening)
+        admission.admit()
         if config.note is not None:
             click.echo(config.note, err=True)
-        click.echo(f"{', '.join(config.models)}: http://{config.address}/v1")
+        click.echo(f"{', '.join(config.models) or 'all models'}: http://{config.address}/v1")
         try:
             await server.wait()
         finally:

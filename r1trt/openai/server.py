@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from math import ceil
 
 import uvicorn
 
+from r1trt.door.admission import Admission
 from r1trt.openai.app import openai_app
 from r1trt.openai.bounded_protocol import bounded_protocol
 from r1trt.openai.config import OpenAiConfig
@@ -25,13 +25,11 @@ class OpenAiServer:
     Args:
         config: What to start.
         address: Where Triton listens for gRPC.
-        is_open: Whether requests are taken now.
+        admission: Whether requests are taken now.
     """
 
-    def __init__(
-        self, config: OpenAiConfig, address: str, is_open: Callable[[], bool] = lambda: True
-    ) -> None:
-        self._config, self._address, self._is_open = config, address, is_open
+    def __init__(self, config: OpenAiConfig, address: str, admission: Admission) -> None:
+        self._config, self._address, self._admission = config, address, admission
 
     async def start(self, listening: socket.socket) -> None:
         """Serves from now on, on the loop that runs.
@@ -64,7 +62,7 @@ class OpenAiServer:
     def _uvicorn_config(self) -> uvicorn.Config:
         limits = self._config.limits
         return uvicorn.Config(
-            openai_app(self._config, self._client, self._is_open),
+            openai_app(self._config, self._client, self._admission),
             http=bounded_protocol(limits),
             h11_max_incomplete_event_size=limits.head_bytes,
             timeout_keep_alive=ceil(limits.head_s),

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from r1trt.door.admission import NOT_READY, Admission
 from r1trt.door.limits import DoorLimits
 from r1trt.door.listening import BACKLOG, listening_socket
 from r1trt.openai.config import OpenAiConfig
@@ -39,7 +40,7 @@ class FrontDoor:
         self._config = config
         self._limits = limits
         self._stack = ExitStack()
-        self.is_open = False
+        self._admission = Admission()
 
     def __enter__(self) -> FrontDoor:
         """Takes the ports; until `admit`, every request is answered with 503.
@@ -82,25 +83,32 @@ class FrontDoor:
 
     def admit(self) -> None:
         """From now on requests are handed on."""
-        self.is_open = True
+        self._admission.admit()
 
-    def refuse(self) -> None:
-        """From now on every request is answered with 503."""
-        self.is_open = False
+    def refuse(self, why: str = NOT_READY) -> None:
+        """From now on every request is answered with 503, and why."""
+        self._admission.refuse(why)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are handed on."""
+        return self._admission.is_open
 
     def _openai(self, config: OpenAiConfig) -> OpenAiServer:
         from r1trt.openai.server import OpenAiServer
 
         address = f"unix:{self._path(self._config.grpc_socket)}"
-        return OpenAiServer(config, address, lambda: self.is_open)
+        return OpenAiServer(config, address, self._admission)
 
     def _run(
         self, sockets: list[socket.socket], openai: OpenAiServer | None, started: threading.Event
     ) -> None:
         asyncio.set_event_loop(self._loop)
-        http = HttpDoor(self._opens(self._config.http_socket), self._limits)
+        http = HttpDoor(self._opens(self._config.http_socket), self._limits, self._admission)
         grpc = GrpcDoor(self._opens(self._config.grpc_socket), self._limits)
-        metrics = HttpDoor(self._opens(self._config.metrics_socket), self._limits, _metrics_methods)
+        metrics = HttpDoor(
+            self._opens(self._config.metrics_socket), self._limits, self._admission, _metrics_methods
+        )
         for serve, listening in zip((http.serve, grpc.serve, metrics.serve), sockets, strict=False):
             self._loop.run_until_complete(asyncio.start_server(serve, sock=listening, backlog=BACKLOG))
         if openai is not None:

@@ -35,7 +35,7 @@ OPTIONS = {
         "engine --output -o --model-name --trt-version --plugin-library --trust-plugins --rows --chunk-tokens"
         " --token-budget --max-queue --json"
     ),
-    "serve": "engine --http-port --grpc-port --metrics-port --openai-port --openai-host --api-key-file"
+    "serve": "engines --http-port --grpc-port --metrics-port --openai-port --openai-host --api-key-file"
     " --model-name --rows --threads --json",
     "precision": "",
     "profile": (
