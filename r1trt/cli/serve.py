@@ -73,6 +73,15 @@ class NamedEngine(click.ParamType["tuple[str | None, Path]"]):
     metavar="N",
     help="Requests of each model that run at a time; default: the engine's --max-batch-size.",
 )
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(min=0, max=86400),
+    default=0.0,
+    show_default=True,
+    metavar="N",
+    help="At SIGTERM or Ctrl-C take nothing new, and let what runs and waits go on for so long; a second"
+    " signal ends it at once.",
+)
 @threads_option(of="of each model", default="the cores that affinity and the container leave, shared out")
 @json_option
 def serve(
@@ -85,6 +94,7 @@ def serve(
     api_key_file: Path | None,
     model_name: str | None,
     rows: int | None,
+    drain_seconds: float,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -108,6 +118,7 @@ def serve(
         openai_port=openai_port,
         openai_host=openai_host,
         api_keys=() if api_key_file is None else keys_from_file(api_key_file),
+        drain_seconds=drain_seconds,
         limits=GenerationLimits(rows=rows, threads=threads) if rows or threads else None,
     )
     with ExitStack() as stack:

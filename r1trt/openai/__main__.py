@@ -27,8 +27,18 @@ from r1trt.openai.server import OpenAiServer
     "--body-bytes", type=click.IntRange(min=1), default=DoorLimits.body_bytes, show_default=True,
     help="Of a request, at most.",
 )  # fmt: skip
+@click.option(
+    "--drain-seconds", type=click.FloatRange(min=0), default=0.0, show_default=True,
+    help="For requests that run when SIGTERM or Ctrl-C ends it.",
+)  # fmt: skip
 def main(
-    models: tuple[str, ...], address: str, host: str, port: int, api_key_file: Path | None, body_bytes: int
+    models: tuple[str, ...],
+    address: str,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    body_bytes: int,
+    drain_seconds: float,
 ) -> None:
     """OpenAI's interface to models of a Triton server."""
     try:
@@ -39,14 +49,14 @@ def main(
             keys=keys_from_file(api_key_file) if api_key_file else (),
             limits=DoorLimits(body_bytes=body_bytes),
         )
-        asyncio.run(_serve(config, address))
+        asyncio.run(_serve(config, address, drain_seconds))
     except R1TrtError as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _serve(config: OpenAiConfig, address: str) -> None:
+async def _serve(config: OpenAiConfig, address: str, drain_s: float) -> None:
     admission = Admission()
-    server = OpenAiServer(config, address, admission)
+    server = OpenAiServer(config, address, admission, drain_s)
     with listening_socket(config.host, config.port, fix="choose another with --port") as listening:
         await server.start(listening)
         admission.admit()

@@ -58,6 +58,8 @@ class HttpDoor:
         self._admission = admission
         self._methods = methods
         self._connections = 0
+        self.in_flight = 0
+        """Requests that were handed on, and whose answer is not complete."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers the requests of one connection, one after the other."""
@@ -106,12 +108,13 @@ class HttpDoor:
 
     async def _answer(self, client: _Client, request: h11.Request, body: bytes) -> None:
         """Hands a request on, and its answer back as it comes."""
-        if (why := self._admission.refusal) is not None:
+        if (why := self._admission.refusal_of(request.target.decode("latin-1"))) is not None:
             raise RefusedError(503, why)
         try:
             server_reader, server = await self._open_server()
         except OSError as error:
             raise RefusedError(503, NOT_READY) from error
+        self.in_flight += 1
         try:
             server.write(_handed_on(request, body))
             pump = asyncio.ensure_future(hand_back(server_reader, client.send, request.method))
@@ -126,6 +129,7 @@ class HttpDoor:
                 raise ClientGoneError
             pump.result()
         finally:
+            self.in_flight -= 1
             # At once: the server then knows that nobody waits for the answer.
             server.transport.abort()
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 
 from r1trt.door.limits import DoorLimits
+from r1trt.lifetime.ending import Drain
 from r1trt.triton_server.config import ServerConfig
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.front_door import FrontDoor
@@ -71,6 +72,14 @@ class RestartingServer:
     def pid(self) -> int:
         """The server's process id; another one after a restart."""
         return self._server.pid
+
+    def draining(self, seconds: float) -> Drain:
+        """What the end of this process is to let come to its end first."""
+        return Drain(
+            seconds=seconds,
+            begin=lambda: self._door.drain(seconds),
+            is_done=lambda: not self._door.in_flight,
+        )
 
     def wait(self, poll: Callable[[], None] = lambda: None) -> None:
         """Watches the server, and starts it again when it or a model of it has died.

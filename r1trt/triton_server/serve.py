@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1trt.cache import CACHE_VARIABLE, cache_directory
 from r1trt.door.limits import DoorLimits
 from r1trt.errors import UsageError
+from r1trt.lifetime.ending import drained_at_ending
 from r1trt.lifetime.temporary import temporary_directory
 from r1trt.machine import allow_descriptors
 from r1trt.openai.config import OpenAiConfig, require_installed
@@ -39,6 +40,7 @@ class ServeConfig:
         openai_port: For OpenAI's clients; None does not serve them.
         openai_host: Address that is listened on for them.
         api_keys: One of which they have to send; none lets everybody in who reaches the address.
+        drain_seconds: For requests that run when a signal ends the command.
         limits: How requests share each model; None means the defaults. A repository has its own.
     """
 
@@ -49,6 +51,7 @@ class ServeConfig:
     openai_port: int | None = None
     openai_host: str = HOST
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    drain_seconds: float = 0
     limits: GenerationLimits | None = None
 
     def __post_init__(self) -> None:
@@ -148,18 +151,31 @@ def served_models(
             log(server_config.openai.note)
         progress("starting the server", 0, 0)
         allow_descriptors(_DESCRIPTORS)
-        with kept_log(server_config.log), RestartingServer(environment, server_config, limits, log) as server:
-            yield ServedModels(
-                server=server,
-                models=tuple(
-                    ServedModel(name=model.name, sampling=defaults)
-                    for model, defaults in zip(models, sampling, strict=True)
-                ),
-                http=f"{HOST}:{config.http_port}",
-                grpc=f"{HOST}:{config.grpc_port}",
-                metrics=f"{HOST}:{config.metrics_port}",
-                openai=None if server_config.openai is None else server_config.openai.address,
-            )
+        with (
+            kept_log(server_config.log),
+            RestartingServer(environment, server_config, limits, log) as server,
+            drained_at_ending(server.draining(config.drain_seconds))
+            if config.drain_seconds
+            else nullcontext(),
+        ):
+            named = [
+                ServedModel(name=model.name, sampling=defaults)
+                for model, defaults in zip(models, sampling, strict=True)
+            ]
+            yield _served(config, server, named, server_config.openai)
+
+
+def _served(
+    config: ServeConfig, server: RestartingServer, models: Sequence[ServedModel], openai: OpenAiConfig | None
+) -> ServedModels:
+    return ServedModels(
+        server=server,
+        models=tuple(models),
+        http=f"{HOST}:{config.http_port}",
+        grpc=f"{HOST}:{config.grpc_port}",
+        metrics=f"{HOST}:{config.metrics_port}",
+        openai=None if openai is None else openai.address,
+    )
 
 
 def _server_config(config: ServeConfig, directory: Path, limits: DoorLimits) -> ServerConfig:

@@ -36,7 +36,7 @@ OPTIONS = {
         " --token-budget --max-queue --json"
     ),
     "serve": "engines --http-port --grpc-port --metrics-port --openai-port --openai-host --api-key-file"
-    " --model-name --rows --threads --json",
+    " --model-name --rows --drain-seconds --threads --json",
     "precision": "",
     "profile": (
         "model --model --input --metrics --breakdown --on --precision --no-measure --repeats --threads"
