@@ -121,6 +121,19 @@ def threads_option(
     return click.option("--threads", type=threads, metavar="N", help=text)
 
 
+def prompt_lookup_option(command: Command) -> Command:
+    """Adds `--prompt-lookup`."""
+    return click.option(
+        "--prompt-lookup",
+        type=click.IntRange(min=0, max=64),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Draft up to N tokens from what stands in prompt and answer already, and check them in one call,"
+        " where one text alone is generated.",
+    )(command)
+
+
 def trust_plugins_option(command: Command) -> Command:
     """Adds `--trust-plugins`."""
     return click.option(

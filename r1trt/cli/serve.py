@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r1trt.cli.options import DIRECTORY, FILE, json_option, threads_option
+from r1trt.cli.options import DIRECTORY, FILE, json_option, prompt_lookup_option, threads_option
 from r1trt.cli.output import print_result, progress_reporter
 from r1trt.errors import UsageError
 
 if TYPE_CHECKING:
+    from r1trt.package.limits import GenerationLimits
     from r1trt.triton_server.serve import ServedModels
     from r1trt.triton_server.served_models import EngineToServe
 
@@ -83,6 +84,7 @@ class NamedEngine(click.ParamType["tuple[str | None, Path]"]):
     " signal ends it at once.",
 )
 @threads_option(of="of each model", default="the cores that affinity and the container leave, shared out")
+@prompt_lookup_option
 @json_option
 def serve(
     engines: tuple[tuple[str | None, Path], ...],
@@ -96,6 +98,7 @@ def serve(
     rows: int | None,
     drain_seconds: float,
     threads: int | None,
+    prompt_lookup: int,
     as_json: bool,
 ) -> None:
     """Start a Triton server with each ENGINE, a build directory for a CPU, until Ctrl-C.
@@ -107,7 +110,6 @@ def serve(
     from the package index and is kept in the user's cache directory.
     """
     from r1trt.openai.config import keys_from_file
-    from r1trt.package.limits import GenerationLimits
     from r1trt.triton_server.serve import ServeConfig, served_models
 
     config = ServeConfig(
@@ -119,13 +121,21 @@ def serve(
         openai_host=openai_host,
         api_keys=() if api_key_file is None else keys_from_file(api_key_file),
         drain_seconds=drain_seconds,
-        limits=GenerationLimits(rows=rows, threads=threads) if rows or threads else None,
+        limits=_limits(rows, threads, prompt_lookup),
     )
     with ExitStack() as stack:
         with progress_reporter() as progress:
             served = stack.enter_context(served_models(config, progress, _log))
         _print_models(served, as_json=as_json)
         served.server.wait()
+
+
+def _limits(rows: int | None, threads: int | None, prompt_lookup: int) -> GenerationLimits | None:
+    from r1trt.package.limits import GenerationLimits
+
+    if rows is None and threads is None and not prompt_lookup:
+        return None
+    return GenerationLimits(rows=rows, threads=threads, prompt_lookup=prompt_lookup)
 
 
 def _engines_to_serve(

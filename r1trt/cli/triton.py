@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from r1trt.cli.options import DIRECTORY, FILE, UnicodePath, json_option, trust_plugins_option
+from r1trt.cli.options import (
+    DIRECTORY,
+    FILE,
+    UnicodePath,
+    json_option,
+    prompt_lookup_option,
+    trust_plugins_option,
+)
 from r1trt.cli.output import print_result
 
 EPILOG = """
@@ -63,6 +70,7 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--max-queue", type=COUNT, default=256, show_default=True, metavar="N", help="Requests that may wait."
 )
+@prompt_lookup_option
 @json_option
 def triton(
     engine: tuple[Path, ...],
@@ -75,6 +83,7 @@ def triton(
     chunk_tokens: int | None,
     token_budget: int | None,
     max_queue: int,
+    prompt_lookup: int,
     as_json: bool,
 ) -> None:
     """Write a Triton model repository for ENGINE, a build directory.
@@ -86,7 +95,11 @@ def triton(
     from r1trt.package.repository import TritonConfig, repository_from_engine
 
     limits = GenerationLimits(
-        rows=rows, chunk_tokens=chunk_tokens, token_budget=token_budget, max_queue=max_queue
+        rows=rows,
+        chunk_tokens=chunk_tokens,
+        token_budget=token_budget,
+        max_queue=max_queue,
+        prompt_lookup=prompt_lookup,
     )
     config = TritonConfig(
         engines=engine,

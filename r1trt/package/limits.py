@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from r1trt.artifacts.build import BuildManifest
 from r1trt.errors import ConfigError, UsageError
+from r1trt.runtime.prompt_lookup import require_all_logits
 from r1trt.serving.config import SchedulerConfig, ServingConfig
 
 _CPU_CHUNK_TOKENS = 64
@@ -22,6 +23,7 @@ class GenerationLimits:
             cache holds.
         max_queue: Requests that wait, at most.
         threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
+        prompt_lookup: Tokens of a draft that is looked up where one request alone decodes; 0 drafts nothing.
     """
 
     rows: int | None = None
@@ -29,6 +31,7 @@ class GenerationLimits:
     token_budget: int | None = None
     max_queue: int = SchedulerConfig.max_queue
     threads: int | None = None
+    prompt_lookup: int = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
@@ -41,8 +44,10 @@ class GenerationLimits:
         """What an engine's server runs with.
 
         Raises:
-            ConfigError: The engine was built for fewer rows.
+            ConfigError: The engine was built for fewer rows, or says nothing of a draft's tokens.
         """
+        if self.prompt_lookup:
+            require_all_logits(manifest.last_token_logits)
         rows = self.rows or manifest.max_batch_size
         if rows > manifest.max_batch_size:
             raise ConfigError(
@@ -58,5 +63,6 @@ class GenerationLimits:
                 chunk_tokens=min(self.chunk_tokens or chunk, manifest.max_input_len),
                 token_budget=self.token_budget,
                 max_queue=self.max_queue,
+                prompt_lookup=self.prompt_lookup,
             ),
         )

@@ -12,6 +12,7 @@ from r1trt.errors import UsageError
 from r1trt.runtime.answering import AnsweringConfig
 from r1trt.runtime.generation import Generation
 from r1trt.runtime.load import session_from_engine
+from r1trt.runtime.prompt_lookup import require_draft_length
 from r1trt.runtime.sampling_defaults import sampling_defaults_from_dir
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
@@ -26,15 +27,19 @@ class GenerateConfig(AnsweringConfig):
         prompt: What the user says; the model's chat template is put around it where it has one.
         messages: A whole conversation, `{"role": ..., "content": ...}` each.
         raw: Continue `prompt` as it is, without the chat template.
+        prompt_lookup: Draft up to so many tokens from what stands in prompt and answer already; 0 does not.
     """
 
     prompt: str | None = None
     messages: tuple[Mapping[str, Any], ...] = ()
     raw: bool = False
+    prompt_lookup: int = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
         super().__post_init__()
+        if self.prompt_lookup:
+            require_draft_length(self.prompt_lookup)
         if (self.prompt is None) == (not self.messages):
             raise UsageError("Give either a prompt or messages.", found=f"prompt {self.prompt!r}")
         if self.raw and (self.messages or self.system is not None):
@@ -75,6 +80,7 @@ def generate(config: GenerateConfig) -> Generation:
         prompt_ids,
         continuation,
         sampling=sampling,
+        prompt_lookup=config.prompt_lookup,
         notes=tuple(filter(None, notes)),
         load_seconds=load_seconds,
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Self
 
 from r1trt.errors import ConfigError
+from r1trt.runtime.prompt_lookup import require_draft_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +20,13 @@ class SchedulerConfig:
         token_budget: A request is admitted when the prompt and the tokens asked for, of it and of all
             running requests, sum to at most this; None allows what the cache holds.
         max_queue: Requests that wait for a row, at most; further ones are refused.
+        prompt_lookup: Tokens of a draft that is looked up where one request alone decodes; 0 drafts nothing.
     """
 
     chunk_tokens: int = 64
     token_budget: int | None = None
     max_queue: int = 256
+    prompt_lookup: int = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
@@ -31,6 +34,8 @@ class SchedulerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"The scheduler's {name} is too small.", found=value, expected="1 or more")
+        if self.prompt_lookup:
+            require_draft_length(self.prompt_lookup)
 
 
 @dataclass(frozen=True, kw_only=True)

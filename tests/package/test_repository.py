@@ -73,7 +73,9 @@ def test_limits_are_the_configurations_parameters(tmp_path: Path) -> None:
     limits = GenerationLimits(rows=3, chunk_tokens=8, token_budget=40, max_queue=5)
     config = check_model_directory(repository(tmp_path, {"limits": limits}) / "small")
     parameters = {name: value.string_value for name, value in config.parameters.items()}
-    assert parameters == {"rows": "3", "chunk_tokens": "8", "token_budget": "40", "max_queue": "5"}
+    assert parameters == {
+        "rows": "3", "chunk_tokens": "8", "token_budget": "40", "max_queue": "5", "prompt_lookup": "0",
+    }  # fmt: skip
 
 
 # What the server's interpreter provides, and each machine's own half, which is imported when it is needed,
