@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from r1trt.artifacts import read_artifact
+from r1trt.artifacts import Artifact, BuildArtifact, read_artifact
 from r1trt.errors import UsageError
 from r1trt.runtime.answering import AnsweringConfig
 from r1trt.runtime.generation import Generation
@@ -17,6 +17,11 @@ from r1trt.runtime.sampling_defaults import sampling_defaults_from_dir
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 RAW_NOTE = "The model has no chat template: it goes on with the prompt as it stands."
+LOOKUP_NOTE = (
+    "The engine rounds activations to 8 bits, and otherwise in calls of several tokens: with --prompt-lookup"
+    " the text may become another than without."
+)
+_ROUNDED = ("int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ def generate(config: GenerateConfig) -> Generation:
         R1TrtError: The engine cannot be loaded, or its tokenizer is missing or has no chat template.
         SessionError: While iterating: the prompt is longer than the engine's KV cache.
     """
-    read_artifact(config.engine)  # what is no artifact is not to be searched for a tokenizer
+    artifact = read_artifact(config.engine)  # what is no artifact is not to be searched for a tokenizer
     tokenizer = tokenizer_from_dir(config.engine)
     defaults = sampling_defaults_from_dir(config.engine)
     prompt_ids = prompt_ids_from_config(tokenizer, config)
@@ -74,7 +79,7 @@ def generate(config: GenerateConfig) -> Generation:
     load_seconds = time.perf_counter() - started
     continuation = config.continuation(tokenizer, sampling, prompt_ids)
     raw_note = RAW_NOTE if tokenizer.is_raw and not config.raw else None
-    notes = [defaults.note, config.note(sampling), raw_note]
+    notes = [defaults.note, config.note(sampling), raw_note, _lookup_note(artifact, config)]
     return Generation(
         session,
         prompt_ids,
@@ -84,6 +89,12 @@ def generate(config: GenerateConfig) -> Generation:
         notes=tuple(filter(None, notes)),
         load_seconds=load_seconds,
     )
+
+
+def _lookup_note(artifact: Artifact, config: GenerateConfig) -> str | None:
+    if not (config.prompt_lookup and isinstance(artifact, BuildArtifact)):
+        return None
+    return LOOKUP_NOTE if artifact.manifest.precision in _ROUNDED else None
 
 
 def prompt_ids_from_config(tokenizer: TextTokenizer, config: GenerateConfig) -> list[int]:
