@@ -225,6 +225,7 @@ def _logits(work: Path, item: Worker, window: Window) -> Any:
 
 def _write(output: Path, document: dict[str, Any]) -> None:
     path = output / f"cpu-engine-{document['model'].lower()}-{document['day']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page(document), encoding="utf-8")
     print(path.with_suffix(".md"))

@@ -59,6 +59,7 @@ class ActiveRequest:
             thinking=request.thinking,
             begins_thinking=tokenizer.opens_thinking(request.prompt_ids),
             logprobs=request.logprobs,
+            ignores_eos=request.ignores_eos,
         )
 
     @property

@@ -95,6 +95,11 @@ REQUEST_FIELDS = (
         description="texts that end the generation; they are not given out",
     ),
     Field(
+        name="ignore_eos",
+        dtype="BOOL",
+        description="go on behind end-of-sequence tokens, to max_tokens, as benchmarks want it; default false",
+    ),
+    Field(
         name="thinking",
         dtype="STRING",
         description="what is between <think> and </think>: `show` it with the answer, `hide` it,"

@@ -40,6 +40,7 @@ class GenerationRequest:
         logprobs: Say how likely each token is, and so many of the most likely ones; None does not.
         echo: The prompt's text, where it is given out in front of the answer; its tokens are then among those
             that `logprobs` speaks of.
+        ignores_eos: Go on behind end-of-sequence tokens, to `max_new_tokens`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -49,6 +50,7 @@ class GenerationRequest:
     thinking: ThinkingMode = "show"
     logprobs: int | None = None
     echo: str | None = None
+    ignores_eos: bool = False
 
     def __post_init__(self) -> None:
         """Raises RequestError, or ConfigError from the runtime's own checks, for a value out of range."""
