@@ -70,9 +70,10 @@ def aiperf(program: Path, load: Load, folder: Path) -> Reported:
     """NVIDIA's AIPerf."""
     _run(
         program, "profile", "--model", load.model, "--url", load.url, "--endpoint-type", "chat",
-        "--streaming", "--tokenizer", load.engine, "--concurrency", load.concurrency, "--request-count", load.requests,
-        "--isl", load.prompt_tokens, "--osl", load.new_tokens, "--extra-inputs", "temperature:0",
-        "--extra-inputs", "ignore_eos:true", "--ui", "none", "--artifact-dir", folder,
+        "--streaming", "--tokenizer", load.engine, "--concurrency", load.concurrency,
+        "--request-count", load.requests, "--isl", load.prompt_tokens, "--osl", load.new_tokens,
+        "--extra-inputs", "temperature:0", "--extra-inputs", "ignore_eos:true", "--ui", "none",
+        "--artifact-dir", folder,
     )  # fmt: skip
     found = json.loads((folder / "profile_export_aiperf.json").read_text(encoding="utf-8"))
     return Reported(
@@ -141,11 +142,10 @@ def page(document: dict[str, Any]) -> str:
         [
             f"# OpenAI's interface and benchmark programs of others, {document['day']}",
             "",
-            f"`scripts/benchmark_clients.py`: {document['model']}, {here['cpu']}, {here['cores']} cores, on which "
-            "server and clients run; "
-            f"others took {document['others_share']:.0%}. {load['requests']} chats of {load['prompt_tokens']} "
-            f"tokens and the chat template, {load['new_tokens']} new tokens, {load['concurrency']} at a time, in "
-            "turn. Our own load has prompts of 42 to 47 tokens.",
+            f"`scripts/benchmark_clients.py`: {document['model']}, {here['cpu']}, {here['cores']} cores, on "
+            f"which server and clients run; others took {document['others_share']:.0%}. {load['requests']} "
+            f"chats of {load['prompt_tokens']} tokens and the chat template, {load['new_tokens']} new "
+            f"tokens, {load['concurrency']} at a time, in turn. Our own load has prompts of 42 to 47 tokens.",
             "",
             "| client | requests | errors | new tokens/s | first token, ms | between tokens, ms |",
             "|---|---:|---:|---:|---:|---:|",
