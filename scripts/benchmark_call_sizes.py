@@ -25,7 +25,8 @@ from machine import machine
 from processes import OthersShare
 
 from r1trt.package.limits import GenerationLimits
-from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
+from r1trt.triton_server.serve import ServeConfig, ServedModels, served_models
+from r1trt.triton_server.served_models import EngineToServe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONTENDERS: Mapping[str, int | None] = {"64 tokens": 64, "measured": None}
@@ -37,7 +38,7 @@ def serve_configs(options: argparse.Namespace) -> dict[str, ServeConfig]:
     for index, (name, chunk) in enumerate(CONTENDERS.items()):
         http, grpc, metrics = range(options.port + 3 * index, options.port + 3 * index + 3)
         configs[name] = ServeConfig(
-            engine=options.engine,
+            engines=(EngineToServe(path=options.engine),),
             http_port=http,
             grpc_port=grpc,
             metrics_port=metrics,
@@ -48,13 +49,13 @@ def serve_configs(options: argparse.Namespace) -> dict[str, ServeConfig]:
     return configs
 
 
-async def send_all(model: ServedModel, requests: Sequence[Request], concurrency: int) -> list[Outcome]:
+async def send_all(model: ServedModels, requests: Sequence[Request], concurrency: int) -> list[Outcome]:
     """One load."""
     async with triton_sender(model.grpc, model.name) as send_one:
         return await closed_load(send_one, requests, concurrency)
 
 
-def measure(name: str, model: ServedModel, requests: Sequence[Request], concurrency: int) -> dict[str, Any]:
+def measure(name: str, model: ServedModels, requests: Sequence[Request], concurrency: int) -> dict[str, Any]:
     """One load on one server; the first tokens of the requests that came at once are told apart."""
     others = OthersShare()
     outcomes = asyncio.run(send_all(model, requests, concurrency))
@@ -129,7 +130,7 @@ def main() -> None:
     requests, loads = story_requests(options.requests, options.max_tokens), []
     with ExitStack() as stack:
         configs = serve_configs(options).items()
-        models = {name: stack.enter_context(served_model(config)) for name, config in configs}
+        models = {name: stack.enter_context(served_models(config)) for name, config in configs}
         for repeat in range(options.repeats):
             for name in list(models)[:: -1 if repeat % 2 else 1]:
                 loads.append(measure(name, models[name], requests, options.concurrency))

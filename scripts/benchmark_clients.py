@@ -167,7 +167,7 @@ def _reported(options: argparse.Namespace, said: dict[str, Any]) -> Iterator[Rep
     load = Load(
         engine=options.engine.resolve(),
         url=f"http://{said['openai']}",
-        model=said["model_name"],
+        model=said["models"][0]["name"],
         concurrency=options.concurrency,
         requests=options.requests,
         prompt_tokens=options.prompt_tokens,

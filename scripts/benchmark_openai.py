@@ -76,14 +76,14 @@ async def send_chat(address: tuple[str, int], asked: Mapping[str, Any], started:
 
 
 @asynccontextmanager
-async def sender(interface: str, said: dict[str, str]) -> AsyncIterator[Send]:
+async def sender(interface: str, said: dict[str, Any]) -> AsyncIterator[Send]:
     """What sends a load's requests over one of the interfaces."""
     if interface == "grpc":
-        async with triton_sender(said["grpc"], said["model_name"]) as over_grpc:
+        async with triton_sender(said["grpc"], said["models"][0]["name"]) as over_grpc:
             yield over_grpc
         return
     host, _, port = said["openai"].rpartition(":")
-    yield lambda request, started: send((host, int(port)), said["model_name"], request, started)
+    yield lambda request, started: send((host, int(port)), said["models"][0]["name"], request, started)
 
 
 @contextmanager

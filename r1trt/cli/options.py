@@ -112,15 +112,26 @@ def device_option(default: str) -> Callable[[Command], Command]:
     )
 
 
-def threads_option(command: Command) -> Command:
-    """Adds `--threads`."""
+def threads_option(
+    of: str = "", default: str = "one for each core that affinity and the container's CPU limit leave"
+) -> Callable[[Command], Command]:
+    """Adds `--threads`; `of` says in the help whose they are, `default` how many otherwise."""
     # ONNX Runtime starts as many as it is told, and with 1,000 on a few cores comes to no end.
     threads = click.IntRange(min=1, max=256)
+    text = f"CPU threads{f' {of}' if of else ''}; default: {default}."
+    return click.option("--threads", type=threads, metavar="N", help=text)
+
+
+def prompt_lookup_option(command: Command) -> Command:
+    """Adds `--prompt-lookup`."""
     return click.option(
-        "--threads",
-        type=threads,
+        "--prompt-lookup",
+        type=click.IntRange(min=0, max=64),
+        default=0,
+        show_default=True,
         metavar="N",
-        help="CPU threads; default: one for each core that affinity and the container's CPU limit leave.",
+        help="Draft up to N tokens from what stands in prompt and answer already, and check them in one call,"
+        " where one text alone is generated.",
     )(command)
 
 

@@ -12,6 +12,7 @@ from r1trt.cli.options import (
     FILE,
     UnicodePath,
     json_option,
+    prompt_lookup_option,
     reuse_options,
     trust_plugins_option,
 )
@@ -41,7 +42,7 @@ COUNT = click.IntRange(min=1)
     type=UnicodePath(file_okay=False, path_type=Path),
     required=True,
     metavar="REPOSITORY",
-    help="The model repository to write; a repository that is there is replaced.",
+    help="The model repository to write; to one that is there the model is added, or replaces its namesake.",
 )
 @click.option("--model-name", metavar="NAME", help="Name that clients ask for; default: the checkpoint's.")
 @click.option(
@@ -72,6 +73,7 @@ COUNT = click.IntRange(min=1)
     "--max-queue", type=COUNT, default=256, show_default=True, metavar="N", help="Requests that may wait."
 )
 @reuse_options
+@prompt_lookup_option
 @json_option
 def triton(
     engine: tuple[Path, ...],
@@ -85,6 +87,7 @@ def triton(
     token_budget: int | None,
     max_queue: int,
     reuse: dict[str, Any],
+    prompt_lookup: int,
     as_json: bool,
 ) -> None:
     """Write a Triton model repository for ENGINE, a build directory.
@@ -101,6 +104,7 @@ def triton(
         token_budget=token_budget,
         max_queue=max_queue,
         **reuse,
+        prompt_lookup=prompt_lookup,
     )
     config = TritonConfig(
         engines=engine,

@@ -71,6 +71,7 @@ class ModelClient:
 
     def __init__(self, address: str) -> None:
         self._client = triton.InferenceServerClient(address, channel_args=_OPTIONS)
+        self._kinds: dict[str, bool] = {}
 
     async def close(self) -> None:
         """Ends every call."""
@@ -82,6 +83,27 @@ class ModelClient:
             return bool(await self._client.is_model_ready(model, client_timeout=_READY_S))
         except triton.InferenceServerException:
             return False
+
+    async def generation_models(self) -> tuple[str, ...]:
+        """Names of the server's models that generate text, as their interface says.
+
+        Raises:
+            ApiError: The server is not there.
+        """
+        try:
+            # NOTES: the index of the repository would name them as well, and is restricted.
+            statistics = await self._client.get_inference_statistics(client_timeout=_READY_S)
+            names = sorted({entry.name for entry in statistics.model_stats})
+            return tuple([name for name in names if await self._generates(name)])
+        except triton.InferenceServerException as error:
+            raise unavailable("The server is not there now; try again in some seconds.") from error
+
+    async def _generates(self, model: str) -> bool:
+        if model not in self._kinds:
+            metadata = await self._client.get_model_metadata(model, client_timeout=_READY_S)
+            tensors = {tensor.name for tensor in (*metadata.inputs, *metadata.outputs)}
+            self._kinds[model] = {"text_input", "finish_reason"} <= tensors
+        return self._kinds[model]
 
     async def generate(self, model: str, values: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
         """Asks for one text; closing the iterator cancels the request.

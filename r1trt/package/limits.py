@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from r1trt.artifacts.build import BuildManifest
 from r1trt.errors import ConfigError, UsageError
+from r1trt.runtime.prompt_lookup import require_all_logits
 from r1trt.serving.config import SchedulerConfig, ServingConfig
 
 
@@ -24,6 +25,7 @@ class GenerationLimits:
         prefix_reuse: The beginning of a prompt that stands in the cache is not read again.
         reuse_answers: Neither is what was generated, though its numbers are not those of a prompt's tokens.
         pinned_prompt: A system prompt that is read once, and stays in a row of its own; None pins nothing.
+        prompt_lookup: Tokens of a draft that is looked up where one request alone decodes; 0 drafts nothing.
     """
 
     rows: int | None = None
@@ -34,6 +36,7 @@ class GenerationLimits:
     prefix_reuse: bool = True
     reuse_answers: bool = False
     pinned_prompt: str | None = None
+    prompt_lookup: int = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
@@ -52,8 +55,11 @@ class GenerationLimits:
         """What an engine's server runs with.
 
         Raises:
-            ConfigError: The engine was built for fewer rows, or there is none for the pinned prompt.
+            ConfigError: The engine was built for fewer rows, there is none for the pinned prompt, or it says
+                nothing of a draft's tokens.
         """
+        if self.prompt_lookup:
+            require_all_logits(manifest.last_token_logits)
         rows = self.rows or manifest.max_batch_size
         if rows > manifest.max_batch_size:
             raise ConfigError(
@@ -80,5 +86,6 @@ class GenerationLimits:
                 max_queue=self.max_queue,
                 prefix_reuse=self.prefix_reuse,
                 reuse_answers=self.reuse_answers,
+                prompt_lookup=self.prompt_lookup,
             ),
         )

@@ -9,6 +9,7 @@ import time
 
 from r1trt.runtime.continuation import Continuation, Piece
 from r1trt.runtime.logprobs import TokenLogprob, token_logprob
+from r1trt.runtime.prompt_lookup import PromptLookup
 from r1trt.runtime.sampling import require_usable_logits
 from r1trt.runtime.session import Float32Array
 from r1trt.serving.request import Client, GenerationRequest, RequestEvent
@@ -24,6 +25,7 @@ class ActiveRequest:
         tokenizer: The model's.
         last_token_logits: A call gives logits of its last token only. A prompt whose tokens are asked about
             is then fed one token at a time, as if they were generated.
+        prompt_lookup: Tokens of a draft, at most; 0 drafts nothing.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class ActiveRequest:
         tokenizer: TextTokenizer,
         *,
         last_token_logits: bool = False,
+        prompt_lookup: int = 0,
     ) -> None:
         self.request = request
         self.client = client
@@ -46,6 +49,7 @@ class ActiveRequest:
         self.submitted_at = time.perf_counter()
         self.started_at = 0.0
         self.first_token_at = 0.0
+        self.lookup = PromptLookup(request.prompt_ids, prompt_lookup) if prompt_lookup else None
         self._feeds_prompt = request.scores_prompt and last_token_logits
         self._vocab_size = tokenizer.vocab_size
         self._thinking_tokens = 0
@@ -136,6 +140,8 @@ class ActiveRequest:
         self.new_tokens += 1
         self.last_token = piece.token
         self.tokens.append(piece.token)
+        if self.lookup is not None:
+            self.lookup.add(piece.token)
         return self._event(piece)
 
     def _of_prompt(self) -> tuple[TokenLogprob, ...]:

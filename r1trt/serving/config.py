@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from r1trt.errors import ConfigError
+from r1trt.runtime.prompt_lookup import require_draft_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class SchedulerConfig:
             not read again.
         reuse_answers: Neither is what was generated. Its keys and values come from other kernels than a
             prompt's, so texts may then differ from those without reuse.
+        prompt_lookup: Tokens of a draft that is looked up where one request alone decodes; 0 drafts nothing.
     """
 
     chunk_tokens: int | None = None
@@ -30,6 +32,7 @@ class SchedulerConfig:
     max_queue: int = 256
     prefix_reuse: bool = True
     reuse_answers: bool = False
+    prompt_lookup: int = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
@@ -39,6 +42,8 @@ class SchedulerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"The scheduler's {name} is too small.", found=value, expected="1 or more")
+        if self.prompt_lookup:
+            require_draft_length(self.prompt_lookup)
 
 
 _SWITCHES = frozenset(entry.name for entry in fields(SchedulerConfig) if isinstance(entry.default, bool))

@@ -97,7 +97,7 @@ REQUEST_FIELDS = (
     Field(
         name="ignore_eos",
         dtype="BOOL",
-        description="go on behind end-of-sequence tokens, to max_tokens, as benchmarks want it; default false",
+        description="go on behind end-of-sequence tokens, to max_tokens, as benchmarks want; default false",
     ),
     Field(
         name="thinking",

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from r1trt.errors import ConfigError, R1TrtError
+from r1trt.runtime.prompt_lookup import require_all_logits
 from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_logits
 from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
@@ -33,6 +34,7 @@ from r1trt.serving.request import (
     RequestEvent,
 )
 from r1trt.serving.row_table import RowTable
+from r1trt.serving.speculation import accepted, drafted
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 
@@ -62,6 +64,8 @@ class Scheduler:
         capacity = session.limits.capacity
         if capacity is None:
             raise ConfigError("A model without a KV cache cannot be scheduled.")
+        if config.prompt_lookup:
+            require_all_logits(session.limits.last_token_logits)
         self._session = session
         self._tokenizer = tokenizer
         self._config = config
@@ -86,7 +90,13 @@ class Scheduler:
         """
         self._check(request)
         only_last = self._session.limits.last_token_logits
-        active = ActiveRequest(request, client, self._tokenizer, last_token_logits=only_last)
+        active = ActiveRequest(
+            request,
+            client,
+            self._tokenizer,
+            last_token_logits=only_last,
+            prompt_lookup=self._config.prompt_lookup,
+        )
         self._arrived.append(active)
 
     def step(self) -> bool:
@@ -105,6 +115,9 @@ class Scheduler:
         if reading and not (decoding and self._decode_next):
             self._read(self._table.reading_group(reading[0], self._sizes, self._capacity))
             self._decode_next = True
+        elif len(decoding) == 1 and (draft := drafted(decoding[0], self._session.limits)):
+            self._decode_draft(decoding[0], draft)
+            self._decode_next = False
         elif decoding:
             self._decode(decoding)
             self._decode_next = False
@@ -197,16 +210,36 @@ class Scheduler:
             active.past += 1
             self._take(active, logits_BV[active.row - first])
 
+    def _decode_draft(self, active: ActiveRequest, draft: Sequence[int]) -> None:
+        """One call for the next token and those of a draft; of these it takes what would be chosen anyway."""
+        input_ids_BS = np.array([[active.last_token, *draft]], np.int64)
+        S = input_ids_BS.shape[1]
+        logits = self._call([active], input_ids_BS, np.array([S]), np.array([active.past]), only_last=False)
+        if logits is None:
+            return
+        self._metrics.add(m.DECODE_STEPS)
+        before = accepted(active)
+        for place in range(S):
+            active.past += 1
+            self._take(active, logits[0, place])
+            is_gone = active not in self._table.requests()
+            if is_gone or place == len(draft) or active.last_token != draft[place]:
+                break
+        self._metrics.add(m.DRAFTED_TOKENS, len(draft))
+        self._metrics.add(m.ACCEPTED_TOKENS, accepted(active) - before)
+
     def _call(
         self,
         requests: Sequence[ActiveRequest],
         input_ids_BS: Int64Array,
         seq_len_B: Int64Array,
         past_len_B: Int64Array,
+        *,
+        only_last: bool = True,
     ) -> Float32Array | None:
         """One call of the model; what it raises ends the requests in it, and no others."""
         try:
-            only_last = not any(active.request.scores_prompt for active in requests)
+            only_last = only_last and not any(active.request.scores_prompt for active in requests)
             first_row = requests[0].row
             return self._session.step(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)
         except R1TrtError as error:
