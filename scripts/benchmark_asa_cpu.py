@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "decode": _steps(steps, options),
     }
     path = options.output / f"asa-cpu-{document['day']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page(document), encoding="utf-8")
     print(path.with_suffix(".md"))

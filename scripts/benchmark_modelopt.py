@@ -264,6 +264,7 @@ def _write(options: argparse.Namespace, bench: Bench, rows: Sequence[Row]) -> No
         "rows": [asdict(row) for row in rows],
     }
     path = options.output / f"precision-modelopt-{day}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page(document), encoding="utf-8")
     print(path.with_suffix(".md"))

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from statistics import median
@@ -32,21 +32,27 @@ PORTS = range(20000, 32000)
 
 async def send(address: tuple[str, int], model: str, request: Request, started: float) -> Outcome:
     """Sends one request to OpenAI's interface, on its own connection, and reads its stream to the end."""
+    asked = {
+        "model": model,
+        "messages": [{"role": "user", "content": request.prompt}],
+        "max_tokens": request.max_tokens,
+        "seed": request.seed,
+        "temperature": request.temperature,
+    }
+    return await send_chat(address, asked, started)
+
+
+async def send_chat(address: tuple[str, int], asked: Mapping[str, Any], started: float) -> Outcome:
+    """Asks for a chat completion as a stream, on a connection of its own, and reads it to the end."""
     outcome = Outcome(sent_at=time.perf_counter() - started)
-    body = json.dumps(
-        {
-            "model": model,
-            "messages": [{"role": "user", "content": request.prompt}],
-            "max_tokens": request.max_tokens,
-            "seed": request.seed,
-            "temperature": request.temperature,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    )
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    body = json.dumps({**asked, "stream": True, "stream_options": {"include_usage": True}})
+    fields = f"Host: x\r\nConnection: close\r\nContent-Length: {len(body)}"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\n{fields}\r\n\r\n"
     reader, writer = await asyncio.open_connection(*address)
     writer.write(f"{head}{body}".encode())
+    if b" 200 " not in (status := await reader.readline()):
+        _, _, content = (await reader.read()).partition(b"\r\n\r\n")
+        outcome.error = f"{status.decode().strip()}: {content.decode()}"
     async for line in reader:
         if not line.startswith(b"data: {"):
             if line.startswith(b"data: [DONE]"):
@@ -60,6 +66,7 @@ async def send(address: tuple[str, int], model: str, request: Request, started: 
             outcome.text += chunk["choices"][0]["delta"].get("content", "")
         else:
             outcome.prompt_tokens = chunk["usage"]["prompt_tokens"]
+            outcome.cached_tokens = chunk["usage"]["prompt_tokens_details"]["cached_tokens"]
             outcome.new_tokens = chunk["usage"]["completion_tokens"]
     writer.close()
     if not outcome.token_times and not outcome.error:
@@ -69,26 +76,29 @@ async def send(address: tuple[str, int], model: str, request: Request, started: 
 
 
 @asynccontextmanager
-async def sender(interface: str, said: dict[str, str]) -> AsyncIterator[Send]:
+async def sender(interface: str, said: dict[str, Any]) -> AsyncIterator[Send]:
     """What sends a load's requests over one of the interfaces."""
     if interface == "grpc":
-        async with triton_sender(said["grpc"], said["model_name"]) as over_grpc:
+        async with triton_sender(said["grpc"], said["models"][0]["name"]) as over_grpc:
             yield over_grpc
         return
     host, _, port = said["openai"].rpartition(":")
-    yield lambda request, started: send((host, int(port)), said["model_name"], request, started)
+    yield lambda request, started: send((host, int(port)), said["models"][0]["name"], request, started)
 
 
 @contextmanager
-def server(engine: Path, threads: int) -> Iterator[dict[str, Any]]:
+def server(engine: Path, threads: int, *options: str) -> Iterator[dict[str, Any]]:
     """`r1trt serve`, and what it says of itself, with the front door's process as `process`."""
     http, grpc, metrics, openai = map(str, random.sample(PORTS, 4))
     command = [sys.executable, "-m", "r1trt", "serve", str(engine), "--threads", str(threads), "--json"]
     command += ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics, "--openai-port", openai]
+    command += options
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield {**json.loads(process.stdout.readline()), "process": process.pid}
-        process.send_signal(signal.SIGTERM)
+        try:
+            yield {**json.loads(process.stdout.readline()), "process": process.pid}
+        finally:
+            process.send_signal(signal.SIGTERM)
 
 
 async def measure(

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "results": results,
     }
     path = options.output / f"precision-search-{options.name.lower()}-{day}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page(document), encoding="utf-8")
     print(path.with_suffix(".md"))

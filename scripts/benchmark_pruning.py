@@ -167,6 +167,7 @@ def _calibration_sets(folder: Path) -> list[Path]:
 
 def _write(output: Path, document: Mapping[str, Any]) -> Path:
     path = output / f"pruning-{document['model'].replace('_', '-')}-{document['day']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page(document), encoding="utf-8")
     return path.with_suffix(".md")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,10 @@ SCRIPTS = Path(__file__).parent
 PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "int8", "int4")
 LLAMA_KINDS = {"F32": 32, "Q8_0": 8, "Q4_0": 4, "Q4_K_M": 4}
 GENAI_KINDS = {"fp32": 32, "int4": 4}
+VLLM_KINDS = {"float32": 32, "bfloat16": 16}
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
+Wanted = Callable[[str], bool]
+"""Whether a contender of that name takes part; what does not is not made either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +100,15 @@ def worker(contender: Contender, work: Path, *, threads: int, rows: int, capacit
         process.wait(30)
 
 
-def our_contenders(checkpoint: Path, work: Path, *, rows: int, capacity: int) -> Iterator[Contender]:
+def our_contenders(
+    checkpoint: Path, work: Path, wanted: Wanted, *, rows: int, capacity: int, compensate: bool | None = None
+) -> Iterator[Contender]:
     """Exports and builds what is not there yet."""
     export = work / "export"
     for precision in PRECISIONS:
+        name = f"r1trt {precision}"
+        if not wanted(name):
+            continue
         engine = work / f"cpu-{precision}"
         if not engine.is_dir():
             if not export.is_dir():
@@ -109,34 +117,53 @@ def our_contenders(checkpoint: Path, work: Path, *, rows: int, capacity: int) ->
                 )
                 export_checkpoint(config)
             build_engine(
-                BuildConfig(model=export, arch="cpu", precision=precision, max_batch_size=rows, output=engine)
+                BuildConfig(
+                    model=export,
+                    arch="cpu",
+                    precision=precision,
+                    max_batch_size=rows,
+                    output=engine,
+                    compensate=compensate,
+                )
             )
         command = (sys.executable, str(SCRIPTS / "r1trt_worker.py"), str(engine))
         size = _bytes(engine, "*.safetensors", "*.onnx")
-        yield Contender(
-            name=f"r1trt {precision}", ours=True, bits=BITS[precision], command=command, bytes=size
-        )
+        yield Contender(name=name, ours=True, bits=BITS[precision], command=command, bytes=size)
 
 
-def llama_contenders(directory: Path, checkpoint: Path, work: Path) -> Iterator[Contender]:
+def llama_contenders(directory: Path, checkpoint: Path, work: Path, wanted: Wanted) -> Iterator[Contender]:
     """Builds llama.cpp and its files, what is not there yet."""
     program = llama_worker(directory)
     for kind, bits in LLAMA_KINDS.items():
+        if not wanted(f"llama.cpp {kind}"):
+            continue
         path = quantized_gguf(directory, checkpoint, work, kind)
         command, size = (str(program), str(path)), path.stat().st_size
         yield Contender(name=f"llama.cpp {kind}", ours=False, bits=bits, command=command, bytes=size)
 
 
-def genai_contenders(python: Path, checkpoint: Path, work: Path) -> Iterator[Contender]:
+def genai_contenders(python: Path, checkpoint: Path, work: Path, wanted: Wanted) -> Iterator[Contender]:
     """Makes the models of ONNX Runtime GenAI's model builder, what is not there yet."""
     for kind, bits in GENAI_KINDS.items():
         folder, name = work / f"genai-{kind}", f"ONNX Runtime GenAI {kind}"
+        if not wanted(name):
+            continue
         reason = ""
         if not (folder / "genai_config.json").exists():
             reason = _run_builder(python, checkpoint, folder, kind)
         command = (str(python), str(SCRIPTS / "genai_worker.py"), str(folder))
         size = _bytes(folder, "*.onnx", "*.data")
         yield Contender(name=name, ours=False, bits=bits, command=command, bytes=size, reason=reason)
+
+
+def vllm_contenders(python: Path, checkpoint: Path, wanted: Wanted) -> Iterator[Contender]:
+    """The CPU platform of vLLM, which reads the checkpoint itself."""
+    size = _bytes(checkpoint, "*.safetensors")
+    for kind, bits in VLLM_KINDS.items():
+        name = f"vLLM {kind}"
+        command = (str(python), str(SCRIPTS / "vllm_worker.py"), str(checkpoint), kind)
+        if wanted(name):
+            yield Contender(name=name, ours=False, bits=bits, command=command, bytes=size)
 
 
 def _run_builder(python: Path, checkpoint: Path, folder: Path, kind: str) -> str:

@@ -26,6 +26,7 @@ CMAKE_OPTIONS = (
     "-DLLAMA_USE_PREBUILT_UI=OFF",
 )
 _LIBRARIES = ("src/libllama.a", *(f"ggml/src/libggml{part}.a" for part in ("", "-cpu", "-base")))
+_CONVERT = Path(__file__).with_name("llama_convert.py")
 _WORKER = Path(__file__).with_name("llama_worker.cpp")
 
 
@@ -84,7 +85,7 @@ def quantized_gguf(directory: Path, checkpoint: Path, work: Path, kind: str) -> 
     made = path.with_suffix(".part")
     if kind == "F32":
         converter = llama_source(directory) / "convert_hf_to_gguf.py"
-        _run(sys.executable, converter, checkpoint, "--outtype", "f32", "--outfile", made)
+        _run(sys.executable, _CONVERT, converter, checkpoint, "--outtype", "f32", "--outfile", made)
     else:
         exact = quantized_gguf(directory, checkpoint, work, "F32")
         _run(llama_program(directory, "llama-quantize"), exact, made, kind)

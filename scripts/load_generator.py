@@ -62,6 +62,7 @@ class Outcome:
         sent_at: When it was sent.
         token_times: When each piece of text came.
         prompt_tokens: Of the prompt, as the server counts.
+        cached_tokens: Of the prompt, those that were not read, as OpenAI's interface counts.
         new_tokens: Generated, as the server counts.
         ended_at: When the last response came.
         text: The whole answer.
@@ -71,6 +72,7 @@ class Outcome:
     sent_at: float
     token_times: list[float] = field(default_factory=list)
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     new_tokens: int = 0
     ended_at: float = 0.0
     text: str = ""

@@ -25,7 +25,8 @@ from r1trt.evaluate.models import model_from_session
 from r1trt.evaluate.windows import windows_from_ids
 from r1trt.serving.session import serving_session
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
-from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
+from r1trt.triton_server.serve import ServeConfig, ServedModels, served_models
+from r1trt.triton_server.served_models import EngineToServe
 
 TASK = """\
 task: heldout
@@ -66,7 +67,7 @@ def own_perplexity(engine: Path, documents: list[list[int]]) -> tuple[float, int
 
 
 def harness_log_likelihood(
-    arguments: argparse.Namespace, model: ServedModel, directory: Path
+    arguments: argparse.Namespace, model: ServedModels, directory: Path
 ) -> tuple[float, int]:
     """The sum over the documents, as the harness logs it, and how many they are."""
     served = f"base_url=http://{model.openai}/v1/completions,model={model.name}"
@@ -96,9 +97,13 @@ def main() -> None:
     documents = list(paragraphs(tokenizer_from_dir(arguments.engine), arguments.documents))
     http, grpc, metrics, openai = random.sample(PORTS, 4)
     config = ServeConfig(
-        engine=arguments.engine, http_port=http, grpc_port=grpc, metrics_port=metrics, openai_port=openai
+        engines=(EngineToServe(path=arguments.engine),),
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        openai_port=openai,
     )
-    with TemporaryDirectory() as path, served_model(config) as model:
+    with TemporaryDirectory() as path, served_models(config) as model:
         directory = Path(path)
         lines = [json.dumps({"first": first, "rest": rest}) for first, rest, _ in documents]
         (directory / "documents.jsonl").write_text("\n".join(lines))

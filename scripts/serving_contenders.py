@@ -23,7 +23,8 @@ from r1trt.runtime.generation import Generation
 from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
-from r1trt.triton_server.serve import ServeConfig, served_model
+from r1trt.triton_server.serve import ServeConfig, served_models
+from r1trt.triton_server.served_models import EngineToServe
 
 CAPACITY = 512
 CONCURRENCIES = {1: 4, 8: 16, 32: 64}  # and how many requests are sent
@@ -66,14 +67,13 @@ def make_engine(checkpoint: Path, directory: Path, rows: int, precision: BuildPr
 def our_server(engine: Path, port: int, threads: int) -> Iterator[Contender]:
     """Starts the bundled Triton with the engine."""
     config = ServeConfig(
-        engine=engine,
-        model_name="smollm2",
+        engines=(EngineToServe(path=engine, name="smollm2"),),
         http_port=port,
         grpc_port=port + 1,
         metrics_port=port + 2,
-        limits=GenerationLimits(threads=threads),
+        limits=GenerationLimits(threads=threads, prefix_reuse=False),
     )
-    with served_model(config) as model:
+    with served_models(config) as model:
 
         async def run(requests: Sequence[Request], concurrency: int) -> list[Outcome]:
             async with triton_sender(model.grpc, model.name) as send_one:

@@ -42,7 +42,8 @@ from processes import OthersShare, processes_below, resident_bytes
 
 from r1trt.artifacts import BuildArtifact
 from r1trt.package.limits import GenerationLimits
-from r1trt.triton_server.serve import ServeConfig, served_model
+from r1trt.triton_server.serve import ServeConfig, served_models
+from r1trt.triton_server.served_models import EngineToServe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLE_S = 1.0
@@ -159,15 +160,14 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], list[Outcome], lis
     manifest = BuildArtifact.read(options.engine).manifest
     rows = options.rows or manifest.max_batch_size
     config = ServeConfig(
-        engine=options.engine,
-        model_name="soak",
+        engines=(EngineToServe(path=options.engine, name="soak"),),
         http_port=options.port,
         grpc_port=options.port + 1,
         metrics_port=options.port + 2,
         limits=GenerationLimits(rows=rows, threads=options.threads),
     )
     requests = requests_of_mix(options.mix, 512, options.max_tokens, options.seed)
-    with served_model(config) as model:
+    with served_models(config) as model:
         others = OthersShare()
         warm_up = long_requests(rows, manifest.capacity or 0)
         burst, outcomes, by_pid = asyncio.run(soak(model, requests, warm_up, options))

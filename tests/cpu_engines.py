@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import write_llama
 
+from r1trt.arch import BuildPrecision
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
 from r1trt.export.export import ExportConfig, export_checkpoint
@@ -22,6 +23,7 @@ def cpu_engine(
     rows: int,
     cache: bool = True,
     last_token_logits: bool = True,
+    precision: BuildPrecision = "fp32",
 ) -> Path:
     """Exports and builds; the build is `directory / "engine"`."""
     export = ExportConfig(
@@ -33,7 +35,7 @@ def cpu_engine(
     build = BuildConfig(
         model=export_checkpoint(export),
         arch="cpu",
-        precision="fp32",
+        precision=precision,
         max_batch_size=rows,
         max_input_len=min(64, max_seq_len),
         cache=cache,

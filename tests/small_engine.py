@@ -90,7 +90,8 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 def repository_manifest(**engine: Any) -> dict[str, Any]:
     """A manifest of a model repository; `engine` are changes of what it says of its engine."""
-    return {**REPOSITORY, "model_name": "small", "engine": {**REPOSITORY["engine"], **engine}}
+    (model,) = REPOSITORY["models"]
+    return {**REPOSITORY, "models": [{**model, "name": "small", "engine": {**model["engine"], **engine}}]}
 
 
 def write_engine(directory: Path, *, graph: str | None = None, **changes: Any) -> Path:

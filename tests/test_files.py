@@ -21,6 +21,7 @@ PACKAGE = Path(__file__).parents[1] / "r1trt"
 MAY = {
     "files.py": "is the one that does",
     "tokenizer/limited_child.py": "/proc of itself",
+    "runtime/huge_pages.py": "/proc of itself",
     "lifetime/identity.py": "/proc of a process",
     "lifetime/children.py": "/proc of a process",
     "machine.py": "/proc and /sys of this machine",

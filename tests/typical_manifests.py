@@ -69,20 +69,29 @@ BUILD: dict[str, Any] = {
 
 REPOSITORY: dict[str, Any] = {
     "kind": "triton",
-    "model_name": "SmolLM2",
-    "model": "generation",
-    "r1trt": "0.1.0",
-    "library": {"onnxruntime": "1.32.0"},
-    "files": [{"file": "SmolLM2/1/engine/cpu.onnx", "bytes": 233364, "sha256": "acbb"}],
-    "engine": {
-        "arch": "cpu",
-        "sms": [],
-        "backend": "onnxruntime",
-        "precision": "fp32",
-        "cache": True,
-        "capacity": 2048,
-        "versions": {"r1trt": "0.1.0"},
-    },
+    "models": [
+        {
+            "name": "SmolLM2",
+            "kind": "generation",
+            "r1trt": "0.1.0",
+            "library": "onnxruntime",
+            "library_version": "1.32.0",
+            "plugin_library": None,
+            "files": [{"file": "SmolLM2/1/engine/cpu.onnx", "bytes": 233364, "sha256": "acbb"}],
+            "engine": {
+                "arch": "cpu",
+                "sms": [],
+                "backend": "onnxruntime",
+                "precision": "fp32",
+                "cache": True,
+                "capacity": 2048,
+                "max_batch_size": 8,
+                "embeds_plugins": False,
+                "versions": {"r1trt": "0.1.0"},
+            },
+        }
+    ],
+    "documents": [{"file": "README.md", "bytes": 4711, "sha256": "acbc"}],
 }
 
 KINDS: dict[type[Manifest], dict[str, Any]] = {

@@ -39,7 +39,35 @@ class ServedEngine:
     precision: BuildPrecision
     cache: bool
     capacity: Count | None
+    max_batch_size: Count
+    embeds_plugins: bool
     versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryModel:
+    """A model of a repository.
+
+    Attributes:
+        name: What clients ask for; its directory has this name.
+        kind: Whether it generates text or scores prompts.
+        r1trt: Version that wrote it.
+        library: Library that runs the engine.
+        library_version: Its version; None where the build does not say.
+        plugin_library: TensorRT plugins that the server has to load first, below the repository; None where
+            it needs none, or the model loads them itself.
+        files: Its files, without the Python modules that serve.
+        engine: What its engine is.
+    """
+
+    name: FileName
+    kind: Literal["generation", "scoring"]
+    r1trt: str = ""
+    library: str
+    library_version: str | None = None
+    plugin_library: RelativePath | None = None
+    files: tuple[RepositoryFile, ...]
+    engine: ServedEngine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +75,14 @@ class RepositoryManifest(Manifest):
     """What a repository is.
 
     Attributes:
-        model_name: Name that clients ask for.
-        model: Whether it generates text or scores prompts.
-        r1trt: Version that wrote it.
-        library: Library that runs the engine, and its version where that is known.
-        files: Its files, without the Python modules that serve.
-        engine: What its engine is.
+        models: Its models, by name; one at least.
+        documents: What it tells the one who runs it: README, client programs.
     """
 
     KIND: ClassVar[Kind] = "triton"
 
-    model_name: FileName
-    model: Literal["generation", "scoring"]
-    r1trt: str = ""
-    library: Mapping[str, str | None]
-    files: tuple[RepositoryFile, ...]
-    engine: ServedEngine
+    models: tuple[RepositoryModel, ...]
+    documents: tuple[RepositoryFile, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +143,11 @@ class ServedModelDirectory:
     def code(self) -> Path:
         """The Python package that the program imports."""
         return self.version / "python"
+
+    @property
+    def pinned_prompt(self) -> Path:
+        """Text of the system prompt that stays in the cache; the file is there where one does."""
+        return self.version / "pinned_prompt.txt"
 
     @property
     def engine(self) -> Path:

@@ -37,7 +37,7 @@ _OPTIONS = (
         "--thinking", type=click.Choice(("show", "hide", "only")), default="show", show_default=True,
         help="What is between <think> and </think>: shown with the answer, hidden, or shown alone.",
     ),
-    threads_option,
+    threads_option(),
 )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ class _Layers(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--save-every", type=_POSITIVE, default=SAVE_EVERY, show_default=True, help="Steps between two saves."
 )
-@threads_option
+@threads_option()
 @text_option("--heldout", "Text that accuracy is measured on, before and after")
 @click.option(
     "--heldout-tokens",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from r1trt.cli.answering_options import answering_options
-from r1trt.cli.options import engine_argument, json_option, trust_plugins_option
+from r1trt.cli.options import engine_argument, json_option, prompt_lookup_option, trust_plugins_option
 from r1trt.cli.output import print_result, printable
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ Examples:
 @engine_argument
 @click.option("--prompt", required=True, metavar="TEXT", help="What the user says.")
 @click.option("--raw", is_flag=True, help="Go on with the prompt as it stands, without the chat template.")
+@prompt_lookup_option
 @answering_options
 @trust_plugins_option
 @json_option
@@ -69,12 +70,14 @@ def statistics_text(statistics: GenerationStatistics) -> str:
     """One line."""
     thinking, speed = statistics.thinking_tokens, statistics.decode_tokens_per_second
     kinds = f": {thinking} thinking, {statistics.answer_tokens} answer" if thinking else ""
+    drafted = statistics.drafted_tokens
     held = f" ({statistics.held_tokens} in the cache already)" if statistics.held_tokens else ""
     return (
         f"{statistics.prompt_tokens} prompt tokens{held}, {statistics.new_tokens} new{kinds}"
         f" ({statistics.finish_reason}, {sampling_text(statistics.sampling)}),"
         f" first after {statistics.time_to_first_token:.2f} s"
         + (f", then {speed:.1f} tokens/s" if speed is not None else "")
+        + (f", {statistics.accepted_tokens} of {drafted} drafted tokens taken" if drafted is not None else "")
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -111,16 +112,65 @@ def device_option(default: str) -> Callable[[Command], Command]:
     )
 
 
-def threads_option(command: Command) -> Command:
-    """Adds `--threads`."""
+def threads_option(
+    of: str = "", default: str = "one for each core that affinity and the container's CPU limit leave"
+) -> Callable[[Command], Command]:
+    """Adds `--threads`; `of` says in the help whose they are, `default` how many otherwise."""
     # ONNX Runtime starts as many as it is told, and with 1,000 on a few cores comes to no end.
     threads = click.IntRange(min=1, max=256)
+    text = f"CPU threads{f' {of}' if of else ''}; default: {default}."
+    return click.option("--threads", type=threads, metavar="N", help=text)
+
+
+def prompt_lookup_option(command: Command) -> Command:
+    """Adds `--prompt-lookup`."""
     return click.option(
-        "--threads",
-        type=threads,
+        "--prompt-lookup",
+        type=click.IntRange(min=0, max=64),
+        default=0,
+        show_default=True,
         metavar="N",
-        help="CPU threads; default: one for each core that affinity and the container's CPU limit leave.",
+        help="Draft up to N tokens from what stands in prompt and answer already, and check them in one call,"
+        " where one text alone is generated.",
     )(command)
+
+
+def reuse_options(command: Command) -> Command:
+    """Adds `--no-prefix-reuse`, `--reuse-answers`, `--pin-prompt`: `reuse`, `GenerationLimits` fields."""
+
+    @functools.wraps(command)
+    def gathered(
+        *args: Any, no_prefix_reuse: bool, reuse_answers: bool, pin_prompt: Path | None, **kwargs: Any
+    ) -> Any:
+        from r1trt.serving.pinned import prompt_from_file
+
+        reuse = {
+            "prefix_reuse": not no_prefix_reuse,
+            "reuse_answers": reuse_answers,
+            "pinned_prompt": None if pin_prompt is None else prompt_from_file(pin_prompt),
+        }
+        return command(*args, reuse=reuse, **kwargs)
+
+    for option in (
+        click.option(
+            "--pin-prompt",
+            type=FILE,
+            metavar="FILE",
+            help="System prompt to read once and keep in the cache; it takes one of the rows.",
+        ),
+        click.option(
+            "--reuse-answers",
+            is_flag=True,
+            help="Do not read again what the model wrote either; texts may then be others than without.",
+        ),
+        click.option(
+            "--no-prefix-reuse",
+            is_flag=True,
+            help="Read every prompt as a whole, even if its beginning stands in the cache.",
+        ),
+    ):
+        gathered = option(gathered)
+    return cast(Command, gathered)
 
 
 def trust_plugins_option(command: Command) -> Command:

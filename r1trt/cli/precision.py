@@ -85,7 +85,7 @@ for _command in (show, diff, explain, bisect):
 @click.option(
     "--scores", is_flag=True, help="Also compute cheap scores, to see what they are worth; needs torch."
 )
-@threads_option
+@threads_option()
 @output_option("ARCH-searched in MODEL")
 @json_option
 def search(

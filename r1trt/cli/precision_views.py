@@ -102,7 +102,7 @@ def explain(directory: Path, layer: str, model: Path | None, as_json: bool) -> N
 @click.option(
     "--worst", type=click.IntRange(min=1), default=2, show_default=True, help="Decoder layers to look into."
 )
-@threads_option
+@threads_option()
 @json_option
 def bisect(model: Path, plan: Path, prompt: str, worst: int, threads: int | None, as_json: bool) -> None:
     """Run MODEL, an export, in FP32 but for one piece in the types of PLAN, then for one layer."""

@@ -80,7 +80,7 @@ class Metrics(click.ParamType[tuple[str, ...]]):
     "--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
     help="Prefills that are measured; their median counts.",
 )  # fmt: skip
-@threads_option
+@threads_option()
 @trust_plugins_option
 @output_option("nowhere; else DIR gets profile.json and report.html")
 @click.option(

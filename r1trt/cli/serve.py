@@ -4,27 +4,52 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from r1trt.cli.options import FILE, engine_argument, json_option, threads_option
+from r1trt.cli.options import (
+    DIRECTORY,
+    FILE,
+    json_option,
+    prompt_lookup_option,
+    reuse_options,
+    threads_option,
+)
 from r1trt.cli.output import print_result, progress_reporter
+from r1trt.errors import UsageError
 
 if TYPE_CHECKING:
-    from r1trt.triton_server.serve import ServedModel
+    from r1trt.triton_server.serve import ServedModels
+    from r1trt.triton_server.served_models import EngineToServe
 
 EPILOG = """
 \b
-Example:
+Examples:
   r1trt serve engines/SmolLM2/cpu-fp32 --openai-port 9000
+  r1trt serve engines/SmolLM2/cpu-fp32 small=engines/SmolLM2/cpu-int8
 """
 
 PORT = click.IntRange(min=1, max=65535)
 
 
-@click.command(epilog=EPILOG, short_help="Start a Triton server with a build, on this machine.")
-@engine_argument
+class NamedEngine(click.ParamType["tuple[str | None, Path]"]):
+    """A directory that is there, with a name for it in front where one is given: NAME=ENGINE."""
+
+    name = "engine"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | None, Path]:
+        """Name and directory; a directory with such a path as a whole comes first."""
+        name, sign, path = str(value).partition("=")
+        if not sign or Path(value).is_dir():
+            return None, DIRECTORY.convert(value, param, ctx)
+        return name, DIRECTORY.convert(path, param, ctx)
+
+
+@click.command(epilog=EPILOG, short_help="Start a Triton server with builds, on this machine.")
+@click.argument("engines", nargs=-1, required=True, type=NamedEngine(), metavar="[NAME=]ENGINE...")
 @click.option("--http-port", type=PORT, default=8000, show_default=True, metavar="N", help="HTTP.")
 @click.option("--grpc-port", type=PORT, default=8001, show_default=True, metavar="N", help="gRPC.")
 @click.option(
@@ -44,17 +69,32 @@ PORT = click.IntRange(min=1, max=65535)
     metavar="FILE",
     help="Keys, one a line, of which OpenAI's clients have to send one; default: nobody has to.",
 )
-@click.option("--model-name", metavar="NAME", help="Name that clients ask for; default: the checkpoint's.")
+@click.option(
+    "--model-name",
+    metavar="NAME",
+    help="Name that clients ask for, of one ENGINE; default: the checkpoint's.",
+)
 @click.option(
     "--rows",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Requests that run at a time; default: the engine's --max-batch-size.",
+    help="Requests of each model that run at a time; default: the engine's --max-batch-size.",
 )
-@threads_option
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(min=0, max=86400),
+    default=0.0,
+    show_default=True,
+    metavar="N",
+    help="At SIGTERM or Ctrl-C take nothing new, and let what runs and waits go on for so long; a second"
+    " signal ends it at once.",
+)
+@threads_option(of="of each model", default="the cores that affinity and the container leave, shared out")
+@prompt_lookup_option
+@reuse_options
 @json_option
 def serve(
-    engine: Path,
+    engines: tuple[tuple[str | None, Path], ...],
     http_port: int,
     grpc_port: int,
     metrics_port: int,
@@ -63,55 +103,77 @@ def serve(
     api_key_file: Path | None,
     model_name: str | None,
     rows: int | None,
+    drain_seconds: float,
     threads: int | None,
+    reuse: dict[str, Any],
+    prompt_lookup: int,
     as_json: bool,
 ) -> None:
-    """Start a Triton server with ENGINE, a build directory for a CPU, until Ctrl-C.
+    """Start a Triton server with each ENGINE, a build directory for a CPU, until Ctrl-C.
 
-    ENGINE may also be a model repository that `r1trt triton` wrote for a CPU. Its model.py is code, and runs:
-    serve repositories that you trust.
+    Clients ask a model by its name, the checkpoint's or NAME. An ENGINE may also be a model repository that
+    `r1trt triton` wrote for a CPU. Its model.py is code, and runs: serve repositories that you trust.
 
     The server listens on this machine's loopback interface only, save for what --openai-host says. It comes
     from the package index and is kept in the user's cache directory.
     """
     from r1trt.openai.config import keys_from_file
     from r1trt.package.limits import GenerationLimits
-    from r1trt.triton_server.serve import ServeConfig, served_model
+    from r1trt.triton_server.serve import ServeConfig, served_models
 
+    limits = GenerationLimits(rows=rows, threads=threads, prompt_lookup=prompt_lookup, **reuse)
     config = ServeConfig(
-        engine=engine,
-        model_name=model_name,
+        engines=_engines_to_serve(engines, model_name),
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         openai_port=openai_port,
         openai_host=openai_host,
         api_keys=() if api_key_file is None else keys_from_file(api_key_file),
-        limits=GenerationLimits(rows=rows, threads=threads) if rows or threads else None,
+        drain_seconds=drain_seconds,
+        limits=None if limits == GenerationLimits() else limits,
     )
     with ExitStack() as stack:
         with progress_reporter() as progress:
-            model = stack.enter_context(served_model(config, progress, _log))
-        _print_model(model, as_json=as_json)
-        model.server.wait()
+            served = stack.enter_context(served_models(config, progress, _log))
+        _print_models(served, as_json=as_json)
+        served.server.wait()
 
 
-def _print_model(model: ServedModel, *, as_json: bool) -> None:
-    sampling = model.sampling.config()
+def _engines_to_serve(
+    engines: tuple[tuple[str | None, Path], ...], model_name: str | None
+) -> tuple[EngineToServe, ...]:
+    from r1trt.triton_server.served_models import EngineToServe
+
+    if model_name is not None and (len(engines) > 1 or engines[0][0] is not None):
+        raise UsageError("--model-name is for one ENGINE without a name.", fix="write NAME=ENGINE for each")
+    return tuple(EngineToServe(path=path, name=name or model_name) for name, path in engines)
+
+
+def _print_models(served: ServedModels, *, as_json: bool) -> None:
+    sampling = {model.name: model.sampling.config() for model in served.models}
+    options = ("temperature", "top_k", "top_p")
     result = {
-        "model_name": model.name,
-        "pid": model.server.pid,
-        "http": model.http,
-        "grpc": model.grpc,
-        "metrics": model.metrics,
-        "openai": model.openai,
-        "sampling_defaults": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")},
+        "models": [
+            {"name": name, "sampling_defaults": {option: getattr(config, option) for option in options}}
+            for name, config in sampling.items()
+        ],
+        "pid": served.server.pid,
+        "http": served.http,
+        "grpc": served.grpc,
+        "metrics": served.metrics,
+        "openai": served.openai,
     }
+    names, several = ", ".join(sampling), len(sampling) > 1
     lines = [
-        f"{model.name} is served: HTTP {model.http}, gRPC {model.grpc}, metrics {model.metrics}"
-        + ("" if model.openai is None else f", OpenAI http://{model.openai}/v1"),
-        *(f"  {example}" for example in model.examples),
-        f"tokens are chosen with {sampling.text}, where a request does not say",
+        f"{names} {'are' if several else 'is'} served: HTTP {served.http}, gRPC {served.grpc},"
+        f" metrics {served.metrics}"
+        + ("" if served.openai is None else f", OpenAI http://{served.openai}/v1"),
+        *(f"  {example}" for example in served.examples),
+        *(
+            f"tokens{f' of {name}' if several else ''} are chosen with {config.text}, unless a request says"
+            for name, config in sampling.items()
+        ),
         "stop with Ctrl-C",
     ]
     print_result(result, lines, as_json=as_json)

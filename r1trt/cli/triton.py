@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from r1trt.cli.options import DIRECTORY, FILE, UnicodePath, json_option, trust_plugins_option
+from r1trt.cli.options import (
+    DIRECTORY,
+    FILE,
+    UnicodePath,
+    json_option,
+    prompt_lookup_option,
+    reuse_options,
+    trust_plugins_option,
+)
 from r1trt.cli.output import print_result
 
 EPILOG = """
@@ -33,7 +42,7 @@ COUNT = click.IntRange(min=1)
     type=UnicodePath(file_okay=False, path_type=Path),
     required=True,
     metavar="REPOSITORY",
-    help="The model repository to write; a repository that is there is replaced.",
+    help="The model repository to write; to one that is there the model is added, or replaces its namesake.",
 )
 @click.option("--model-name", metavar="NAME", help="Name that clients ask for; default: the checkpoint's.")
 @click.option(
@@ -52,7 +61,7 @@ COUNT = click.IntRange(min=1)
     "--rows", type=COUNT, metavar="N", help="Requests that run at a time; default: the engine's batch size."
 )
 @click.option(
-    "--chunk-tokens", type=COUNT, metavar="N", help="Prompt tokens of one call; default: 64 on a CPU."
+    "--chunk-tokens", type=COUNT, metavar="N", help="Prompt tokens of one call; default: measured on a CPU."
 )
 @click.option(
     "--token-budget",
@@ -63,6 +72,8 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--max-queue", type=COUNT, default=256, show_default=True, metavar="N", help="Requests that may wait."
 )
+@reuse_options
+@prompt_lookup_option
 @json_option
 def triton(
     engine: tuple[Path, ...],
@@ -75,6 +86,8 @@ def triton(
     chunk_tokens: int | None,
     token_budget: int | None,
     max_queue: int,
+    reuse: dict[str, Any],
+    prompt_lookup: int,
     as_json: bool,
 ) -> None:
     """Write a Triton model repository for ENGINE, a build directory.
@@ -86,7 +99,12 @@ def triton(
     from r1trt.package.repository import TritonConfig, repository_from_engine
 
     limits = GenerationLimits(
-        rows=rows, chunk_tokens=chunk_tokens, token_budget=token_budget, max_queue=max_queue
+        rows=rows,
+        chunk_tokens=chunk_tokens,
+        token_budget=token_budget,
+        max_queue=max_queue,
+        **reuse,
+        prompt_lookup=prompt_lookup,
     )
     config = TritonConfig(
         engines=engine,

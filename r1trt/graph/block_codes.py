@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from r1trt.graph.alternating import alternating
 from r1trt.graph.quantize import RowTensor, WeightSource, require_finite
 from r1trt.graph.weight_grid import Grid, rounded_weight, scales_of_weight
 
@@ -88,7 +89,7 @@ class BlockRows(RowTensor):
 
     def rows(self) -> Iterator[Array]:
         """Rows in order, some at a time; those of a whole matrix where they take turns."""
-        return _alternating(self._made(), self._source.shape[-2]) if self._alternates else self._made()
+        return alternating(self._made(), self._source.shape[-2]) if self._alternates else self._made()
 
     def _made(self) -> Iterator[Array]:
         for chunk in self._source.chunks():
@@ -104,18 +105,6 @@ class BlockRows(RowTensor):
     def _assembled(self) -> ir.TensorProtocol:
         whole = np.concatenate(list(self.rows())).reshape(self._dims)
         return ir.Tensor(whole, dtype=self.dtype, name=self.name)
-
-
-def _alternating(chunks: Iterator[Array], count: int) -> Iterator[Array]:
-    """Matrices of `count` rows, one by one: row 0 of both halves, row 1 of both, and so on."""
-    waiting: list[Array] = []
-    for chunk in chunks:
-        waiting.append(chunk)
-        while sum(map(len, waiting)) >= count:
-            rows = np.concatenate(waiting)
-            halves = rows[:count].reshape(2, count // 2, *rows.shape[1:])
-            waiting = [rows[count:]]
-            yield np.ascontiguousarray(np.swapaxes(halves, 0, 1)).reshape(rows[:count].shape)
 
 
 def block_name(weight: str, grid: Grid) -> str:

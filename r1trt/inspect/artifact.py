@@ -50,19 +50,22 @@ def _summary_of_export(export: ExportArtifact) -> Summary:
 
 def _summary_of_repository(repository: RepositoryArtifact) -> Summary:
     manifest = repository.manifest
-    rows = [(entry.file, entry.bytes) for entry in manifest.files]
+    facts: dict[str, object] = {"models": ", ".join(model.name for model in manifest.models) or "-"}
+    for model in manifest.models:
+        of = "" if len(manifest.models) == 1 else f" of {model.name}"
+        engine = model.engine
+        facts |= {
+            f"kind{of}": model.kind,
+            f"arch{of}": engine.arch,
+            f"compute capability{of}": ", ".join(f"SM{sm}" for sm in engine.sms) or "-",
+            f"precision{of}": engine.precision,
+            f"backend{of}": engine.backend,
+            f"capacity{of}": engine.capacity if engine.cache else "no cache",
+            f"built with{of}": _versions(engine.versions),
+        }
+    entries = (*(entry for model in manifest.models for entry in model.files), *manifest.documents)
+    rows = [(entry.file, entry.bytes) for entry in entries]
     files = Table(title="Files", header=("file", "bytes"), rows=rows)
-    engine = manifest.engine
-    facts = {
-        "model": manifest.model_name,
-        "kind": manifest.model,
-        "arch": engine.arch,
-        "compute capability": ", ".join(f"SM{sm}" for sm in engine.sms) or "-",
-        "precision": engine.precision,
-        "backend": engine.backend,
-        "capacity": engine.capacity if engine.cache else "no cache",
-        "built with": _versions(engine.versions),
-    }
     return Summary(kind=manifest.KIND, path=repository.path, facts=facts, tables=[files])
 
 

@@ -115,6 +115,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def arguments_of(pid: int) -> list[str]:
+    """A process's command line; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
 def name_of(pid: int) -> str:
     """The kernel's name of a process; empty where there is none."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import select
 import shutil
 import signal
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -31,7 +33,37 @@ LIMIT_S = 4.0
 
 _RETRY_S = 0.05
 
+_POLL_S = 0.05
+
 _actions: dict[object, Callable[[], object]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drain:
+    """What a signal lets come to its end first.
+
+    Attributes:
+        seconds: At most; a second signal ends it at once.
+        begin: Takes nothing new from now on.
+        is_done: Whether nothing is left.
+    """
+
+    seconds: float
+    begin: Callable[[], object]
+    is_done: Callable[[], bool]
+
+
+_drains: list[Drain] = []
+
+
+@contextmanager
+def drained_at_ending(drain: Drain) -> Iterator[None]:
+    """Lets work come to its end if a signal ends the process inside the block; see `at_ending` for locks."""
+    _drains.append(drain)
+    try:
+        yield
+    finally:
+        _drains.remove(drain)
 
 
 @contextmanager
@@ -96,7 +128,22 @@ def _watch(signals: int) -> None:
     while True:
         number = os.read(signals, 1)[0]
         if number in ENDING:
+            for drain in list(_drains):
+                with suppress(Exception):
+                    number = _second_signal(drain, signals) or number
             _end(signal.Signals(number))
+
+
+def _second_signal(drain: Drain, signals: int) -> int | None:
+    """Drains; returns the signal that ended that before its time."""
+    deadline = time.monotonic() + drain.seconds
+    drain.begin()
+    _say(f"r1trt: ending; what runs has {drain.seconds:g} s, a second signal ends it at once\n")
+    while time.monotonic() < deadline and not drain.is_done():
+        ready, _, _ = select.select([signals], [], [], _POLL_S)
+        if ready and (number := os.read(signals, 1)[0]) in ENDING:
+            return number
+    return None
 
 
 def _end(number: signal.Signals) -> None:

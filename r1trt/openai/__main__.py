@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from r1trt.door.admission import Admission
 from r1trt.door.limits import DoorLimits
 from r1trt.door.listening import LOOPBACK, listening_socket
 from r1trt.errors import R1TrtError
@@ -15,7 +16,9 @@ from r1trt.openai.server import OpenAiServer
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, required=True, metavar="NAME", help="In Triton.")
+@click.option(
+    "--model", "models", multiple=True, metavar="NAME", help="In Triton; default: all that generate text."
+)
 @click.option("--grpc", "address", default="127.0.0.1:8001", show_default=True, help="Triton's, for gRPC.")
 @click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=9000, show_default=True, help="And port.")
@@ -24,8 +27,18 @@ from r1trt.openai.server import OpenAiServer
     "--body-bytes", type=click.IntRange(min=1), default=DoorLimits.body_bytes, show_default=True,
     help="Of a request, at most.",
 )  # fmt: skip
+@click.option(
+    "--drain-seconds", type=click.FloatRange(min=0), default=0.0, show_default=True,
+    help="For requests that run when SIGTERM or Ctrl-C ends it.",
+)  # fmt: skip
 def main(
-    models: tuple[str, ...], address: str, host: str, port: int, api_key_file: Path | None, body_bytes: int
+    models: tuple[str, ...],
+    address: str,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    body_bytes: int,
+    drain_seconds: float,
 ) -> None:
     """OpenAI's interface to models of a Triton server."""
     try:
@@ -36,18 +49,20 @@ def main(
             keys=keys_from_file(api_key_file) if api_key_file else (),
             limits=DoorLimits(body_bytes=body_bytes),
         )
-        asyncio.run(_serve(config, address))
+        asyncio.run(_serve(config, address, drain_seconds))
     except R1TrtError as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _serve(config: OpenAiConfig, address: str) -> None:
-    server = OpenAiServer(config, address)
+async def _serve(config: OpenAiConfig, address: str, drain_s: float) -> None:
+    admission = Admission()
+    server = OpenAiServer(config, address, admission, drain_s)
     with listening_socket(config.host, config.port, fix="choose another with --port") as listening:
         await server.start(listening)
+        admission.admit()
         if config.note is not None:
             click.echo(config.note, err=True)
-        click.echo(f"{', '.join(config.models)}: http://{config.address}/v1")
+        click.echo(f"{', '.join(config.models) or 'all models'}: http://{config.address}/v1")
         try:
             await server.wait()
         finally:

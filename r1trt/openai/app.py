@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -14,12 +13,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from r1trt.door.admission import Admission
 from r1trt.openai.answers import Answer, chat_answer, completion_answer
 from r1trt.openai.asked import Asked
 from r1trt.openai.chat_request import chat_from_values
 from r1trt.openai.completion_request import completion_from_values
 from r1trt.openai.config import OpenAiConfig
-from r1trt.openai.errors import ApiError, unavailable
+from r1trt.openai.errors import ApiError
 from r1trt.openai.exchange import (
     ClientLeftError,
     object_from_request,
@@ -30,22 +30,21 @@ from r1trt.openai.exchange import (
 from r1trt.openai.keys import ApiKeys
 from r1trt.openai.merged import merged
 from r1trt.openai.model_client import ModelClient
-from r1trt.openai.values import Values, shown
+from r1trt.openai.models import Models
+from r1trt.openai.values import Values
 
 HEALTH = "/health"
 
 
-def openai_app(
-    config: OpenAiConfig, client: ModelClient, is_open: Callable[[], bool] = lambda: True
-) -> Starlette:
+def openai_app(config: OpenAiConfig, client: ModelClient, admission: Admission) -> Starlette:
     """The application.
 
     Args:
         config: Models, keys and limits.
         client: Connection to Triton.
-        is_open: Whether requests are taken now.
+        admission: Whether requests are taken now.
     """
-    models = Models(config, client, is_open)
+    models = Models(config, client, admission)
     chat = Generation(models, chat_from_values, chat_answer)
     completion = Generation(models, completion_from_values, completion_answer)
     routes = [
@@ -84,53 +83,6 @@ class RequireKey:
             await self._app(scope, receive, send)
 
 
-class Models:
-    """The models that there are.
-
-    Args:
-        config: Their names, and limits.
-        client: Connection to Triton.
-        is_open: Whether requests are taken now.
-    """
-
-    def __init__(self, config: OpenAiConfig, client: ModelClient, is_open: Callable[[], bool]) -> None:
-        self.client, self.limits = client, config.limits
-        self._names, self._is_open = config.models, is_open
-        self._created = int(time.time())
-
-    def require(self, name: str) -> None:
-        """Raises ApiError where there is no such model, or none is there yet."""
-        if name not in self._names:
-            raise ApiError(
-                404,
-                f"The model {shown(name)} does not exist; there is {', '.join(self._names)}.",
-                param="model",
-                code="model_not_found",
-            )
-        if not self._is_open():
-            raise unavailable("The model is not ready; try again in some seconds.")
-
-    async def list(self, request: Request) -> Response:
-        """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._entry(name) for name in self._names]})
-
-    async def one(self, request: Request) -> Response:
-        """GET /v1/models/{model}."""
-        self.require(name := request.path_params["model"])
-        return JSONResponse(self._entry(name))
-
-    async def health(self, request: Request) -> Response:
-        """GET /health: 200 where every model answers."""
-        for name in self._names:
-            self.require(name)
-            if not await self.client.is_ready(name):
-                raise unavailable(f"The model {name} is not ready.")
-        return JSONResponse({"status": "ok"})
-
-    def _entry(self, name: str) -> dict[str, object]:
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "r1trt"}
-
-
 class Generation:
     """A path that generates text; an ASGI application.
 
@@ -150,7 +102,7 @@ class Generation:
         limits = self._models.limits
         with suppress(ClientLeftError):
             asked = self._asked_from(Values(await object_from_request(scope, receive, limits)))
-            self._models.require(asked.model)
+            await self._models.require(asked.model)
             await unless_left(receive, self._answer(asked, send))
 
     async def _answer(self, asked: Asked, send: Send) -> None:

@@ -27,7 +27,6 @@ _NOT_DONE: Mapping[str, tuple[object, ...]] = {
     "logit_bias": ({},),
     "min_p": (0, 0.0),
     "min_tokens": (0,),
-    "ignore_eos": (False,),
     "use_beam_search": (False,),
     "skip_special_tokens": (True,),
     "store": (False,),
@@ -118,6 +117,7 @@ def _sampling(values: Values) -> dict[str, Any]:
         "top_p": None if top_p is None else max(top_p, _LEAST_TOP_P),
         "top_k": _top_k(values),
         "stop_words": values.texts("stop") or None,
+        "ignore_eos": values.flag("ignore_eos") or None,
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -21,7 +21,7 @@ class OpenAiConfig:
     """A front end.
 
     Attributes:
-        models: Names of the models that clients may ask.
+        models: Names of the models that clients may ask; none means all that the server has.
         port: To listen on.
         host: Address to listen on.
         keys: One of which a client has to send; none lets everybody in.
@@ -33,11 +33,6 @@ class OpenAiConfig:
     host: str = LOOPBACK
     keys: tuple[str, ...] = field(default=(), repr=False)
     limits: DoorLimits = field(default_factory=DoorLimits)
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError where there is no model."""
-        if not self.models:
-            raise ConfigError("There is no model to ask.")
 
     @property
     def note(self) -> str | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from r1trt.door.admission import RETRY_S
 from r1trt.door.model_errors import status_of_error
 from r1trt.serving.fields import TOO_LONG
 
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
-_RETRY_AFTER_S = 1
 
 
 class ApiError(Exception):
@@ -20,13 +20,21 @@ class ApiError(Exception):
         message: For the client.
         param: The field that is wrong.
         code: What programs tell errors of one status apart by.
+        retry_s: Seconds after which what is unavailable may be there again.
     """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_s: int = RETRY_S,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
+        self._retry_s = retry_s
 
     @property
     def content(self) -> dict[str, Any]:
@@ -41,7 +49,7 @@ class ApiError(Exception):
         if self.status == HTTPStatus.UNAUTHORIZED:
             return {"WWW-Authenticate": "Bearer"}
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            return {"Retry-After": str(_RETRY_AFTER_S)}
+            return {"Retry-After": str(self._retry_s)}
         return {}
 
 
@@ -60,6 +68,6 @@ def error_of_model(text: str) -> ApiError:
     return ApiError(status, message, code=CONTEXT_LENGTH_EXCEEDED if TOO_LONG in first else None)
 
 
-def unavailable(message: str) -> ApiError:
+def unavailable(message: str, retry_s: int = RETRY_S) -> ApiError:
     """What may succeed later."""
-    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code="unavailable")
+    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code="unavailable", retry_s=retry_s)

@@ -38,10 +38,14 @@ async def object_from_request(scope: Scope, receive: Receive, limits: DoorLimits
     body = await _body(scope, receive, limits)
     try:
         if len(body) < _LONG_BODY:
-            return object_from_body(body, limits.depth)
-        return await asyncio.to_thread(object_from_body, body, limits.depth)
+            found = object_from_body(body, limits.depth)
+        else:
+            found = await asyncio.to_thread(object_from_body, body, limits.depth)
     except RefusedError as error:
         raise invalid(str(error)) from error
+    if len(body) > (most := limits.for_model(found.get("model"))):
+        raise _too_large(most)
+    return found
 
 
 async def unless_left(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
@@ -97,7 +101,7 @@ async def _body(scope: Scope, receive: Receive, limits: DoorLimits) -> bytes:
         raise ApiError(415, "Compressed requests are not taken.")
     length = headers.get("content-length", "0")
     if len(length) > _MOST_LENGTH_DIGITS or int(length) > limits.body_bytes:
-        raise _too_large(limits)
+        raise _too_large(limits.body_bytes)
     try:
         async with asyncio.timeout(limits.body_s):
             while True:
@@ -106,17 +110,15 @@ async def _body(scope: Scope, receive: Receive, limits: DoorLimits) -> bytes:
                     raise ClientLeftError
                 found += message.get("body", b"")
                 if len(found) > limits.body_bytes:
-                    raise _too_large(limits)
+                    raise _too_large(limits.body_bytes)
                 if not message.get("more_body", False):
                     return bytes(found)
     except TimeoutError as error:
         raise ApiError(408, f"The body took more than {limits.body_s:.0f} s.") from error
 
 
-def _too_large(limits: DoorLimits) -> ApiError:
-    return ApiError(
-        413, f"The body is larger than {limits.body_bytes} bytes, the most that a request may have."
-    )
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"The body is larger than {limit} bytes, the most that a request may have.")
 
 
 async def _left(receive: Receive) -> None:

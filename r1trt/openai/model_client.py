@@ -46,6 +46,7 @@ class Piece:
         thinking: New text of the thinking, where that was asked for.
         logprobs: How likely the new tokens were, where that was asked for, as OpenAI has it.
         input_tokens: Tokens of the prompt.
+        cached_tokens: Those of them that stood in the cache; the first response has them.
         output_tokens: New tokens.
         thinking_tokens: Tokens that went into thinking, and are not counted yet.
         finish_reason: Why it is the last response; empty before.
@@ -55,6 +56,7 @@ class Piece:
     thinking: str = ""
     logprobs: Sequence[dict[str, Any]] = field(default=())
     input_tokens: int
+    cached_tokens: int = 0
     output_tokens: int
     thinking_tokens: int = 0
     finish_reason: str
@@ -69,6 +71,7 @@ class ModelClient:
 
     def __init__(self, address: str) -> None:
         self._client = triton.InferenceServerClient(address, channel_args=_OPTIONS)
+        self._kinds: dict[str, bool] = {}
 
     async def close(self) -> None:
         """Ends every call."""
@@ -80,6 +83,27 @@ class ModelClient:
             return bool(await self._client.is_model_ready(model, client_timeout=_READY_S))
         except triton.InferenceServerException:
             return False
+
+    async def generation_models(self) -> tuple[str, ...]:
+        """Names of the server's models that generate text, as their interface says.
+
+        Raises:
+            ApiError: The server is not there.
+        """
+        try:
+            # NOTES: the index of the repository would name them as well, and is restricted.
+            statistics = await self._client.get_inference_statistics(client_timeout=_READY_S)
+            names = sorted({entry.name for entry in statistics.model_stats})
+            return tuple([name for name in names if await self._generates(name)])
+        except triton.InferenceServerException as error:
+            raise unavailable("The server is not there now; try again in some seconds.") from error
+
+    async def _generates(self, model: str) -> bool:
+        if model not in self._kinds:
+            metadata = await self._client.get_model_metadata(model, client_timeout=_READY_S)
+            tensors = {tensor.name for tensor in (*metadata.inputs, *metadata.outputs)}
+            self._kinds[model] = {"text_input", "finish_reason"} <= tensors
+        return self._kinds[model]
 
     async def generate(self, model: str, values: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
         """Asks for one text; closing the iterator cancels the request.
@@ -143,6 +167,7 @@ def _piece(response: Any) -> Piece:
         thinking=_text(outputs["thinking_output"]) if "thinking_output" in outputs else "",
         logprobs=() if logprobs is None else json.loads(_text(logprobs)),
         input_tokens=_count(outputs["num_input_tokens"]),
+        cached_tokens=_count(outputs["num_cached_tokens"]) if "num_cached_tokens" in outputs else 0,
         output_tokens=_count(outputs["num_output_tokens"]),
         thinking_tokens=_count(outputs["num_thinking_tokens"]) if "num_thinking_tokens" in outputs else 0,
         finish_reason=_text(outputs["finish_reason"]),

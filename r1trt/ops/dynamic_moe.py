@@ -158,6 +158,7 @@ class DynamicMoe(Operator[MoeSpec]):
             scales=self._scale_kind(node, parts[0].count),
             weight_only=bool(self.attribute(node, "weight_only")),
             static_scales=self.input(node, "x_scale") is not None,
+            alternates="alternates" in node.attributes,
         )
 
     def _sizes(self, node: ir.Node) -> dict[str, int]:

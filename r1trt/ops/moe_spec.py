@@ -47,7 +47,8 @@ class MoeSpec:
     `scales`; activations are quantized too unless `weight_only`, by scales of the node if `static_scales`.
 
     Weights in blocks have `bits`, and `block_size` neighbours of a row share a scale. Their codes are UINT8,
-    as `r1trt.graph.block_codes` packs them; the routed experts' rows of gate and up take turns.
+    as `r1trt.graph.block_codes` packs them; the routed experts' rows of gate and up take turns. So do those
+    of FP32 experts that `alternates` says.
     """
 
     num_experts: int
@@ -73,6 +74,7 @@ class MoeSpec:
     static_scales: bool = False
     bits: int = 0
     block_size: int | None = None
+    alternates: bool = False
 
     def attributes(self) -> dict[str, AttributeValue]:
         """The attributes of a node with this spec."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
+from r1trt.artifacts.repository import RepositoryModel, ServedModelDirectory
 from r1trt.door.limits import DoorLimits
-from r1trt.package.bundle import EngineBundle
 from r1trt.plugin_tools.library import LIBRARY_FILE
 from r1trt.runtime.sampling_defaults import sampling_defaults_from_dir
 
@@ -20,47 +22,65 @@ _REQUIREMENTS = ("jinja2>=3.1", "tokenizers>=0.22")
 _FRONT_END_REQUIREMENTS = ("starlette>=1.0", "uvicorn>=0.54", "tritonclient[grpc]>=2.60")
 _GPU_REQUIREMENTS = ("cuda-python>=13,<14",)
 
-_GENERATION_FILES = ("README.md", "Dockerfile", "client_http.py", "client_grpc.py", "client_curl.sh")
-_SCORING_FILES = ("README.md", "client_scoring.py")
+_GENERATION_FILES = ("Dockerfile", "client_http.py", "client_grpc.py", "client_curl.sh")
+_SCORING_FILES = ("client_scoring.py",)
 
 
-def write_documents(repository: Path, name: str, bundle: EngineBundle) -> None:
+def write_documents(repository: Path, models: Sequence[RepositoryModel]) -> None:
     """Writes the documents into a repository.
 
     Args:
-        repository: Where.
-        name: The model's name.
-        bundle: What is served.
+        repository: Where; the models are there already.
+        models: Its models.
     """
-    generates = bundle.manifest.cache
-    for file in _GENERATION_FILES if generates else _SCORING_FILES:
-        (repository / file).write_text(_rendered(f"{file}.jinja", name, bundle), encoding="utf-8")
-    if generates:
-        (repository / "requirements.txt").write_text("\n".join(requirements_from_bundle(bundle)) + "\n")
-        # The image takes nothing else of the repository, whose engine may be large.
+    _write(repository, "README.md" if len(models) == 1 else "README.several.md", models)
+    generating = [model for model in models if model.kind == "generation"]
+    scoring = [model for model in models if model.kind == "scoring"]
+    for files, kind in ((_GENERATION_FILES, generating), (_SCORING_FILES, scoring)):
+        for file in files if kind else ():
+            _write(repository, file, kind)
+    if generating:
+        (repository / "requirements.txt").write_text("\n".join(requirements_of(generating)) + "\n")
+        # The image takes nothing else of the repository, whose engines may be large.
         (repository / ".dockerignore").write_text("*\n!requirements.txt\n")
 
 
-def requirements_from_bundle(bundle: EngineBundle) -> list[str]:
-    """Packages that a generation model and its front end import, as pip takes them."""
-    common = (*_REQUIREMENTS, *_FRONT_END_REQUIREMENTS)
-    if bundle.manifest.backend == "onnxruntime":
-        return [*common, f"{bundle.library}>=1.32"]
-    exact = f"=={bundle.library_version}" if bundle.library_version else ""
-    return [*common, *_GPU_REQUIREMENTS, f"{bundle.library}{exact}"]
+def requirements_of(models: Sequence[RepositoryModel]) -> list[str]:
+    """Packages that generation models and their front end import, as pip takes them."""
+    engines = sorted({_library(model) for model in models})
+    on_gpu = any(model.engine.backend != "onnxruntime" for model in models)
+    return [*_REQUIREMENTS, *_FRONT_END_REQUIREMENTS, *(_GPU_REQUIREMENTS if on_gpu else ()), *engines]
 
 
-def _rendered(file: str, name: str, bundle: EngineBundle) -> str:
+def _library(model: RepositoryModel) -> str:
+    if model.engine.backend == "onnxruntime":
+        return f"{model.library}>=1.32"
+    return model.library + (f"=={model.library_version}" if model.library_version else "")
+
+
+def _write(repository: Path, file: str, models: Sequence[RepositoryModel]) -> None:
+    """Renders one document; those of one model are of the first."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
-    source = resources.files("r1trt.package").joinpath(file).read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        name=name,
-        manifest=bundle.manifest,
-        bundle=bundle,
+    source = resources.files("r1trt.package").joinpath(f"{file}.jinja").read_text(encoding="utf-8")
+    text = environment.from_string(source).render(
+        models=models,
         container=CONTAINER,
         plugin_file=LIBRARY_FILE,
-        sampling=sampling_defaults_from_dir(bundle.source.path),
-        body_bytes=DoorLimits.for_capacity(bundle.manifest.capacity or 0).body_bytes,
+        body_bytes=max(DoorLimits.for_capacity(model.engine.capacity or 0).body_bytes for model in models),
+        **_of_first(repository, models[0]),
     )
+    (repository / file.replace(".several", "")).write_text(text, encoding="utf-8")
+
+
+def _of_first(repository: Path, model: RepositoryModel) -> dict[str, Any]:
+    directory = ServedModelDirectory(path=repository / model.name)
+    generates = model.kind == "generation"
+    return {
+        "name": model.name,
+        "model": model,
+        "engine": model.engine,
+        "brings_plugins": (directory.engine / LIBRARY_FILE).is_file(),
+        "sampling": sampling_defaults_from_dir(directory.engine if generates else directory.tokenizer),
+    }

@@ -44,6 +44,8 @@ def write_generation_model(
     directory.version.mkdir(parents=True)
     config = generation_config(directory.path.name, manifest, limits)
     directory.configuration.write_text(model_config_text(config))
+    if limits.pinned_prompt is not None:
+        directory.pinned_prompt.write_text(limits.pinned_prompt, encoding="utf-8")
     write_warmup_data(directory.warmup)
     directory.program.write_text(_MODEL_PY)
     copy_serving_code(directory.code)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from r1trt.artifacts.build import BuildManifest
 from r1trt.errors import ConfigError, UsageError
+from r1trt.runtime.prompt_lookup import require_all_logits
 from r1trt.serving.config import SchedulerConfig, ServingConfig
-
-_CPU_CHUNK_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +16,16 @@ class GenerationLimits:
 
     Attributes:
         rows: Requests that run at a time; None takes the engine's batch size.
-        chunk_tokens: Prompt tokens of one call; None takes 64 on a CPU, and what the engine accepts on a GPU.
+        chunk_tokens: Prompt tokens of one call; None has a server measure on a CPU, and takes what the engine
+            accepts on a GPU.
         token_budget: Tokens of all running requests together, asked-for ones included; None allows what the
             cache holds.
         max_queue: Requests that wait, at most.
         threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
+        prefix_reuse: The beginning of a prompt that stands in the cache is not read again.
+        reuse_answers: Neither is what was generated, though its numbers are not those of a prompt's tokens.
+        pinned_prompt: A system prompt that is read once, and stays in a row of its own; None pins nothing.
+        prompt_lookup: Tokens of a draft that is looked up where one request alone decodes; 0 drafts nothing.
     """
 
     rows: int | None = None
@@ -29,9 +33,19 @@ class GenerationLimits:
     token_budget: int | None = None
     max_queue: int = SchedulerConfig.max_queue
     threads: int | None = None
+    prefix_reuse: bool = True
+    reuse_answers: bool = False
+    pinned_prompt: str | None = None
+    prompt_lookup: int = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
+        if self.reuse_answers and not self.prefix_reuse:
+            raise UsageError(
+                "Answers cannot be reused where nothing is.", found="--reuse-answers and --no-prefix-reuse"
+            )
+        if self.pinned_prompt is not None and not self.pinned_prompt.strip():
+            raise UsageError("The prompt to pin is empty.", fix="leave out --pin-prompt, or write a text")
         for name in ("rows", "chunk_tokens", "token_budget", "max_queue", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -41,8 +55,11 @@ class GenerationLimits:
         """What an engine's server runs with.
 
         Raises:
-            ConfigError: The engine was built for fewer rows.
+            ConfigError: The engine was built for fewer rows, there is none for the pinned prompt, or it says
+                nothing of a draft's tokens.
         """
+        if self.prompt_lookup:
+            require_all_logits(manifest.last_token_logits)
         rows = self.rows or manifest.max_batch_size
         if rows > manifest.max_batch_size:
             raise ConfigError(
@@ -50,13 +67,25 @@ class GenerationLimits:
                 found=rows,
                 expected=f"at most {manifest.max_batch_size} (--max-batch-size of the build)",
             )
-        chunk = _CPU_CHUNK_TOKENS if manifest.backend == "onnxruntime" else manifest.max_input_len
+        if self.pinned_prompt is not None and rows < 2:
+            raise ConfigError(
+                "A pinned prompt takes a row of the KV cache, and requests need one, too.",
+                found="1 row",
+                expected="2 or more",
+                fix="build with a larger --max-batch-size, or serve more --rows",
+            )
+        chunk = self.chunk_tokens
+        if chunk is not None or manifest.backend != "onnxruntime":
+            chunk = min(chunk or manifest.max_input_len, manifest.max_input_len)
         return ServingConfig(
             rows=rows,
             threads=self.threads,
             scheduler=SchedulerConfig(
-                chunk_tokens=min(self.chunk_tokens or chunk, manifest.max_input_len),
+                chunk_tokens=chunk,
                 token_budget=self.token_budget,
                 max_queue=self.max_queue,
+                prefix_reuse=self.prefix_reuse,
+                reuse_answers=self.reuse_answers,
+                prompt_lookup=self.prompt_lookup,
             ),
         )

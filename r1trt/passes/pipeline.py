@@ -14,6 +14,7 @@ from r1trt.lowerings.statistics import Statistic
 from r1trt.ops.dynamic_rope import DYNAMIC_ROPE
 from r1trt.ops.hla_attention import HLA_ATTENTION
 from r1trt.passes.add_probes import AddProbesPass, Probe
+from r1trt.passes.alternate_experts import AlternateExpertsPass
 from r1trt.passes.cancel_casts import CancelCastsPass
 from r1trt.passes.check_onnx import CheckOnnxPass
 from r1trt.passes.check_plan import CheckPlanPass
@@ -103,6 +104,7 @@ def _cpu_engine_passes() -> Passes:
         MergeProductsPass(),
         FuseAttentionPass(),
         FuseNormsPass(),
+        AlternateExpertsPass(),
         *_onnxruntime_passes(CheckOnnxPass()),
         # What every layer would compute for itself, positions and masks, is computed once.
         InlineBodiesPass(keep="onnxruntime", inline=(DYNAMIC_ROPE.name, HLA_ATTENTION.name)),

@@ -50,6 +50,7 @@ class Continuation:
         thinking: Whether the text given out has the model's thinking.
         begins_thinking: The prompt opens the thinking.
         logprobs: Say how likely each token is, and so many of the most likely ones; None does not.
+        ignores_eos: End-of-sequence tokens are tokens without text, and end nothing.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Continuation:
         thinking: ThinkingMode = "show",
         begins_thinking: bool = False,
         logprobs: int | None = None,
+        ignores_eos: bool = False,
     ) -> None:
         self._vocab_size = tokenizer.vocab_size
-        self._eos_ids = tokenizer.eos_ids
+        self._eos_ids, self._ignores_eos = tokenizer.eos_ids, ignores_eos
         self._stream = tokenizer.stream()
         self._sampler = Sampler(sampling)
         self._stop = StopTexts(stop)
@@ -83,11 +85,13 @@ class Continuation:
         """
         token = self._sampler.sample(logits_V[: self._vocab_size])
         self._left -= 1
+        reason = self._end_of(token)
         text = "" if token in self._eos_ids else self._stream.push(token)
-        if token in self._eos_ids or self._left <= 0:
+        if reason is not None:
             text += self._stream.finish()
         visible = self._view.take_token(self._stop.push(text), is_whole=not self._stop.is_undecided)
-        reason = self._finish_reason(token)
+        if reason != "eos" and self._stop.found:
+            reason = "stop"
         if reason is not None:
             visible += self.held_back()
         return Piece(
@@ -113,9 +117,8 @@ class Continuation:
             return None
         return token_logprob(logits_V, token, self._logprobs, self._vocab_size)
 
-    def _finish_reason(self, token: int) -> FinishReason | None:
-        if token in self._eos_ids:
+    def _end_of(self, token: int) -> FinishReason | None:
+        """Why no token follows this one, whatever its text is."""
+        if token in self._eos_ids and not self._ignores_eos:
             return "eos"
-        if self._stop.found:
-            return "stop"
         return "length" if self._left <= 0 else None

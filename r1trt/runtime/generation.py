@@ -15,6 +15,7 @@ import numpy as np
 
 from r1trt.runtime.continuation import Continuation, FinishReason
 from r1trt.runtime.prefill import prefill
+from r1trt.runtime.prompt_lookup import PromptLookup, most_drafted, require_all_logits
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.runtime.session import Float32Array, Session, SessionError
 
@@ -35,6 +36,8 @@ class GenerationStatistics:
         decode_tokens_per_second: New tokens after the first by their time; None where there is only one.
         finish_reason: "eos", "stop" (a stop text), "length" (max_new_tokens) or "capacity" (cache full).
         sampling: How the tokens were chosen.
+        drafted_tokens: Tokens of drafts that were looked up; None where none were.
+        accepted_tokens: Those of them that were chosen.
     """
 
     prompt_tokens: int
@@ -48,6 +51,8 @@ class GenerationStatistics:
     decode_tokens_per_second: float | None
     finish_reason: FinishReason
     sampling: SamplingConfig
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers and strings, for JSON."""
@@ -64,11 +69,13 @@ class Generation:
         sampling: How the continuation chooses them, for the statistics.
         held_ids: What the session's row holds from a generation before; as much of it as the prompt begins
             with is not read again.
+        prompt_lookup: Tokens of a draft that is looked up, at most; 0 drafts nothing.
         notes: What a user should know of how the text comes about.
         load_seconds: For the statistics.
 
     Raises:
         SessionError: The model has no KV cache.
+        ConfigError: Drafts are to be checked, and the model gives logits of a call's last token only.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Generation:
         *,
         sampling: SamplingConfig,
         held_ids: Sequence[int] = (),
+        prompt_lookup: int = 0,
         notes: tuple[str, ...] = (),
         load_seconds: float = 0.0,
     ) -> None:
@@ -93,6 +101,9 @@ class Generation:
         self._held = _common_length(held_ids, self._prompt_ids)
         self._load_seconds = load_seconds
         self._capacity = session.limits.capacity
+        self._lookup = PromptLookup(prompt_ids, prompt_lookup) if prompt_lookup else None
+        if self._lookup is not None:
+            require_all_logits(session.limits.last_token_logits)
         self.notes = notes
         self.token_ids: list[int] = []
         self.statistics: GenerationStatistics | None = None
@@ -111,6 +122,8 @@ class Generation:
             if not self.token_ids:
                 first_token_at = time.perf_counter()
             self.token_ids.append(piece.token)
+            if self._lookup is not None:
+                self._lookup.add(piece.token)
             if piece.text:
                 yield piece.text
             if piece.finish_reason is not None:
@@ -129,11 +142,23 @@ class Generation:
     def _logits(self) -> Iterator[Float32Array]:
         """Logits `[V]` of each next token, until the cache is full."""
         yield prefill(self._session, [self._prompt_ids], held=self._held)[0]
-        one_B = np.ones(1, dtype=np.int64)
+        past = len(self._prompt_ids)
         # A token enters the cache only when another one is wanted.
-        for past in range(len(self._prompt_ids), self._capacity):
-            ids_BS = np.array([[self.token_ids[-1]]], dtype=np.int64)
-            yield self._session.step(ids_BS, one_B, past * one_B)[0, 0]
+        while past < self._capacity:
+            draft = self._draft(past)
+            ids_BS = np.array([[self.token_ids[-1], *draft]], dtype=np.int64)
+            logits_SV = self._session.step(ids_BS, np.array([ids_BS.size]), np.array([past]))[0]
+            for place in range(ids_BS.size):
+                yield logits_SV[place]
+                past += 1
+                if place == len(draft) or self.token_ids[-1] != draft[place]:
+                    break
+
+    def _draft(self, past: int) -> list[int]:
+        """Tokens that may follow the last one. Those that do not stay in the cache's row, behind the text."""
+        if self._lookup is None:
+            return []
+        return self._lookup.draft(most_drafted(self._session.limits, past))
 
     def _statistics(
         self, started: float, first_token_at: float, reason: FinishReason
@@ -154,6 +179,8 @@ class Generation:
             decode_tokens_per_second=following / decoding if following else None,
             finish_reason=reason,
             sampling=self._sampling,
+            drafted_tokens=self._lookup.drafted if self._lookup else None,
+            accepted_tokens=self._lookup.accepted if self._lookup else None,
         )
 
 

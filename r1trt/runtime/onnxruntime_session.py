@@ -33,6 +33,7 @@ from r1trt.runtime.session_checks import check_cache_memory, check_call, check_r
 
 CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 _TRUE = np.array(True)
+_KEPT_BINDINGS = 64
 _CACHE_TYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -90,6 +91,7 @@ class OnnxRuntimeSession:
             last_token_logits=len(logits) == 2,
         )
         self._caches: dict[str, CacheArray] = {}
+        self._bindings: dict[tuple[int, int, bool], Any] = {}
 
     def reset(self, rows: int) -> None:
         """Starts a table of `rows` empty sequences. Memory that no sequence has reached is not touched."""
@@ -104,6 +106,7 @@ class OnnxRuntimeSession:
             name: np.zeros((rows, *shape), self._cache_types[name])
             for name, shape in self._cache_shapes.items()
         }
+        self._bindings.clear()
         self.rows = rows
 
     def run(
@@ -117,24 +120,21 @@ class OnnxRuntimeSession:
     ) -> Outputs:
         """Appends tokens to a range of rows; see `Session.run`."""
         check_call(self.limits, self.rows, first_row, input_ids_BS, seq_len_B, past_len_B)
-        binding = self._session.io_binding()
         arrays = {"input_ids": input_ids_BS, "seq_len": seq_len_B, "past_len": past_len_B}
         try:
+            binding = self._binding(first_row, len(input_ids_BS), only_last and self._chooses_tokens)
             for name, array in arrays.items():
                 if name in self._input_names:
                     binding.bind_cpu_input(name, np.ascontiguousarray(array))
-            if only_last and self._chooses_tokens:
-                # By address: ONNX Runtime's other way knows no inputs with defaults.
-                binding.bind_input(ONLY_LAST, "cpu", 0, np.bool_, _TRUE.shape, _TRUE.ctypes.data)
-            self._bind_caches(binding, first_row, len(input_ids_BS))
-            for name in self._outputs.values():
+            for name in self._outputs.values():  # anew: memory of the last call would be taken for this one
                 binding.bind_output(name)
             self._session.run_with_iobinding(binding)
+            values = binding.get_outputs_as_ortvaluevector()
+            # Outputs come in the order of binding: the caches first.
+            arrays_out = [values[len(self._caches) + index].numpy() for index in range(len(self._outputs))]
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise SessionError("ONNX Runtime failed at a call.", where=self._where, found=error) from error
-        # Outputs come in the order of binding: the caches first.
-        values = [value.numpy() for value in binding.get_outputs()[len(self._caches) :]]
-        results: Outputs = dict(zip(self._outputs, values, strict=True))
+        results: Outputs = dict(zip(self._outputs, arrays_out, strict=True))
         if self.limits.last_token_logits:
             results[LOGITS] = results[LOGITS][:, None]
         return results
@@ -156,6 +156,11 @@ class OnnxRuntimeSession:
         for cache in self._caches.values():
             cache[target, :, :tokens] = cache[source, :, :tokens]
 
+    def swap(self, row: int, other: int, tokens: int) -> None:
+        """Exchanges the first `tokens` tokens of two rows."""
+        for cache in self._caches.values():
+            cache[[row, other], :, :tokens] = cache[[other, row], :, :tokens]
+
     def clear(self, row: int) -> None:
         """Sets one row of every cache to zero."""
         for cache in self._caches.values():
@@ -167,8 +172,23 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         """Frees the model and its caches."""
+        self._bindings.clear()
         self._caches = {}
         self._session = None
+
+    def _binding(self, first_row: int, B: int, only_last: bool) -> Any:
+        """The caches of a range of rows, bound: that takes half a millisecond, and ranges come again."""
+        key = (first_row, B, only_last)
+        binding = self._bindings.get(key)
+        if binding is None:
+            if len(self._bindings) >= _KEPT_BINDINGS:
+                self._bindings.clear()
+            binding = self._bindings[key] = self._session.io_binding()
+            if only_last:
+                # By address: ONNX Runtime's other way knows no inputs with defaults.
+                binding.bind_input(ONLY_LAST, "cpu", 0, np.bool_, _TRUE.shape, _TRUE.ctypes.data)
+            self._bind_caches(binding, first_row, B)
+        return binding
 
     def _bind_caches(self, binding: Any, first_row: int, B: int) -> None:
         for name, cache in self._caches.items():

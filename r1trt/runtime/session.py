@@ -109,6 +109,10 @@ class Session(Protocol):
         """Copies the first `tokens` tokens of one row to another."""
         ...
 
+    def swap(self, row: int, other: int, tokens: int) -> None:
+        """Exchanges the first `tokens` tokens of two rows."""
+        ...
+
     def clear(self, row: int) -> None:
         """Sets one row of every cache to zero."""
         ...

@@ -36,6 +36,8 @@ from r1trt.runtime.tensorrt_engine import (
 
 # What TensorRT promises to accept as the address of an input.
 _ALIGNMENT = 256
+_SWAP = "swap"
+"""A buffer of no input: of a row on its way to another place."""
 
 
 class TensorRTSession:
@@ -126,11 +128,19 @@ class TensorRTSession:
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copies one row to another, all of it: its tokens lie scattered over the heads."""
-        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         for name, cache in self._caches.items():
             size = self._cache_bytes(name, 1)
-            places = (cache.address + target * size, cache.address + source * size)
-            checked(self._cudart.cudaMemcpyAsync(*places, size, kind, self._stream))
+            self._copy(cache.address + target * size, cache.address + source * size, size)
+
+    def swap(self, row: int, other: int, tokens: int) -> None:
+        """Exchanges two rows, all of them, through a buffer of one cache's row."""
+        for name, cache in self._caches.items():
+            size = self._cache_bytes(name, 1)
+            places = (cache.address + row * size, cache.address + other * size)
+            between = self._buffer(_SWAP, size).address
+            self._copy(between, places[0], size)
+            self._copy(places[0], places[1], size)
+            self._copy(places[1], between, size)
 
     def clear(self, row: int) -> None:
         """Sets one row of every cache to zero."""
@@ -222,6 +232,10 @@ class TensorRTSession:
             address = cache.address + first_row * self._cache_bytes(name, 1)
             context.set_tensor_address(name, address)
             context.set_tensor_address(cache_output(name), address)
+
+    def _copy(self, target: int, source: int, size: int) -> None:
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        checked(self._cudart.cudaMemcpyAsync(target, source, size, kind, self._stream))
 
     def _buffer(self, name: str, size: int) -> DeviceBuffer:
         """An input's or the logits' buffer, kept from call to call while it is large enough."""

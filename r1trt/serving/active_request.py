@@ -9,6 +9,7 @@ import time
 
 from r1trt.runtime.continuation import Continuation, Piece
 from r1trt.runtime.logprobs import TokenLogprob, token_logprob
+from r1trt.runtime.prompt_lookup import PromptLookup
 from r1trt.runtime.sampling import require_usable_logits
 from r1trt.runtime.session import Float32Array
 from r1trt.serving.request import Client, GenerationRequest, RequestEvent
@@ -24,6 +25,7 @@ class ActiveRequest:
         tokenizer: The model's.
         last_token_logits: A call gives logits of its last token only. A prompt whose tokens are asked about
             is then fed one token at a time, as if they were generated.
+        prompt_lookup: Tokens of a draft, at most; 0 drafts nothing.
     """
 
     def __init__(
@@ -33,16 +35,21 @@ class ActiveRequest:
         tokenizer: TextTokenizer,
         *,
         last_token_logits: bool = False,
+        prompt_lookup: int = 0,
     ) -> None:
         self.request = request
         self.client = client
         self.row = -1
         self.past = 0
+        self.reused = 0
+        self.tokens = list(request.prompt_ids)
+        self.read_as_prompt = 0
         self.last_token = -1
         self.new_tokens = 0
         self.submitted_at = time.perf_counter()
         self.started_at = 0.0
         self.first_token_at = 0.0
+        self.lookup = PromptLookup(request.prompt_ids, prompt_lookup) if prompt_lookup else None
         self._feeds_prompt = request.scores_prompt and last_token_logits
         self._vocab_size = tokenizer.vocab_size
         self._thinking_tokens = 0
@@ -55,6 +62,7 @@ class ActiveRequest:
             thinking=request.thinking,
             begins_thinking=tokenizer.opens_thinking(request.prompt_ids),
             logprobs=request.logprobs,
+            ignores_eos=request.ignores_eos,
         )
 
     @property
@@ -63,6 +71,24 @@ class ActiveRequest:
         if self._feeds_prompt:
             return int(self.past == 0)
         return max(len(self.request.prompt_ids) - self.past, 0)
+
+    @property
+    def most_reused(self) -> int:
+        """Tokens of the prompt that need not be read, where a row holds them.
+
+        Two are left at least: the last one's logits are wanted, and a call of one token has a kernel of its
+        own, whose sums come in another order. Where all tokens are asked about, all are read.
+        """
+        return 0 if self.request.scores_prompt else max(len(self.request.prompt_ids) - 2, 0)
+
+    def begin_with(self, tokens: int) -> None:
+        """Enters that the row holds the prompt's first tokens already."""
+        self.past = self.reused = self.read_as_prompt = tokens
+
+    def piece(self, most: int) -> int:
+        """Prompt tokens of the next call: `most`, but such that none is left for a call of its own."""
+        size = min(most, self.unread)
+        return size - 1 if self.unread - size == 1 and size > 2 else size
 
     @property
     def is_decoding(self) -> bool:
@@ -80,6 +106,8 @@ class ActiveRequest:
             ConfigError: Logits that were asked for are not finite numbers.
         """
         first, self.past = self.past, self.past + tokens
+        if tokens > 1 and self.read_as_prompt == first:
+            self.read_as_prompt = self.past
         if self.request.scores_prompt and not self._feeds_prompt:
             following = self.request.prompt_ids[first + 1 : self.past + 1]
             for logits_V, token in zip(logits_SV, following, strict=False):
@@ -101,13 +129,19 @@ class ActiveRequest:
         if not self.request.max_new_tokens:
             self.first_token_at = time.perf_counter()
             return RequestEvent(
-                text=self.request.echo or "", logprobs=self._of_prompt(), finish_reason="length"
+                text=self.request.echo or "",
+                cached_tokens=self.reused,
+                logprobs=self._of_prompt(),
+                finish_reason="length",
             )
         piece = self._continuation.take(logits_V)
         if not self.new_tokens:
             self.first_token_at = time.perf_counter()
         self.new_tokens += 1
         self.last_token = piece.token
+        self.tokens.append(piece.token)
+        if self.lookup is not None:
+            self.lookup.add(piece.token)
         return self._event(piece)
 
     def _of_prompt(self) -> tuple[TokenLogprob, ...]:
@@ -128,6 +162,7 @@ class ActiveRequest:
             text=f"{echo or ''}{piece.text}",
             thinking=piece.thinking,
             new_tokens=1,
+            cached_tokens=self.reused if is_first else 0,
             thinking_tokens=self._thinking_tokens - thought,
             logprobs=(*logprobs, *([piece.logprob] if piece.logprob else [])),
             finish_reason=piece.finish_reason,

@@ -73,6 +73,7 @@ def call_from_values(
             thinking=values.get("thinking", "show"),
             logprobs=values.get("logprobs"),
             echo=_echo(values, tokenizer, prompt_ids),
+            ignores_eos=values.get("ignore_eos", False),
         )
     except ConfigError as error:
         raise _request_error(error) from error

@@ -95,6 +95,11 @@ REQUEST_FIELDS = (
         description="texts that end the generation; they are not given out",
     ),
     Field(
+        name="ignore_eos",
+        dtype="BOOL",
+        description="go on behind end-of-sequence tokens, to max_tokens, as benchmarks want; default false",
+    ),
+    Field(
         name="thinking",
         dtype="STRING",
         description="what is between <think> and </think>: `show` it with the answer, `hide` it,"
@@ -124,6 +129,11 @@ RESPONSE_FIELDS = (
         description='"eos", "stop" or "length" in the last response, empty before',
     ),
     Field(name="num_input_tokens", dtype="UINT32", description="tokens of the prompt, template included"),
+    Field(
+        name="num_cached_tokens",
+        dtype="UINT32",
+        description="tokens of the prompt that stood in the cache, in the first response",
+    ),
     Field(name="num_output_tokens", dtype="UINT32", description="tokens generated since the response before"),
     Field(
         name="thinking_output", dtype="STRING", description="new text of the thinking, where that is split"

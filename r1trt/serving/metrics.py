@@ -38,10 +38,21 @@ REFUSED = Metric(
     description="Requests refused as invalid or for a full queue.",
 )
 PROMPT_TOKENS = Metric(name="r1trt_prompt_tokens", kind="counter", description="Prompt tokens read.")
+REUSED_TOKENS = Metric(
+    name="r1trt_prompt_tokens_reused",
+    kind="counter",
+    description="Prompt tokens that stood in the cache and were not read.",
+)
 NEW_TOKENS = Metric(name="r1trt_generated_tokens", kind="counter", description="Tokens generated.")
 PREFILL_STEPS = Metric(name="r1trt_prefill_steps", kind="counter", description="Calls that read prompts.")
 DECODE_STEPS = Metric(
     name="r1trt_decode_steps", kind="counter", description="Calls that gave every running request a token."
+)
+DRAFTED_TOKENS = Metric(
+    name="r1trt_drafted_tokens", kind="counter", description="Tokens of drafts that were looked up."
+)
+ACCEPTED_TOKENS = Metric(
+    name="r1trt_accepted_tokens", kind="counter", description="Tokens of drafts that were chosen."
 )
 WAITING = Metric(name="r1trt_requests_waiting", kind="gauge", description="Requests that wait for a row.")
 RUNNING = Metric(name="r1trt_requests_running", kind="gauge", description="Requests that hold a row.")
@@ -65,8 +76,9 @@ TOKEN_SECONDS = Metric(
 )
 
 ALL_METRICS = (
-    FINISHED, FAILED, CANCELLED, REFUSED, PROMPT_TOKENS, NEW_TOKENS, PREFILL_STEPS, DECODE_STEPS,
-    WAITING, RUNNING, CACHE_USE, QUEUE_SECONDS, FIRST_TOKEN_SECONDS, TOKEN_SECONDS,
+    FINISHED, FAILED, CANCELLED, REFUSED, PROMPT_TOKENS, REUSED_TOKENS, NEW_TOKENS, PREFILL_STEPS,
+    DECODE_STEPS, DRAFTED_TOKENS, ACCEPTED_TOKENS, WAITING, RUNNING, CACHE_USE, QUEUE_SECONDS,
+    FIRST_TOKEN_SECONDS, TOKEN_SECONDS,
 )  # fmt: skip
 
 

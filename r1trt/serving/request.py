@@ -40,6 +40,7 @@ class GenerationRequest:
         logprobs: Say how likely each token is, and so many of the most likely ones; None does not.
         echo: The prompt's text, where it is given out in front of the answer; its tokens are then among those
             that `logprobs` speaks of.
+        ignores_eos: Go on behind end-of-sequence tokens, to `max_new_tokens`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -49,6 +50,7 @@ class GenerationRequest:
     thinking: ThinkingMode = "show"
     logprobs: int | None = None
     echo: str | None = None
+    ignores_eos: bool = False
 
     def __post_init__(self) -> None:
         """Raises RequestError, or ConfigError from the runtime's own checks, for a value out of range."""
@@ -94,6 +96,7 @@ class RequestEvent:
         text: New text, whole characters; may be empty.
         thinking: New text of the thinking, where that is given out beside the answer.
         new_tokens: Tokens since the message before.
+        cached_tokens: Tokens of the prompt that were not read anew; the first message has them.
         thinking_tokens: Tokens that are known by now to have gone into thinking, and were not before.
         logprobs: How likely tokens were, in order, where that was asked for.
         finish_reason: "eos", "stop" (a stop text), "length" (max_new_tokens); None while it goes on.
@@ -103,6 +106,7 @@ class RequestEvent:
     text: str = ""
     thinking: str = ""
     new_tokens: int = 0
+    cached_tokens: int = 0
     thinking_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
@@ -120,6 +124,7 @@ class RequestEvent:
             text="".join(event.text for event in events),
             thinking="".join(event.thinking for event in events),
             new_tokens=sum(event.new_tokens for event in events),
+            cached_tokens=sum(event.cached_tokens for event in events),
             thinking_tokens=sum(event.thinking_tokens for event in events),
             logprobs=tuple(token for event in events for token in event.logprobs),
             finish_reason=events[-1].finish_reason,

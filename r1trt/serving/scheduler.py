@@ -17,11 +17,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from r1trt.errors import ConfigError, R1TrtError
+from r1trt.runtime.prompt_lookup import require_all_logits
 from r1trt.runtime.session import Float32Array, Int64Array, Session, last_token_logits
 from r1trt.serving import metrics as m
 from r1trt.serving.active_request import ActiveRequest
+from r1trt.serving.call_sizes import CallSizes, measured_call_sizes
 from r1trt.serving.config import SchedulerConfig
 from r1trt.serving.fields import QUEUE_FULL, TOO_LONG
+from r1trt.serving.pinned import read_pinned
 from r1trt.serving.request import (
     CancelledError,
     Client,
@@ -31,6 +34,7 @@ from r1trt.serving.request import (
     RequestEvent,
 )
 from r1trt.serving.row_table import RowTable
+from r1trt.serving.speculation import accepted, drafted
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 
@@ -42,6 +46,11 @@ class Scheduler:
         tokenizer: Its tokenizer.
         config: Limits.
         metrics: Where measurements go.
+        pinned: Tokens that prompts begin with. They are read now, into a row of their own, and kept there.
+
+    Raises:
+        ConfigError: The model has no KV cache, or no room for the pinned tokens.
+        SessionError: Reading them failed.
     """
 
     def __init__(
@@ -50,20 +59,26 @@ class Scheduler:
         tokenizer: TextTokenizer,
         config: SchedulerConfig,
         metrics: m.MetricSink,
+        pinned: Sequence[int] = (),
     ) -> None:
         capacity = session.limits.capacity
         if capacity is None:
             raise ConfigError("A model without a KV cache cannot be scheduled.")
+        if config.prompt_lookup:
+            require_all_logits(session.limits.last_token_logits)
         self._session = session
         self._tokenizer = tokenizer
         self._config = config
         self._metrics = metrics
         self._capacity = capacity
-        self._budget = config.token_budget or session.rows * capacity
-        self._chunk = min(config.chunk_tokens, session.limits.max_input_len or config.chunk_tokens)
+        rows = session.rows - bool(pinned)
+        self._budget = config.token_budget or rows * capacity
+        self._sizes = _call_sizes(session, config)
         self._arrived: deque[ActiveRequest] = deque()
         self._waiting: deque[ActiveRequest] = deque()
-        self._table = RowTable(session.rows, capacity)
+        if pinned:
+            read_pinned(session, pinned, self._sizes.piece)
+        self._table = RowTable(rows, pinned=pinned, reuse=config.prefix_reuse, answers=config.reuse_answers)
         self._decode_next = False
 
     def submit(self, request: GenerationRequest, client: Client) -> None:
@@ -75,7 +90,13 @@ class Scheduler:
         """
         self._check(request)
         only_last = self._session.limits.last_token_logits
-        active = ActiveRequest(request, client, self._tokenizer, last_token_logits=only_last)
+        active = ActiveRequest(
+            request,
+            client,
+            self._tokenizer,
+            last_token_logits=only_last,
+            prompt_lookup=self._config.prompt_lookup,
+        )
         self._arrived.append(active)
 
     def step(self) -> bool:
@@ -88,10 +109,15 @@ class Scheduler:
             self._waiting.append(self._arrived.popleft())
         self._drop_cancelled()
         self._admit()
+        for swap in self._table.gather():
+            self._session.swap(swap.row, swap.other, swap.tokens)
         reading, decoding = self._table.reading(), self._table.decoding()
         if reading and not (decoding and self._decode_next):
-            self._read(self._table.reading_group(reading[0], self._chunk))
+            self._read(self._table.reading_group(reading[0], self._sizes, self._capacity))
             self._decode_next = True
+        elif len(decoding) == 1 and (draft := drafted(decoding[0], self._session.limits)):
+            self._decode_draft(decoding[0], draft)
+            self._decode_next = False
         elif decoding:
             self._decode(decoding)
             self._decode_next = False
@@ -134,11 +160,12 @@ class Scheduler:
             if self._table.is_full or held + self._waiting[0].request.budget > self._budget:
                 return
             active = self._waiting.popleft()
-            self._table.put(active)
+            source = self._table.put(active)
+            if source != active.row:
+                self._session.move(source, active.row, active.past)
+            self._metrics.add(m.REUSED_TOKENS, active.reused)
             active.started_at = time.perf_counter()
             self._metrics.observe(m.QUEUE_SECONDS, active.started_at - active.submitted_at)
-        if move := self._table.close_gap():
-            self._session.move(*move)
 
     def _drop_cancelled(self) -> None:
         for active in self._table.requests():
@@ -150,9 +177,8 @@ class Scheduler:
             self._fail(active, CancelledError("The request was cancelled."))
 
     def _read(self, group: Sequence[ActiveRequest]) -> None:
-        S = min(self._chunk, max(active.unread for active in group))
-        input_ids_BS = np.zeros((len(group), S), np.int64)
-        seq_len_B = np.array([min(S, active.unread) for active in group], np.int64)
+        seq_len_B = np.array([active.piece(self._sizes.piece) for active in group], np.int64)
+        input_ids_BS = np.zeros((len(group), int(seq_len_B.max())), np.int64)
         past_len_B = np.array([active.past for active in group], np.int64)
         for row, active in enumerate(group):
             piece = active.request.prompt_ids[active.past : active.past + int(seq_len_B[row])]
@@ -184,16 +210,36 @@ class Scheduler:
             active.past += 1
             self._take(active, logits_BV[active.row - first])
 
+    def _decode_draft(self, active: ActiveRequest, draft: Sequence[int]) -> None:
+        """One call for the next token and those of a draft; of these it takes what would be chosen anyway."""
+        input_ids_BS = np.array([[active.last_token, *draft]], np.int64)
+        S = input_ids_BS.shape[1]
+        logits = self._call([active], input_ids_BS, np.array([S]), np.array([active.past]), only_last=False)
+        if logits is None:
+            return
+        self._metrics.add(m.DECODE_STEPS)
+        before = accepted(active)
+        for place in range(S):
+            active.past += 1
+            self._take(active, logits[0, place])
+            is_gone = active not in self._table.requests()
+            if is_gone or place == len(draft) or active.last_token != draft[place]:
+                break
+        self._metrics.add(m.DRAFTED_TOKENS, len(draft))
+        self._metrics.add(m.ACCEPTED_TOKENS, accepted(active) - before)
+
     def _call(
         self,
         requests: Sequence[ActiveRequest],
         input_ids_BS: Int64Array,
         seq_len_B: Int64Array,
         past_len_B: Int64Array,
+        *,
+        only_last: bool = True,
     ) -> Float32Array | None:
         """One call of the model; what it raises ends the requests in it, and no others."""
         try:
-            only_last = not any(active.request.scores_prompt for active in requests)
+            only_last = only_last and not any(active.request.scores_prompt for active in requests)
             first_row = requests[0].row
             return self._session.step(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)
         except R1TrtError as error:
@@ -241,7 +287,8 @@ class Scheduler:
         self._fail(active, error)
 
     def _fail(self, active: ActiveRequest, error: R1TrtError) -> None:
-        self._table.remove(active)
+        # What a failed call has written is not known; a cancelled request ends between two calls.
+        self._table.remove(active, is_sound=isinstance(error, CancelledError))
         self._metrics.add(m.CANCELLED if isinstance(error, CancelledError) else m.FAILED)
         self._send(active, RequestEvent(error=error))
 
@@ -255,7 +302,14 @@ class Scheduler:
 
     def _set_gauges(self) -> None:
         self._metrics.set(m.WAITING, len(self._waiting) + len(self._arrived))
-        self._metrics.set(m.RUNNING, len(self._table.requests()))
-        self._metrics.set(
-            m.CACHE_USE, float(self._table.past().sum()) / (self._session.rows * self._capacity)
-        )
+        running = self._table.requests()
+        self._metrics.set(m.RUNNING, len(running))
+        tokens = sum(active.past for active in running)
+        self._metrics.set(m.CACHE_USE, tokens / (self._session.rows * self._capacity))
+
+
+def _call_sizes(session: Session, config: SchedulerConfig) -> CallSizes:
+    if config.chunk_tokens is None:
+        return measured_call_sizes(session)
+    tokens = min(config.chunk_tokens, session.limits.max_input_len or config.chunk_tokens)
+    return CallSizes(piece=tokens, call=tokens)

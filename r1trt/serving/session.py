@@ -11,6 +11,8 @@ from r1trt.runtime.engine_session import session_from_build
 from r1trt.runtime.onnxruntime_model import LoadOptions
 from r1trt.runtime.session import Session, SessionError
 
+_HUGE_PAGE_SECONDS = 5.0
+
 
 def serving_session(engine: Path, rows: int, *, threads: int | None = None) -> Session:
     """Load a build directory and start a table of empty rows.
@@ -44,7 +46,7 @@ def serving_session(engine: Path, rows: int, *, threads: int | None = None) -> S
             found=rows,
             expected=f"1 to {build.manifest.max_batch_size} (--max-batch-size)",
         )
-    session = session_from_build(build, LoadOptions(threads=threads))
+    session = session_from_build(build, LoadOptions(threads=threads, huge_page_seconds=_HUGE_PAGE_SECONDS))
     if rows > 1 and not session.limits.addressable_rows:
         raise SessionError(
             "The rows of the KV cache do not start at addresses that TensorRT accepts.",

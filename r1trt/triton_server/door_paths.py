@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_MODEL = r"/v2/models/[^/?]+(/versions/[^/?]+)?"
+_MODEL = r"/v2/models/(?P<model>[^/?]+)(/versions/[^/?]+)?"
 _READ = re.compile(rf"/v2(/health/(live|ready)|/models/stats|{_MODEL[3:]}(/(ready|config|stats))?)?/?(\?.*)?")
 _ASK = re.compile(rf"{_MODEL}/(generate|generate_stream|infer)(\?.*)?")
 _TEXT = re.compile(rf"{_MODEL}/(generate|generate_stream)(\?.*)?")
@@ -33,3 +33,9 @@ def asks_for_text(target: str) -> bool:
 def is_stream(target: str) -> bool:
     """Whether a path that takes them sends text as it is generated."""
     return target.partition("?")[0].endswith("/generate_stream")
+
+
+def model_asked(target: str) -> str | None:
+    """The model that a path asks; None where it asks none."""
+    found = _ASK.fullmatch(target)
+    return None if found is None else found["model"]

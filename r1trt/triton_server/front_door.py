@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from r1trt.door.admission import NOT_READY, Admission
 from r1trt.door.limits import DoorLimits
 from r1trt.door.listening import BACKLOG, listening_socket
 from r1trt.openai.config import OpenAiConfig
@@ -39,7 +40,10 @@ class FrontDoor:
         self._config = config
         self._limits = limits
         self._stack = ExitStack()
-        self.is_open = False
+        self._admission = Admission()
+        self._http = HttpDoor(self._opens(config.http_socket), limits, self._admission)
+        self._grpc = GrpcDoor(self._opens(config.grpc_socket), limits, self._admission)
+        self._openai: OpenAiServer | None = None
 
     def __enter__(self) -> FrontDoor:
         """Takes the ports; until `admit`, every request is answered with 503.
@@ -54,15 +58,15 @@ class FrontDoor:
             # Through the descriptor, since a socket's path has at most 107 bytes.
             self._directory = os.open(config.sockets, os.O_PATH | os.O_DIRECTORY)
             stack.callback(os.close, self._directory)
-            openai = None if config.openai is None else self._openai(config.openai)
             if config.openai is not None:
+                self._openai = self._openai_server(config.openai)
                 host, port = config.openai.host, config.openai.port
                 sockets.append(stack.enter_context(listening_socket(host, port, fix=_FIX)))
             # Last, since it is only closed by the thread that runs it.
             self._loop = asyncio.new_event_loop()
             started = threading.Event()
             thread = threading.Thread(
-                target=self._run, args=(sockets, openai, started), name="front-door", daemon=True
+                target=self._run, args=(sockets, started), name="front-door", daemon=True
             )
             thread.start()
             started.wait()
@@ -82,33 +86,49 @@ class FrontDoor:
 
     def admit(self) -> None:
         """From now on requests are handed on."""
-        self.is_open = True
+        self._admission.admit()
 
-    def refuse(self) -> None:
-        """From now on every request is answered with 503."""
-        self.is_open = False
+    def refuse(self, why: str = NOT_READY) -> None:
+        """From now on every request is answered with 503, and why."""
+        self._admission.refuse(why)
 
-    def _openai(self, config: OpenAiConfig) -> OpenAiServer:
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are handed on."""
+        return self._admission.is_open
+
+    def drain(self, seconds: float) -> None:
+        """From now on new requests are refused; those that were taken go on. For any thread."""
+        self._admission.end(seconds)
+        self._loop.call_soon_threadsafe(self._grpc.drain)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were taken, and whose answer is not complete."""
+        openai = 0 if self._openai is None else self._openai.in_flight
+        return self._http.in_flight + self._grpc.in_flight + openai
+
+    def _openai_server(self, config: OpenAiConfig) -> OpenAiServer:
         from r1trt.openai.server import OpenAiServer
 
         address = f"unix:{self._path(self._config.grpc_socket)}"
-        return OpenAiServer(config, address, lambda: self.is_open)
+        return OpenAiServer(config, address, self._admission)
 
-    def _run(
-        self, sockets: list[socket.socket], openai: OpenAiServer | None, started: threading.Event
-    ) -> None:
+    def _run(self, sockets: list[socket.socket], started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        http = HttpDoor(self._opens(self._config.http_socket), self._limits)
-        grpc = GrpcDoor(self._opens(self._config.grpc_socket), self._limits)
-        metrics = HttpDoor(self._opens(self._config.metrics_socket), self._limits, _metrics_methods)
-        for serve, listening in zip((http.serve, grpc.serve, metrics.serve), sockets, strict=False):
+        metrics = HttpDoor(
+            self._opens(self._config.metrics_socket), self._limits, self._admission, _metrics_methods
+        )
+        for serve, listening in zip(
+            (self._http.serve, self._grpc.serve, metrics.serve), sockets, strict=False
+        ):
             self._loop.run_until_complete(asyncio.start_server(serve, sock=listening, backlog=BACKLOG))
-        if openai is not None:
-            self._loop.run_until_complete(openai.start(sockets[-1]))
+        if self._openai is not None:
+            self._loop.run_until_complete(self._openai.start(sockets[-1]))
         started.set()
         self._loop.run_forever()
-        if openai is not None:
-            self._loop.run_until_complete(openai.stop())
+        if self._openai is not None:
+            self._loop.run_until_complete(self._openai.stop())
         # Connections that are open now are cut, and have nothing to say of it.
         self._loop.set_exception_handler(lambda loop, context: None)
         for task in asyncio.all_tasks(self._loop):
@@ -120,12 +140,8 @@ class FrontDoor:
         return Path(f"/proc/self/fd/{self._directory}", name)
 
     def _opens(self, name: str) -> Callable[[], Awaitable[Streams]]:
-        path = self._path(name)
-
         async def opened() -> Streams:
-            if not self.is_open:
-                raise ConnectionRefusedError
-            return await asyncio.open_unix_connection(path)
+            return await asyncio.open_unix_connection(self._path(name))
 
         return opened
 

@@ -13,11 +13,18 @@ from contextlib import suppress
 
 import h11
 
+from r1trt.door.admission import NOT_READY, RETRY_S, Admission
 from r1trt.door.body import object_from_body
 from r1trt.door.errors import RefusedError
 from r1trt.door.limits import DoorLimits
 from r1trt.triton_server.door_errors import ClientGoneError
-from r1trt.triton_server.door_paths import allowed_methods, asks_for_text, is_stream, takes_no_body
+from r1trt.triton_server.door_paths import (
+    allowed_methods,
+    asks_for_text,
+    is_stream,
+    model_asked,
+    takes_no_body,
+)
 from r1trt.triton_server.http_answer import HOP_BY_HOP, hand_back
 from r1trt.triton_server.request_json import require_fields
 
@@ -35,6 +42,7 @@ class HttpDoor:
     Args:
         open_server: Connects to the server; raises OSError where there is none.
         limits: What may pass.
+        admission: Whether requests are taken now.
         methods: Allowed methods of a path.
     """
 
@@ -42,12 +50,16 @@ class HttpDoor:
         self,
         open_server: Callable[[], Awaitable[Streams]],
         limits: DoorLimits,
+        admission: Admission,
         methods: Callable[[str], tuple[str, ...]] = allowed_methods,
     ) -> None:
         self._open_server = open_server
         self._limits = limits
+        self._admission = admission
         self._methods = methods
         self._connections = 0
+        self.in_flight = 0
+        """Requests that were handed on, and whose answer is not complete."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers the requests of one connection, one after the other."""
@@ -73,9 +85,9 @@ class HttpDoor:
             _require_json(request, body, self._limits.depth)
             await self._answer(client, request, body)
         except RefusedError as refused:
-            return await client.refuse(refused.status, str(refused))
+            return await client.refuse(refused.status, str(refused), self._admission.retry_s)
         except h11.RemoteProtocolError as error:
-            return await client.refuse(error.error_status_hint, self._unreadable(error))
+            return await client.refuse(error.error_status_hint, self._unreadable(error), RETRY_S)
         return client.http.our_state is h11.DONE and client.http.their_state is h11.DONE
 
     def _unreadable(self, error: h11.RemoteProtocolError) -> str:
@@ -96,10 +108,13 @@ class HttpDoor:
 
     async def _answer(self, client: _Client, request: h11.Request, body: bytes) -> None:
         """Hands a request on, and its answer back as it comes."""
+        if (why := self._admission.refusal_of(request.target.decode("latin-1"))) is not None:
+            raise RefusedError(503, why)
         try:
             server_reader, server = await self._open_server()
         except OSError as error:
-            raise RefusedError(503, "The model is not ready; try again in some seconds.") from error
+            raise RefusedError(503, NOT_READY) from error
+        self.in_flight += 1
         try:
             server.write(_handed_on(request, body))
             pump = asyncio.ensure_future(hand_back(server_reader, client.send, request.method))
@@ -114,6 +129,7 @@ class HttpDoor:
                 raise ClientGoneError
             pump.result()
         finally:
+            self.in_flight -= 1
             # At once: the server then knows that nobody waits for the answer.
             server.transport.abort()
 
@@ -143,7 +159,7 @@ class _Client:
         headers = dict(request.headers)
         if b"content-encoding" in headers:
             raise RefusedError(415, "Compressed requests are not taken.")
-        limit = self._limits.body_bytes
+        limit = self._limits.for_model(model_asked(request.target.decode("latin-1")))
         if int(headers.get(b"content-length", b"0")) > limit:
             raise _too_large(limit)
         if self.http.they_are_waiting_for_100_continue:
@@ -178,13 +194,15 @@ class _Client:
             self.is_broken = True
             raise ClientGoneError from error
 
-    async def refuse(self, status: int, message: str) -> bool:
+    async def refuse(self, status: int, message: str, retry_s: int) -> bool:
         """Answers here; whether another request may follow."""
         if self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.is_broken = True
             return False
         content = json.dumps({"error": message}).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        if status == 503:
+            headers.append(("Retry-After", str(retry_s)))
         finished = self.http.their_state is h11.DONE
         if not finished:
             headers.append(("Connection", "close"))

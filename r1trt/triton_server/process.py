@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from r1trt.errors import R1TrtError
-from r1trt.lifetime.children import ChildGroup, children_of, is_alive, name_of
+from r1trt.lifetime.children import ChildGroup, arguments_of, children_of, is_alive, name_of
 from r1trt.lifetime.ending import at_ending
 from r1trt.triton_server.backend_folders import backend_folders, remove_backend_folders
 from r1trt.triton_server.config import HOST, ServerConfig
@@ -50,7 +50,7 @@ class TritonServer:
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
         self._stack = ExitStack()
-        self._models: set[int] = set()
+        self._models: dict[int, str] = {}
         self._dead: dict[int, float] = {}
         self._folders: frozenset[Path] = frozenset()
 
@@ -116,17 +116,17 @@ class TritonServer:
                 raise self._failure(f"The server was not ready after {timeout:.0f} s.")
             time.sleep(_POLL_S)
         # Only now: while it loads a model the server starts further ones, and ends them.
-        self._models = {pid for pid in children_of(self.pid) if name_of(pid).startswith(_MODEL_NAME)}
+        pids = (pid for pid in children_of(self.pid) if name_of(pid).startswith(_MODEL_NAME))
+        self._models = {pid: self._model_of(pid) for pid in pids}
 
     @property
     def is_running(self) -> bool:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def has_lost_a_model(self) -> bool:
-        """Whether a model's process has ended: the server goes on, and its requests hang for ever."""
-        return not all(map(is_alive, self._models))
+    def lost_models(self) -> list[str]:
+        """Names of models whose process has ended: the server goes on, and their requests hang for ever."""
+        return sorted(name for pid, name in self._models.items() if not is_alive(pid))
 
     def errors(self) -> str:
         """The log's errors, or its last lines."""
@@ -178,6 +178,13 @@ class TritonServer:
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *config.arguments,
         ]
+
+    def _model_of(self, pid: int) -> str:
+        """The model that a process runs: the server gives it the path of its program."""
+        for argument in arguments_of(pid):
+            with suppress(ValueError):
+                return Path(argument).relative_to(self._config.repository).parts[0]
+        return "a model"
 
     def _waits_for_a_dead_model(self) -> bool:
         """Whether a model's process has been dead for a while: it waits for those that it ended."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 
 from r1trt.door.limits import DoorLimits
+from r1trt.lifetime.ending import Drain
 from r1trt.triton_server.config import ServerConfig
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.front_door import FrontDoor
@@ -72,6 +73,14 @@ class RestartingServer:
         """The server's process id; another one after a restart."""
         return self._server.pid
 
+    def draining(self, seconds: float) -> Drain:
+        """What the end of this process is to let come to its end first."""
+        return Drain(
+            seconds=seconds,
+            begin=lambda: self._door.drain(seconds),
+            is_done=lambda: not self._door.in_flight,
+        )
+
     def wait(self, poll: Callable[[], None] = lambda: None) -> None:
         """Watches the server, and starts it again when it or a model of it has died.
 
@@ -83,17 +92,17 @@ class RestartingServer:
         """
         while True:
             poll()
-            if not self._door.is_open or not self._server.is_running or self._server.has_lost_a_model:
+            if not self._door.is_open or not self._server.is_running or self._server.lost_models():
                 self._restart()
             time.sleep(_POLL_S)
 
     def _restart(self) -> None:
-        what = "A model's process" if self._server.is_running else "The server"
-        self._door.refuse()
+        what = self._what_ended()
+        self._door.refuse(f"{what} ended by itself, and is being started again; try again in some seconds.")
         # What is in flight gets its error now: these requests would wait for ever.
         self._server.kill()
         self._require_seldom(what)
-        self._log(f"{what} ended by itself; starting again")
+        self._log(f"{what} ended by itself; all models are started again")
         time.sleep(BACK_OFF_S * (len(self._restarts) - 1))
         self._server.start()
         # Where it dies again meanwhile, the next look finds it so.
@@ -101,6 +110,10 @@ class RestartingServer:
             self._server.wait_until_ready()
             self._door.admit()
             self._log("the server is ready again")
+
+    def _what_ended(self) -> str:
+        lost = self._server.lost_models() if self._server.is_running else []
+        return f"The process of {' and '.join(lost)}" if lost else "The server"
 
     def _require_seldom(self, what: str) -> None:
         now = time.monotonic()

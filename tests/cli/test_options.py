@@ -24,8 +24,8 @@ OPTIONS = {
     ),
     "validate": "engine --reference --prompts --max-tokens --trust-plugins --json",
     "generate": (
-        "engine --prompt --raw --system --max-new-tokens --temperature --top-k --top-p --seed --stop"
-        " --thinking --threads --trust-plugins --json"
+        "engine --prompt --raw --prompt-lookup --system --max-new-tokens --temperature --top-k --top-p --seed"
+        " --stop --thinking --threads --trust-plugins --json"
     ),
     "chat": (
         "engine --system --max-new-tokens --temperature --top-k --top-p --seed --stop --thinking --threads"
@@ -33,10 +33,11 @@ OPTIONS = {
     ),
     "triton": (
         "engine --output -o --model-name --trt-version --plugin-library --trust-plugins --rows --chunk-tokens"
-        " --token-budget --max-queue --json"
+        " --token-budget --max-queue --no-prefix-reuse --reuse-answers --pin-prompt --prompt-lookup --json"
     ),
-    "serve": "engine --http-port --grpc-port --metrics-port --openai-port --openai-host --api-key-file"
-    " --model-name --rows --threads --json",
+    "serve": "engines --http-port --grpc-port --metrics-port --openai-port --openai-host --api-key-file"
+    " --model-name --rows --drain-seconds --threads --prompt-lookup --no-prefix-reuse --reuse-answers"
+    " --pin-prompt --json",
     "precision": "",
     "profile": (
         "model --model --input --metrics --breakdown --on --precision --no-measure --repeats --threads"

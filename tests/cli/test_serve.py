@@ -57,6 +57,31 @@ def test_what_cannot_be_served(
     assert not (tmp_path / "cache").exists(), "nothing is installed for what cannot be served"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["{0}", "{0}"], 2, "Two models have one name"),
+        (["a={0}", "a={0}"], 2, "another-name="),
+        (["{0}", "b={0}", "--model-name", "a"], 2, "write NAME=ENGINE for each"),
+        (["b={0}", "--model-name", "a"], 2, "write NAME=ENGINE for each"),
+        (["b c={0}"], 1, "cannot be the name of a Triton model"),
+        (["b={0}/gone"], 2, "does not exist"),
+        (["{0}", "b={0}", "--rows", "5"], 1, "not built for so many rows"),
+        (["{0}", "b={1}"], 1, "has its own name and limits"),
+    ],
+)
+def test_several_that_cannot_be_served_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    for name, document in (("build", ENGINE), ("repository", REPOSITORY)):
+        (tmp_path / name).mkdir()
+        write_manifest(tmp_path / name, document)
+    places = [str(tmp_path / name) for name in ("build", "repository")]
+    assert main(["serve", *(argument.format(*places) for argument in arguments)]) == code
+    printed = capsys.readouterr()
+    assert message in printed.err and not printed.out
+
+
 @pytest.mark.parametrize("variable", ["TMPDIR", CACHE_VARIABLE])
 def test_folders_that_a_shell_would_take_apart_are_refused(
     tmp_path: Path, variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -79,4 +79,4 @@ def test_a_repository_lists_its_files(tmp_path: Path) -> None:
     write_manifest(tmp_path, REPOSITORY)
     summary = summary_of_path(tmp_path)
     assert summary.facts["backend"] == "onnxruntime" and summary.facts["compute capability"] == "-"
-    assert list(summary.tables[0].rows) == [("SmolLM2/1/engine/cpu.onnx", 233364)]
+    assert list(summary.tables[0].rows) == [("SmolLM2/1/engine/cpu.onnx", 233364), ("README.md", 4711)]

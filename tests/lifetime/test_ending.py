@@ -69,6 +69,36 @@ def test_a_signal_ends_the_process_and_clears_away(
     assert not target.exists()
 
 
+DRAIN = """
+from r1trt.lifetime.ending import Drain, drained_at_ending
+end_on_signals()
+target.mkdir()
+begun, done = target / "begun", target / "done"
+with drained_at_ending(Drain(seconds=600, begin=begun.touch, is_done=done.exists)):
+    wait()
+"""
+
+
+@pytest.mark.parametrize("second", [None, signal.SIGINT])
+def test_what_runs_comes_to_its_end_before_the_process_unless_a_second_signal_comes(
+    tmp_path: Path, second: signal.Signals | None
+) -> None:
+    target = tmp_path / "work"
+    command = [sys.executable, "-c", BEGIN.replace("end_on_signals()\n", "") + WAIT + DRAIN, str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        while not (target / "begun").exists():
+            time.sleep(0.01)
+        if second is None:
+            (target / "done").touch()
+        else:
+            process.send_signal(second)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + (second or signal.SIGTERM)
+    assert "what runs has 600 s" in errors
+
+
 def test_a_thread_that_still_writes_does_not_keep_a_tree_alive(tmp_path: Path) -> None:
     program = """
 import threading

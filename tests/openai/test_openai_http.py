@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from r1trt.door.admission import Admission
 from r1trt.door.limits import DoorLimits
 from r1trt.door.listening import LOOPBACK, PortError, is_loopback, listening_socket
 from r1trt.openai.config import OpenAiConfig
@@ -31,7 +32,10 @@ async def front_end(limits: DoorLimits = LIMITS) -> AsyncIterator[Connect]:
     with listening_socket(LOOPBACK, 0, fix="") as listening:
         # So that what a client does not read is soon more than the kernel keeps.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        server = OpenAiServer(OpenAiConfig(models=("m",), port=1, keys=(KEY,), limits=limits), "127.0.0.1:1")
+        admission = Admission()
+        config = OpenAiConfig(models=("m",), port=1, keys=(KEY,), limits=limits)
+        server = OpenAiServer(config, "127.0.0.1:1", admission)
+        admission.admit()
         address = listening.getsockname()
         await server.start(listening)
         opened: list[asyncio.StreamWriter] = []
@@ -96,7 +100,7 @@ BAD: list[tuple[bytes, int, str, str | None]] = [
     (get("/v1/nothing"), 404, "Unknown request URL: GET /v1/nothing", "unknown_url"),
     (get("/v1/models/other"), 404, "does not exist", "model_not_found"),
     (get("/v1/completions"), 405, "Not allowed to GET", "method_not_supported"),
-    (get("/health", ""), 503, "is not ready", "unavailable"),
+    (get("/health", ""), 503, "Not ready: model m.", "unavailable"),
 ]  # fmt: skip
 
 

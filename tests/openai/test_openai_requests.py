@@ -128,7 +128,7 @@ BOTH: list[tuple[dict[str, Any], str, str | None]] = [
     ({"stream": True, "stream_options": {"x": 1}}, 'Unrecognized request arguments: "x"', "x"),
     ({"frequency_penalty": 0.5}, "frequency_penalty 0.5 is not supported; 0 or 0.0 is", "frequency_penalty"),
     ({"logit_bias": {"5": 1}}, 'logit_bias {"5": 1} is not supported', "logit_bias"),
-    ({"ignore_eos": True}, "ignore_eos true is not supported", "ignore_eos"),
+    ({"ignore_eos": 1}, "ignore_eos is of the wrong type: 1; true or false", "ignore_eos"),
     ({"max_new": 3, "é": 1}, 'Unrecognized request arguments: "max_new", "é"', "max_new"),
 ]  # fmt: skip
 OF_CHATS: list[tuple[dict[str, Any], str, str | None]] = [

@@ -14,6 +14,7 @@ import pytest
 from small_engine import PLUGIN_GRAPH, TENSORRT, TENSORRT_RTX, plugin_library, write_engine
 
 import r1trt
+from r1trt.artifacts import RepositoryArtifact
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.cli import main
 from r1trt.errors import BuildError, R1TrtError
@@ -72,7 +73,10 @@ def test_limits_are_the_configurations_parameters(tmp_path: Path) -> None:
     limits = GenerationLimits(rows=3, chunk_tokens=8, token_budget=40, max_queue=5)
     config = check_model_directory(repository(tmp_path, {"limits": limits}) / "small")
     parameters = {name: value.string_value for name, value in config.parameters.items()}
-    assert parameters == {"rows": "3", "chunk_tokens": "8", "token_budget": "40", "max_queue": "5"}
+    assert parameters == {
+        "rows": "3", "chunk_tokens": "8", "token_budget": "40", "max_queue": "5",
+        "prefix_reuse": "1", "reuse_answers": "0", "prompt_lookup": "0",
+    }  # fmt: skip
 
 
 # What the server's interpreter provides, and each machine's own half, which is imported when it is needed,
@@ -205,7 +209,7 @@ def test_plugins_travel_with_the_engine_and_the_readme_has_their_option(tmp_path
     path = repository(
         tmp_path, {"plugin_library": library}, graph=PLUGIN_GRAPH, **{**TENSORRT, "cache": cache}
     )
-    option = "--backend-config=tensorrt,plugins=/models/libr1trt_plugins.so"
+    option = "--backend-config=tensorrt,plugins=/models/small/libr1trt_plugins.so"
     assert (option in readme(path)) == (not cache)
     if cache:
         engine = path / "small" / "1" / "engine"
@@ -214,7 +218,7 @@ def test_plugins_travel_with_the_engine_and_the_readme_has_their_option(tmp_path
         ]
         assert (engine / "libr1trt_plugins.so").read_bytes() == library.read_bytes()
     else:
-        assert (path / "libr1trt_plugins.so").read_bytes() == library.read_bytes()
+        assert (path / "small" / "libr1trt_plugins.so").read_bytes() == library.read_bytes()
 
 
 def test_plugins_of_the_build_are_taken(tmp_path: Path) -> None:
@@ -251,11 +255,81 @@ def test_missing_plugins_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_manifest_lists_what_is_there(tmp_path: Path) -> None:
     path = repository(tmp_path)
     manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["kind"] == "triton" and manifest["engine"]["precision"] == "fp32"
-    names = {entry["file"] for entry in manifest["files"]}
+    (model,) = manifest["models"]
+    assert manifest["kind"] == "triton" and model["engine"]["precision"] == "fp32"
+    files = [*model["files"], *manifest["documents"]]
+    names = {entry["file"] for entry in files}
     assert {"README.md", "small/config.pbtxt", "small/1/engine/weights.safetensors"} <= names
-    for entry in manifest["files"]:
+    for entry in files:
         assert sha256_of_file(path / entry["file"]) == entry["sha256"]
+
+
+def add(tmp_path: Path, name: str, **changes: Any) -> Path:
+    """Writes an engine of its own, and its model into the one repository."""
+    engine = write_engine(tmp_path / f"engine-{name}-{len(list(tmp_path.iterdir()))}", **changes)
+    config = TritonConfig(engines=(engine,), output=tmp_path / "repository", model_name=name)
+    return repository_from_engine(config)
+
+
+def test_a_second_model_joins_the_first(tmp_path: Path) -> None:
+    path = add(tmp_path, "one")
+    edited = path / "one" / "config.pbtxt"
+    edited.write_text(f"{edited.read_text()}# edited\n")
+    before = {file: file.read_bytes() for file in (path / "one").rglob("*") if file.is_file()}
+    weights = path / "one" / "1" / "engine" / "weights.safetensors"
+    place = weights.stat().st_ino
+    add(tmp_path, "two", **{**TENSORRT, "cache": False, "capacity": None})
+    assert {file: file.read_bytes() for file in (path / "one").rglob("*") if file.is_file()} == before
+    assert weights.stat().st_ino == place, "an engine may be larger than the free space"
+    manifest = RepositoryArtifact.read(path).manifest
+    assert [(model.name, model.kind) for model in manifest.models] == [
+        ("one", "generation"),
+        ("two", "scoring"),
+    ]
+    text = readme(path)
+    assert "of 2 models" in text and "`one` | generates text" in text and "`two` | gives the logits" in text
+    assert "python3 -m r1trt.openai --body-bytes" in text and "--gpus all" in text
+    for program in ("client_http.py", "client_grpc.py", "client_scoring.py"):
+        assert "--model" in (path / program).read_text()
+        ast.parse((path / program).read_text())
+
+
+def test_a_model_of_the_same_name_is_replaced(tmp_path: Path) -> None:
+    for name, rows in (("one", 4), ("two", 4), ("one", 2)):
+        path = add(tmp_path, name, max_batch_size=rows)
+    models = RepositoryArtifact.read(path).manifest.models
+    assert [(model.name, model.engine.max_batch_size) for model in models] == [("one", 2), ("two", 4)]
+
+
+def test_models_of_two_tensorrt_versions_are_not_for_one_server(tmp_path: Path) -> None:
+    path = add(tmp_path, "one", **TENSORRT)
+    with pytest.raises(BuildError, match="different TensorRT versions"):
+        add(tmp_path, "two", **{**TENSORRT, "versions": {"tensorrt-cu13": "11.5.0.1"}})
+    assert not (path / "two").exists()
+
+
+def test_plugins_of_two_scoring_models_are_one_option(tmp_path: Path) -> None:
+    library = plugin_library(tmp_path / "built.so", PLUGIN_OPERATORS)
+    for name in ("one", "two"):
+        engine = write_engine(tmp_path / name, graph=PLUGIN_GRAPH, **{**TENSORRT, "cache": False})
+        path = repository_from_engine(
+            TritonConfig(
+                engines=(engine,),
+                output=tmp_path / "repository",
+                model_name=name,
+                plugin_library=library,
+            )
+        )
+    option = "plugins='/models/one/libr1trt_plugins.so;/models/two/libr1trt_plugins.so'"
+    assert option in readme(path)
+
+
+def test_a_repository_of_another_version_says_what_to_do(tmp_path: Path) -> None:
+    path = add(tmp_path, "one")
+    document = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**document, "models": 1}))
+    with pytest.raises(R1TrtError, match="choose another directory with -o"):
+        add(tmp_path, "two")
 
 
 @pytest.mark.parametrize("cache", [True, False])

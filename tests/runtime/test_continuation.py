@@ -19,12 +19,20 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 PADDED_VOCAB = 8
 
 
-def continuation(*, max_new_tokens: int = 10, stop: tuple[str, ...] = ()) -> Continuation:
+def continuation(
+    *, max_new_tokens: int = 10, stop: tuple[str, ...] = (), ignores_eos: bool = False
+) -> Continuation:
     model = WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="a")
     tokenizer = TextTokenizer(
         tokenizers.Tokenizer(model), special_tokens={}, chat_template=None, eos_ids=frozenset({EOS})
     )
-    return Continuation(tokenizer, sampling=SamplingConfig(), max_new_tokens=max_new_tokens, stop=stop)
+    return Continuation(
+        tokenizer,
+        sampling=SamplingConfig(),
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        ignores_eos=ignores_eos,
+    )
 
 
 def run(sequence: Continuation, tokens: list[int]) -> list[Piece]:
@@ -39,6 +47,12 @@ def test_each_end_is_named_and_gives_its_text() -> None:
     stopped = run(continuation(stop=("b c",)), [0, 1, 2])
     assert "".join(piece.text for piece in stopped) == "a "
     assert [piece.finish_reason for piece in stopped] == [None, None, "stop"]
+
+
+def test_the_end_token_may_end_nothing() -> None:
+    pieces = run(continuation(max_new_tokens=4, ignores_eos=True), [0, EOS, EOS, 1])
+    assert [piece.finish_reason for piece in pieces] == [None, None, None, "length"]
+    assert "".join(piece.text for piece in pieces).split() == ["a", "b"]
 
 
 @pytest.mark.parametrize(("tokens", "limit"), [([0, 1, EOS], 10), ([0, 1], 2)], ids=["eos", "length"])

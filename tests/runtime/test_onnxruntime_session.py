@@ -101,6 +101,17 @@ def test_a_row_can_be_moved_and_cleared(tmp_path: Path) -> None:
     assert not any(cache[2].any() for cache in session._caches.values())
 
 
+def test_two_rows_can_change_places(tmp_path: Path) -> None:
+    session = session_of(tmp_path)
+    prompts = random_prompts(7, 5, 3)
+    prefill(session, [prompt[:-1] for prompt in prompts])
+    session.swap(2, 0, 6)
+    for row, prompt in ((0, prompts[2]), (1, prompts[1]), (2, prompts[0])):
+        count = np.ones(1, np.int64)
+        logits_BSV = session.step(np.array([[prompt[-1]]]), count, (len(prompt) - 1) * count, first_row=row)
+        assert_close(logits_BSV[0, 0], small_graph.reference_logits(prompt)[-1], row)
+
+
 @pytest.mark.parametrize("first_row", [-1, 2, 4])
 def test_rows_outside_the_table(tmp_path: Path, first_row: int) -> None:
     session = session_of(tmp_path)

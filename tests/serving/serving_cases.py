@@ -37,6 +37,7 @@ class Answer:
 
     pieces: list[str] = field(default_factory=list)
     new_tokens: int = 0
+    cached_tokens: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
     error: R1TrtError | None = None
@@ -54,6 +55,7 @@ class Answer:
         assert not self.is_final, "a message after the last one"
         self.pieces.append(event.text)
         self.new_tokens += event.new_tokens
+        self.cached_tokens += event.cached_tokens
         self.logprobs += event.logprobs
         self.finish_reason, self.error = event.finish_reason, event.error
 
@@ -112,6 +114,9 @@ class PassingSession:
     def move(self, source: int, target: int, tokens: int) -> None:
         self.session.move(source, target, tokens)
 
+    def swap(self, row: int, other: int, tokens: int) -> None:
+        self.session.swap(row, other, tokens)
+
     def clear(self, row: int) -> None:
         self.session.clear(row)
 
@@ -126,6 +131,7 @@ class RecordingSession(PassingSession):
         super().__init__(session)
         self.calls: list[Call] = []
         self.moves: list[tuple[int, int, int]] = []
+        self.swaps: list[tuple[int, int, int]] = []
 
     def run(
         self,
@@ -142,6 +148,10 @@ class RecordingSession(PassingSession):
     def move(self, source: int, target: int, tokens: int) -> None:
         self.moves.append((source, target, tokens))
         super().move(source, target, tokens)
+
+    def swap(self, row: int, other: int, tokens: int) -> None:
+        self.swaps.append((row, other, tokens))
+        super().swap(row, other, tokens)
 
 
 class FailingSession(PassingSession):
@@ -188,10 +198,18 @@ class FailingSession(PassingSession):
 class Bench:
     """A scheduler with everything around it."""
 
-    def __init__(self, session: Session, tokenizer: TextTokenizer, **config: int) -> None:
+    def __init__(
+        self, session: Session, tokenizer: TextTokenizer, *, pinned: Sequence[int] = (), **config: int
+    ) -> None:
         self.session = RecordingSession(session)
         self.metrics = RecordedMetrics()
-        self.scheduler = Scheduler(self.session, tokenizer, SchedulerConfig(**config), self.metrics)
+        self.scheduler = Scheduler(
+            self.session,
+            tokenizer,
+            SchedulerConfig(**{"chunk_tokens": 64, **config}),
+            self.metrics,
+            pinned=pinned,
+        )
 
     def submit(self, *requests: GenerationRequest) -> list[Answer]:
         answers = [Answer() for _ in requests]

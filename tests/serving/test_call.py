@@ -48,12 +48,13 @@ def test_every_value_reaches_the_request(tokenizer: TextTokenizer) -> None:
         tokenizer, text_input=[b"a"], max_tokens=[3], stream=[True],
         temperature=[0.5], top_k=[4], top_p=[0.75], seed=[2**64 - 1],
         stop_words=[b"x", b"\xc3\xa9"], return_num_input_tokens=[False], thinking=[b"hide"],
+        ignore_eos=[True],
     )  # fmt: skip
     sampling = made.request.sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 4, 0.75)
     assert sampling.seed == 2**64 - 1
     assert made.request.max_new_tokens == 3 and made.request.stop == ("x", "é")
-    assert made.request.thinking == "hide"
+    assert made.request.thinking == "hide" and made.request.ignores_eos
     assert made.stream and not made.count_input and made.count_output
 
 

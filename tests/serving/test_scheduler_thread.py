@@ -48,7 +48,7 @@ class Waiting(Answer):
 
 
 def thread_of(session: Session, tokenizer: TextTokenizer) -> SchedulerThread:
-    return SchedulerThread(Scheduler(session, tokenizer, SchedulerConfig(), RecordedMetrics()))
+    return SchedulerThread(Scheduler(session, tokenizer, SchedulerConfig(chunk_tokens=64), RecordedMetrics()))
 
 
 def request(new: int = 5) -> GenerationRequest:
@@ -90,7 +90,7 @@ def test_a_defect_ends_every_request_with_an_error(
     session: Session, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing = FailingSession(session, fails={3}, error=ZeroDivisionError("a defect"))
-    scheduler = Scheduler(failing, tokenizer, SchedulerConfig(), RecordedMetrics())
+    scheduler = Scheduler(failing, tokenizer, SchedulerConfig(chunk_tokens=64), RecordedMetrics())
     answers = [Waiting() for _ in range(6)]
     for answer in answers:
         scheduler.submit(request(60), answer.client)

@@ -8,6 +8,7 @@ from r1trt.serving.config import SchedulerConfig, ServingConfig
 CONFIGS = [
     ServingConfig(),
     ServingConfig(rows=3, threads=2),
+    ServingConfig(scheduler=SchedulerConfig(prefix_reuse=False)),
     ServingConfig(rows=8, scheduler=SchedulerConfig(chunk_tokens=8, token_budget=40, max_queue=5)),
 ]
 
@@ -24,6 +25,8 @@ def test_parameters_say_everything(config: ServingConfig) -> None:
         ({"rows": "0"}, "rows is too small"),
         ({"threads": "0"}, "threads is too small"),
         ({"max_queue": "0"}, "max_queue is too small"),
+        ({"prefix_reuse": "2"}, "neither on nor off"),
+        ({"prefix_reuse": "0", "reuse_answers": "1"}, "needs prefix_reuse"),
         ({"chunk_tokens": "-1"}, "not integers(.|\n)*chunk_tokens"),
     ],
 )

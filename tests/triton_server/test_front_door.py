@@ -19,7 +19,8 @@ from r1trt.triton_server.door_paths import allowed_methods
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.grpc_door import MessageLengths, RefusedMessageError
 from r1trt.triton_server.process import is_ready
-from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
+from r1trt.triton_server.serve import ServeConfig, ServedModels, served_models
+from r1trt.triton_server.served_models import EngineToServe
 
 FORM = "application/x-www-form-urlencoded"
 SMUGGLED = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -27,10 +28,12 @@ LIMIT = DoorLimits.for_capacity(64).body_bytes
 
 
 @pytest.fixture(scope="module")
-def model(tiny_engine: Path, environment: ServingEnvironment) -> Iterator[ServedModel]:
+def model(tiny_engine: Path, environment: ServingEnvironment) -> Iterator[ServedModels]:
     http_port, grpc, metrics = free_ports(3)
-    config = ServeConfig(engine=tiny_engine, http_port=http_port, grpc_port=grpc, metrics_port=metrics)
-    with served_model(config) as served:
+    config = ServeConfig(
+        engines=(EngineToServe(path=tiny_engine),), http_port=http_port, grpc_port=grpc, metrics_port=metrics
+    )
+    with served_models(config) as served:
         yield served
 
 
@@ -49,12 +52,12 @@ def ask(
         connection.close()
 
 
-def generate(model: ServedModel, body: bytes, **headers: str) -> tuple[int, dict[str, object]]:
+def generate(model: ServedModels, body: bytes, **headers: str) -> tuple[int, dict[str, object]]:
     return ask(model.http, "POST", f"/v2/models/{model.name}/generate", body, **headers)
 
 
 @pytest.mark.parametrize("kind", ["application/json", FORM, "text/plain"])
-def test_json_is_taken_whatever_it_is_called(model: ServedModel, kind: str) -> None:
+def test_json_is_taken_whatever_it_is_called(model: ServedModels, kind: str) -> None:
     status, answer = generate(model, b'{"text_input": "Every", "max_tokens": 2}', Content_Type=kind)
     assert status == 200 and answer["finish_reason"] in ("length", "eos")
 
@@ -91,7 +94,7 @@ def test_json_is_taken_whatever_it_is_called(model: ServedModel, kind: str) -> N
     ],
 )
 def test_what_would_end_the_server_does_not_reach_it(
-    model: ServedModel, body: bytes, status: int, says: str
+    model: ServedModels, body: bytes, status: int, says: str
 ) -> None:
     for kind in ("application/json", FORM):
         found, answer = generate(model, body, Content_Type=kind)
@@ -99,7 +102,7 @@ def test_what_would_end_the_server_does_not_reach_it(
     assert is_ready(int(model.http.rpartition(":")[2]))
 
 
-def test_chunks_are_counted(model: ServedModel) -> None:
+def test_chunks_are_counted(model: ServedModels) -> None:
     host, _, port = model.http.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=60) as client:
         head = (
@@ -121,7 +124,7 @@ def test_chunks_are_counted(model: ServedModel) -> None:
     ids=["smuggled", "large_head", "tls"],
 )
 def test_what_is_no_request_is_answered_and_closed(
-    model: ServedModel, request_head: bytes, says: bytes
+    model: ServedModels, request_head: bytes, says: bytes
 ) -> None:
     host, _, port = model.http.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=60) as client:
@@ -150,13 +153,13 @@ def test_what_is_no_request_is_answered_and_closed(
         ("POST", "/v2/repository/index", 200),
     ],
 )
-def test_only_what_changes_nothing_is_open(model: ServedModel, method: str, path: str, status: int) -> None:
+def test_only_what_changes_nothing_is_open(model: ServedModels, method: str, path: str, status: int) -> None:
     assert ask(model.http, method, path)[0] == status
 
 
 @pytest.mark.parametrize("lengths", [["9" * 5000], ["2", "100002"], ["x"], ["-1"]], ids=str)
 def test_the_length_of_json_in_front_of_binary_data_is_one_number(
-    model: ServedModel, lengths: list[str]
+    model: ServedModels, lengths: list[str]
 ) -> None:
     connection = http.client.HTTPConnection(model.http, timeout=60)
     connection.putrequest("POST", f"/v2/models/{model.name}/infer")
@@ -169,18 +172,18 @@ def test_the_length_of_json_in_front_of_binary_data_is_one_number(
     connection.close()
 
 
-def test_the_whole_body_of_a_request_for_text_is_json(model: ServedModel) -> None:
+def test_the_whole_body_of_a_request_for_text_is_json(model: ServedModels) -> None:
     body = b'{"text_input": "a", "max_tokens": 1} more'
     status, answer = generate(model, body, Inference_Header_Content_Length=str(len(body) - 5))
     assert status == 400 and "not JSON" in str(answer["error"])
 
 
-def test_metrics_are_read_only(model: ServedModel) -> None:
+def test_metrics_are_read_only(model: ServedModels) -> None:
     assert ask(model.metrics, "GET", "/metrics")[0] == 200
     assert ask(model.metrics, "POST", "/metrics", b"x" * (2 << 20), Content_Type=FORM)[0] == 405
 
 
-def test_one_connection_asks_many_times(model: ServedModel) -> None:
+def test_one_connection_asks_many_times(model: ServedModels) -> None:
     connection = http.client.HTTPConnection(model.http, timeout=60)
     for path, status in (("/v2/health/ready", 200), ("/v2/logging", 403), ("/v2/health/ready", 200)) * 5:
         connection.request("GET", path)
@@ -190,7 +193,7 @@ def test_one_connection_asks_many_times(model: ServedModel) -> None:
     connection.close()
 
 
-def test_grpc_refuses_what_is_large_or_changes_the_server(model: ServedModel) -> None:
+def test_grpc_refuses_what_is_large_or_changes_the_server(model: ServedModels) -> None:
     client = tritonclient.grpc.InferenceServerClient(model.grpc)
     for change in (
         lambda: client.update_log_settings({"log_verbose_level": 1}),

@@ -134,7 +134,9 @@ def test_a_stream_is_the_same_in_pieces(client: openai.OpenAI) -> None:
     assert [chunk.choices[0].finish_reason for chunk in pieces] == [None] * (len(pieces) - 1) + ["stop"]
     assert not last.choices and last.usage is not None
     whole = client.chat.completions.create(model=MODEL, messages=QUESTION)
-    assert last.usage == whole.usage and len({chunk.id for chunk in chunks}) == 1
+    assert whole.usage is not None and whole.usage.prompt_tokens_details is not None
+    assert whole.usage.prompt_tokens_details.cached_tokens == whole.usage.prompt_tokens - 2
+    assert last.usage.total_tokens == whole.usage.total_tokens and len({chunk.id for chunk in chunks}) == 1
 
 
 def test_texts_end_where_they_are_told_to(client: openai.OpenAI) -> None:

@@ -16,7 +16,8 @@ from r1trt.cache import cache_directory
 from r1trt.lifetime.children import children_of, name_of
 from r1trt.triton_server import restarting
 from r1trt.triton_server.process import ServerError, is_ready
-from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
+from r1trt.triton_server.serve import ServeConfig, ServedModels, served_models
+from r1trt.triton_server.served_models import EngineToServe
 from r1trt.triton_server.shared_memory import SHARED_MEMORY
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -32,7 +33,7 @@ def model_process(server: int) -> int:
     return pid
 
 
-def until_ready_again(model: ServedModel, port: int) -> None:
+def until_ready_again(model: ServedModels, port: int) -> None:
     """Watches the server until it has been down and is ready."""
     first = model.server.pid
 
@@ -47,14 +48,16 @@ def until_ready_again(model: ServedModel, port: int) -> None:
 @pytest.fixture
 def config(tiny_engine: Path) -> ServeConfig:
     http, grpc, metrics = free_ports(3)
-    return ServeConfig(engine=tiny_engine, http_port=http, grpc_port=grpc, metrics_port=metrics)
+    return ServeConfig(
+        engines=(EngineToServe(path=tiny_engine),), http_port=http, grpc_port=grpc, metrics_port=metrics
+    )
 
 
 @pytest.mark.parametrize("killed", ["server", "model"])
 def test_it_comes_back(config: ServeConfig, killed: str) -> None:
     port = config.http_port
     ours = f"r1trt_{os.getuid()}_{port}_*"
-    with served_model(config) as model:
+    with served_models(config) as model:
         url = f"http://{model.http}/v2/models/{model.name}/generate"
         assert post(url, {"text_input": "Every", "max_tokens": 2})[0] == 200
         answers: list[tuple[int, str, float]] = []
@@ -79,7 +82,7 @@ def _ask(url: str, answers: list[tuple[int, str, float]]) -> None:
 
 
 def test_an_ordinary_stop_crashes_nothing(config: ServeConfig) -> None:
-    with served_model(config) as model:
+    with served_models(config) as model:
         server = model.server._server
         post(f"http://{model.http}/v2/models/{model.name}/generate", {"text_input": "Every", "max_tokens": 2})
         server.stop()
@@ -92,7 +95,7 @@ def test_what_dies_again_and_again_ends_the_command(
     config: ServeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restarting, "RESTARTS", 1)
-    with pytest.raises(ServerError, match="time 2 in") as caught, served_model(config) as model:
+    with pytest.raises(ServerError, match="time 2 in") as caught, served_models(config) as model:
         model.server.wait(_killing(model))
     assert not is_ready(config.http_port)
     # What the message names is there: the server's own folder is gone.
@@ -100,7 +103,7 @@ def test_what_dies_again_and_again_ends_the_command(
     assert log.parent == cache_directory() and "loading: " in log.read_text()
 
 
-def _killing(model: ServedModel) -> Callable[[], None]:
+def _killing(model: ServedModels) -> Callable[[], None]:
     killed: set[int] = set()
 
     def poll() -> None:

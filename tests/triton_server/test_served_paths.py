@@ -9,7 +9,8 @@ import pytest
 from server_client import free_ports, post
 
 from r1trt.package.repository import TritonConfig, repository_from_engine
-from r1trt.triton_server.serve import ServeConfig, served_model
+from r1trt.triton_server.serve import ServeConfig, served_models
+from r1trt.triton_server.served_models import EngineToServe
 
 FOLDERS = ("my models", "modèle 模型", "it's $HOME; `x`")
 
@@ -25,8 +26,10 @@ def test_they_are_served(tiny_engine: Path, tmp_path: Path, folder: str, kind: s
     else:
         repository_from_engine(TritonConfig(engines=(tiny_engine,), output=engine))
     http, grpc, metrics = free_ports(3)
-    config = ServeConfig(engine=engine, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    with served_model(config) as model:
+    config = ServeConfig(
+        engines=(EngineToServe(path=engine),), http_port=http, grpc_port=grpc, metrics_port=metrics
+    )
+    with served_models(config) as model:
         url = f"http://{model.http}/v2/models/{model.name}/generate"
         status, answer = post(url, {"text_input": "Every function", "max_tokens": 3})
     assert status == 200 and "text_output" in answer

@@ -30,7 +30,8 @@ from r1trt.serving.session import serving_session
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 from r1trt.triton_server.environment import ServingEnvironment
 from r1trt.triton_server.process import is_ready
-from r1trt.triton_server.serve import ServeConfig, ServedModel, served_model
+from r1trt.triton_server.serve import ServeConfig, ServedModels, served_models
+from r1trt.triton_server.served_models import EngineToServe
 from r1trt.triton_server.shared_memory import SHARED_MEMORY
 
 pytestmark = pytest.mark.slow
@@ -43,7 +44,7 @@ ANSWER = "The capital of France is Paris."
 class Served:
     """A running server and its addresses."""
 
-    model: ServedModel
+    model: ServedModels
 
     @property
     def model_url(self) -> str:
@@ -61,11 +62,10 @@ class Served:
         return metric(get(f"http://{self.model.metrics}/metrics"), name)
 
 
-def serve_config(engine: Path, ports: list[int], **limits: int) -> ServeConfig:
+def serve_config(engine: Path, ports: list[int], **limits: Any) -> ServeConfig:
     http, grpc, metrics = ports
     return ServeConfig(
-        engine=engine,
-        model_name=MODEL,
+        engines=(EngineToServe(path=engine, name=MODEL),),
         http_port=http,
         grpc_port=grpc,
         metrics_port=metrics,
@@ -88,8 +88,10 @@ def repository(smollm2_engine: Path, tmp_path_factory: pytest.TempPathFactory) -
 def served(repository: Path, environment: ServingEnvironment) -> Iterator[Served]:
     """What `r1trt triton` writes, in the server."""
     http, grpc, metrics = free_ports(3)
-    config = ServeConfig(engine=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    with served_model(config) as model:
+    config = ServeConfig(
+        engines=(EngineToServe(path=repository),), http_port=http, grpc_port=grpc, metrics_port=metrics
+    )
+    with served_models(config) as model:
         yield Served(model)
 
 
@@ -126,6 +128,14 @@ def test_generate_gives_one_answer(served: Served, tokenizer: TextTokenizer) -> 
     prompt = tokenizer.encode_chat([{"role": "user", "content": QUESTION}])
     assert answer["num_input_tokens"] == len(prompt)
     assert answer["num_output_tokens"] == len(tokenizer.encode(ANSWER)) + 1
+
+
+def test_a_prompt_is_read_once(served: Served, tokenizer: TextTokenizer) -> None:
+    text = "Once upon a time there was a lighthouse keeper who"
+    (_, first), (_, again) = (served.generate(text_input=text, max_tokens=3) for _ in range(2))
+    prompt = len(tokenizer.encode(text))
+    assert again["num_cached_tokens"] == prompt - 2 and first["text_output"] == again["text_output"]
+    wait_until(lambda: served.metric("r1trt_prompt_tokens_reused") >= prompt - 2)
 
 
 def test_generate_stream_gives_the_same_in_pieces(served: Served) -> None:
@@ -298,7 +308,7 @@ def test_64_requests_at_once_answer_as_each_alone(
 
 @pytest.mark.usefixtures("environment")
 def test_a_full_queue_is_answered_with_an_error(tiny_engine: Path) -> None:
-    with served_model(serve_config(tiny_engine, free_ports(3), rows=1, max_queue=2)) as model:
+    with served_models(serve_config(tiny_engine, free_ports(3), rows=1, max_queue=2)) as model:
         values = {"text_input": b"Every function", "stream": True, "max_tokens": 50}
         answers = stream_all(model.grpc, [values] * 24)
         url = f"http://{model.http}/v2/models/{model.name}/generate"
@@ -316,7 +326,7 @@ def test_a_port_in_use_is_named(served: Served, tiny_engine: Path) -> None:
     taken = int(served.model.http.rpartition(":")[2])
     with (
         pytest.raises(PortError, match=f"Port {taken}"),
-        served_model(serve_config(tiny_engine, [taken, *free_ports(2)])),
+        served_models(serve_config(tiny_engine, [taken, *free_ports(2)])),
     ):
         pass
     gc.collect()  # Whatever the refused start left open is an error here, not in a later test.
@@ -361,3 +371,15 @@ def test_the_server_does_not_outlive_a_killed_command(tiny_engine: Path, tmp_pat
         process.kill()
         wait_until(lambda: not Path(f"/proc/{result['pid']}").exists())
     assert not is_ready(http)
+
+
+def test_a_pinned_prompt_is_in_the_cache_from_the_start(
+    smollm2_engine: Path, environment: ServingEnvironment, tokenizer: TextTokenizer
+) -> None:
+    text = "You answer in one short sentence, and never say more than you were asked."
+    messages = [{"role": "system", "content": text}, {"role": "user", "content": QUESTION}]
+    config = serve_config(smollm2_engine, free_ports(3), rows=2, pinned_prompt=text)
+    with served_models(config) as model:
+        _, answer = Served(model).generate(messages=json.dumps(messages), max_tokens=8)
+    least = len(tokenizer.encode(text))
+    assert least <= answer["num_cached_tokens"] < answer["num_input_tokens"] - 4

@@ -14,7 +14,7 @@ from fp8_checkpoints import quantize_checkpoint
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import write_llama, write_r1_asa
 
-from r1trt.artifacts.repository import RepositoryManifest, ServedEngine
+from r1trt.artifacts.repository import RepositoryManifest
 from r1trt.artifacts.validation import ValidationArtifact, ValidationSummary
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
@@ -256,11 +256,7 @@ def test_options_out_of_range(tmp_path: Path, options: dict[str, int]) -> None:
 
 
 def test_a_model_repository_is_nothing_to_validate(tmp_path: Path) -> None:
-    served = ServedEngine(
-        arch="cpu", sms=(), backend="onnxruntime", precision="fp32", cache=True, capacity=64, versions={}
-    )
-    manifest = RepositoryManifest(model_name="m", model="generation", library={}, files=(), engine=served)
-    manifest.write(tmp_path)
+    RepositoryManifest(models=(), documents=()).write(tmp_path)
     with pytest.raises(ConfigError, match="a model repository"):
         validated(tmp_path)
 

@@ -20,11 +20,12 @@ from r1trt.serving.call import call_from_values
 from r1trt.serving.config import ServingConfig
 from r1trt.serving.fields import REQUEST_FIELDS
 from r1trt.serving.metrics import REFUSED
+from r1trt.serving.pinned import pinned_ids, prompt_from_file
 from r1trt.serving.request import Client
 from r1trt.serving.scheduler import Scheduler
 from r1trt.serving.scheduler_thread import SchedulerThread
 from r1trt.serving.session import serving_session
-from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
+from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 
 class TritonPythonModel:
@@ -51,7 +52,10 @@ class TritonPythonModel:
             config = _config(json.loads(args["model_config"]))
             self._session = serving_session(engine, config.rows, threads=config.threads)
             self._metrics = TritonMetrics({"model": args["model_name"], "version": args["model_version"]})
-            scheduler = Scheduler(self._session, self._tokenizer, config.scheduler, self._metrics)
+            pinned = _pinned(model.pinned_prompt, self._tokenizer)
+            scheduler = Scheduler(
+                self._session, self._tokenizer, config.scheduler, self._metrics, pinned=pinned
+            )
         except R1TrtError as error:
             raise triton.TritonModelException(str(error)) from error
         self._capacity = self._session.limits.capacity or 0
@@ -82,6 +86,11 @@ class TritonPythonModel:
         call = call_from_values(values, self._tokenizer, self._capacity, self._defaults)
         writer = ResponseWriter(sender, call, self._tokenizer)
         self._thread.submit(call.request, Client(send=writer.send, is_cancelled=sender.is_cancelled))
+
+
+def _pinned(path: Path, tokenizer: TextTokenizer) -> list[int]:
+    """Tokens of the prompt to pin, where the repository has one."""
+    return pinned_ids(prompt_from_file(path), tokenizer) if path.exists() else []
 
 
 def _config(model_config: dict[str, Any]) -> ServingConfig:

@@ -29,6 +29,7 @@ class ResponseWriter:
         self._call = call
         self._tokenizer = tokenizer
         self._events: list[RequestEvent] = []
+        self._is_first = True
 
     def send(self, event: RequestEvent) -> None:
         """Takes a message of the scheduler and sends a response when there is something to tell."""
@@ -47,6 +48,8 @@ class ResponseWriter:
         outputs = [_text("text_output", gathered.text), _text("finish_reason", gathered.finish_reason or "")]
         if self._call.count_input:
             outputs.append(_count("num_input_tokens", len(request.prompt_ids)))
+            if self._is_first:
+                outputs.append(_count("num_cached_tokens", gathered.cached_tokens))
         if self._call.count_output:
             outputs.append(_count("num_output_tokens", gathered.new_tokens))
         if request.thinking == "split":
@@ -55,6 +58,7 @@ class ResponseWriter:
         if request.logprobs is not None:
             outputs.append(_text("token_logprobs", logprobs_text(gathered.logprobs, self._tokenizer)))
         self._sender.send(triton.InferenceResponse(outputs), flags=flags)
+        self._is_first = False
 
 
 def error_response(error: R1TrtError) -> Any:

@@ -18,39 +18,19 @@ Legend: T tokens, E experts, K experts of a token, D hidden size, F expert width
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx_ir as ir
 from onnxscript._internal.builder import OpBuilder
 
 from r1trt.graph.block_codes import INT8_INPUT, MATMUL_NBITS, product_attributes
 from r1trt.graph.domain import MICROSOFT
-from r1trt.lowerings.builder import dim, dims
-from r1trt.lowerings.router import Routed
+from r1trt.lowerings.onnxruntime.fused_experts import ALTERNATING, Given
 from r1trt.ops.expert_parts import ExpertPart
 from r1trt.ops.moe_spec import SHARED_SCALES, MoeSpec
 
-Given = Mapping[str, ir.Value]
 _RAW_LAYOUT = 0  # weights_prepacked: as r1trt.graph.block_codes packs them
-_ALTERNATING = 1  # swiglu_fusion: the only layout of gate and up that the CPU's kernel takes
 
 
-def routed_in_blocks(op: OpBuilder, spec: MoeSpec, given: Given, routed: Routed) -> ir.Value:
-    """What the routed experts make of all tokens, [T,D]."""
-    nothing_TE = op.Expand(0.0, dims(op, dim(op, routed.x_TD, 0), spec.num_experts))
-    weight_TE = op.ScatterElements(nothing_TE, routed.expert_TK, routed.weight_TK, axis=1)
-    y_TD: ir.Value | None = None
-    for part in spec.parts:
-        own_TE = weight_TE
-        if spec.expert_parts > 1:
-            own_TE = op.Slice(weight_TE, [part.first], [part.stop], [1])
-        added = _part(op, spec, given, part, routed.x_TD, own_TE)
-        y_TD = added if y_TD is None else op.Add(y_TD, added)
-    assert y_TD is not None, "there is at least one part"
-    return y_TD
-
-
-def _part(
+def part_in_blocks(
     op: OpBuilder, spec: MoeSpec, given: Given, part: ExpertPart, x_TD: ir.Value, weight_TE: ir.Value
 ) -> ir.Value:
     """The sum over one part's experts. Which are taken follows from their weights: others have 0."""
@@ -68,7 +48,7 @@ def _part(
         activation_type="swiglu",
         activation_alpha=1.0,
         activation_beta=0.0,
-        swiglu_fusion=_ALTERNATING,
+        swiglu_fusion=ALTERNATING,
         weights_prepacked=_RAW_LAYOUT,
         expert_weight_bits=spec.bits,
         block_size=spec.block_size,

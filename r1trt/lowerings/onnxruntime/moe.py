@@ -1,6 +1,7 @@
 """R1DynamicMoE for ONNX Runtime: a loop over the experts that were chosen, each on its own tokens only.
 
-Experts in INT8 or INT4 blocks are one operator of ONNX Runtime's instead (block_experts.py).
+Experts in INT8 or INT4 blocks, and those of FP32 engines, are one operator of ONNX Runtime's instead
+(block_experts.py, wide_experts.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from onnxscript._internal.builder import OpBuilder
 from r1trt.graph.functions import Body, to_float
 from r1trt.lowerings.builder import FLOAT
 from r1trt.lowerings.expert_loop import Turn, expert_loop
-from r1trt.lowerings.onnxruntime.block_experts import routed_in_blocks, shared_in_blocks
+from r1trt.lowerings.onnxruntime.block_experts import part_in_blocks, shared_in_blocks
 from r1trt.lowerings.onnxruntime.expert_products import Products
 from r1trt.lowerings.onnxruntime.expert_weights import (
     Stack,
@@ -24,6 +25,8 @@ from r1trt.lowerings.onnxruntime.expert_weights import (
     shared_weight,
     stack_of,
 )
+from r1trt.lowerings.onnxruntime.fused_experts import routed_by_parts
+from r1trt.lowerings.onnxruntime.wide_experts import wide_part
 from r1trt.lowerings.router import Routed, inputs_by_name, routed_tokens
 from r1trt.ops.moe_spec import MoeSpec, moe_inputs
 
@@ -91,7 +94,9 @@ def moe_body(spec: MoeSpec) -> Body:
         routed = routed_tokens(op, spec, given)
         seen_TD = products.seen(op, routed.x_TD, "x_scale", spec.hidden_size)
         if spec.block_size is not None:
-            y_TD = routed_in_blocks(op, spec, given, routed)
+            y_TD = routed_by_parts(op, spec, given, routed, part_in_blocks)
+        elif spec.alternates:
+            y_TD = routed_by_parts(op, spec, given, routed, wide_part)
         else:
             y_TD = _routed_sum(op, products, routed, seen_TD)
         if spec.shared_width:
