@@ -24,7 +24,7 @@ from tiny_checkpoints import write_llama
 from r1trt.triton_server.grpc_streams import DATA, END_STREAM, HEADERS, RST_STREAM, OpenStreams
 
 # So many tokens last for seconds, even of a tiny model.
-CAPACITY, TOKENS = 2048, 1500
+CAPACITY, TOKENS, ENDLESS = 32768, 3000, 32000  # some seconds, and far longer than any test
 MODEL = "smollm2"
 
 
@@ -60,8 +60,8 @@ def status(address: str, path: str) -> tuple[int, str | None]:
         connection.close()
 
 
-def over_http(said: dict[str, Any]) -> str:
-    asked = {"text_input": "Every function", "max_tokens": TOKENS, "stream": True}
+def over_http(said: dict[str, Any], tokens: int = TOKENS) -> str:
+    asked = {"text_input": "Every function", "max_tokens": tokens, "stream": True}
     code, body = post(f"http://{said['http']}/v2/models/{MODEL}/generate_stream", asked)
     assert code == 200
     return str(events(body)[-1]["finish_reason"])
@@ -130,7 +130,7 @@ def test_what_runs_comes_to_its_end_and_nothing_else_is_taken(
 @pytest.mark.usefixtures("environment")
 def test_a_second_signal_ends_it_at_once(engine: Path) -> None:
     with serving(engine, "--drain-seconds", "300") as (process, said), ThreadPoolExecutor(1) as threads:
-        running: Future[str] = threads.submit(over_http, said)
+        running: Future[str] = threads.submit(over_http, said, ENDLESS)
         wait_until_running(said, 1)
         process.send_signal(signal.SIGTERM)
         while status(said["http"], "/v2/health/ready")[0] == 200:
