@@ -9,7 +9,7 @@ from kernels.build import build_library
 from kernels.library import EAGER, LATE, RANDOM, HostKernels
 
 from r1trt.plugin_checks.cases.arrays import FLOAT8_E4M3, FLOAT16
-from r1trt.plugin_checks.cases.moe_cases import BLOCK_128, PER_CHANNEL, MoeCase
+from r1trt.plugin_checks.cases.moe_cases import BLOCK_128, PER_CHANNEL, SEPARATE, MoeCase
 from r1trt.plugin_checks.cases.operators import OPERATORS
 
 MOE = OPERATORS["moe"]
@@ -17,8 +17,8 @@ SCHEDULES = [(0, LATE), (-1, EAGER), (5, RANDOM)]
 # Every type, layout of scales and kind of routing; the others multiply by the same tiles.
 EXISTING = (
     "batch=3,seq=20,shared_width=32,lengths=(20,0,7)",
-    "seq=70,experts=1,top_k=1,routing=one_expert",
-    "seq=21,hidden=208,experts=6,method=2,n_group=3,topk_group=1",
+    "seq=70,top_k=1,data_type=1,routing=one_expert",
+    "seq=21,hidden=208,experts=6,method=2,n_group=3",
     "batch=3,seq=20,width=272,data_type=1,swiglu=2,lengths=(20,0,7)",
     "seq=40,experts=16,parts=5,shared_width=48,top_k=6",
     "hidden=272,width=144,shared_width=48,weight_type=3",
@@ -30,10 +30,13 @@ EXISTING = (
 MANY_ROWS = [
     MoeCase(seq=1100, experts=2, top_k=1, hidden=144, width=80),
     MoeCase(seq=1100, experts=2, top_k=1, hidden=144, width=80, data_type=FLOAT16),
-    MoeCase(seq=1100, experts=2, top_k=1, hidden=272, width=144, weight_type=FLOAT8_E4M3, layout=PER_CHANNEL),
-    MoeCase(seq=1100, experts=2, top_k=1, hidden=144, width=128, weight_type=FLOAT8_E4M3, layout=BLOCK_128),
-]
+    MoeCase(seq=1100, experts=2, top_k=1, hidden=272, width=144, weight_type=FLOAT8_E4M3, layout=PER_CHANNEL,
+            swiglu=SEPARATE),
+    MoeCase(seq=1100, experts=2, top_k=1, hidden=144, width=128, weight_type=FLOAT8_E4M3, layout=BLOCK_128,
+            swiglu=SEPARATE),
+]  # fmt: skip
 CASES = [*(case for case in MOE.cases if str(case) in EXISTING), *MANY_ROWS]
+assert len(CASES) == len(EXISTING) + len(MANY_ROWS)
 LITTLE_SHARED_MEMORY = 99 * 1024
 
 
