@@ -17,7 +17,7 @@ import r1trt
 from r1trt.artifacts import RepositoryArtifact
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.cli import main
-from r1trt.errors import BuildError, R1TrtError
+from r1trt.errors import BuildError, ConfigError, R1TrtError
 from r1trt.package.limits import GenerationLimits
 from r1trt.package.model_check import check_model_directory
 from r1trt.package.repository import TritonConfig, repository_from_engine
@@ -77,6 +77,13 @@ def test_limits_are_the_configurations_parameters(tmp_path: Path) -> None:
         "rows": "3", "chunk_tokens": "8", "token_budget": "40", "max_queue": "5",
         "prefix_reuse": "1", "reuse_answers": "0", "prompt_lookup": "0",
     }  # fmt: skip
+
+
+def test_a_pinned_prompt_that_fills_a_row_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    limits = GenerationLimits(rows=2, pinned_prompt="every word of it " * 5000)
+    with pytest.raises(ConfigError, match="leaves no room in the KV cache"):
+        repository(tmp_path, {"limits": limits})
+    assert not list(tmp_path.rglob("config.pbtxt"))
 
 
 # What the server's interpreter provides, and each machine's own half, which is imported when it is needed,
