@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from kernels.build import Change
-from kernels.library import EAGER, LATE
+from kernels.library import LATE
 from kernels.mutant import WRONG, Mutant, Schedules
 
 SOURCE, TILE = "dynamic_moe/hopper_gemm.cu", "dynamic_moe/hopper_tile.cuh"
 BF16 = "seq=21,hidden=208,experts=6,method=2,n_group=3"
 FP8 = "hidden=272,width=144,shared_width=48,weight_type=3"
-BLOCKS = "seq=60,hidden=272,parts=3,width=128,shared_width=128,weight_type=3,layout=2"
-COPIES_AT_ONCE: Schedules = ((0, EAGER),)
 
 
 def planted(
@@ -42,32 +40,11 @@ MUTANTS = [
         report="a phase of an mbarrier that never ends",
     ),
     planted(
-        "a stage expects too few bytes",
-        "Shared<Shape>::kTileA + Shared<Shape>::kTileB);",
-        "Shared<Shape>::kTileA);",
-        BF16,
-        report="more bytes landed",
-    ),
-    planted(
-        "a stage of 16 bits is given back under its products",
-        "waitProducts<1>();\n    if (step > 0 && leads)",
-        "waitProducts<2>();\n    if (step > 0 && leads)",
-        BF16,
-        schedules=COPIES_AT_ONCE,
-    ),
-    planted(
         "sums are read before the last product",
         "waitProducts<0>();\n  holdRegisters(sum);",
         "holdRegisters(sum);",
         BF16,
         report="a thread ended with products",
-    ),
-    planted(
-        "sums of FP8 are read under their products",
-        "waitProducts<0>();\n    odd.end(",
-        "waitProducts<1>();\n    odd.end(",
-        BLOCKS,
-        report="",
     ),
     planted(
         "tiles lie without the swizzle",
