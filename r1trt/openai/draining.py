@@ -31,7 +31,8 @@ class DrainingServer(uvicorn.Server):
             self._first = (sig, time.monotonic() + self._seconds)
             return
         super().handle_exit(sig, frame)
-        self.force_exit = self._first is not None
+        if self._first is not None:
+            self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn every 0.1 s; whether it ends now."""
