@@ -18,7 +18,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--all-cases", action="store_true", help="run every case of the kernels under the sanitizers, too"
+        "--all-cases",
+        action="store_true",
+        help="run every case of what takes minutes: kernels under sanitizers, drafts of a real model",
     )
 
 

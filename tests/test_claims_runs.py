@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from claims.row import Options, write_receipts
 from claims.runs import Run, RunStore
+from claims.tiles import ROW as TILES
 
 
 def counted(calls: list[int]) -> Callable[[], dict[str, int]]:
@@ -58,3 +60,11 @@ def test_a_report_of_what_has_run_starts_nothing(tmp_path: Path) -> None:
     assert store.record(run(), counted(calls)) is not None
     assert store.record(run(seed=1), counted(calls)) is None
     assert len(calls) == 1
+
+
+def test_a_row_without_runs_keeps_the_receipts_that_are_there(tmp_path: Path) -> None:
+    receipt = tmp_path / "claims-tiles.md"
+    receipt.write_text("figures\n")
+    options = Options(store=RunStore(directory=tmp_path / "none", finished_only=True))
+    assert write_receipts(TILES, options, tmp_path) is None
+    assert receipt.read_text() == "figures\n" and list(tmp_path.iterdir()) == [receipt]

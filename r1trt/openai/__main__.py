@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import click
@@ -41,6 +42,8 @@ def main(
     drain_seconds: float,
 ) -> None:
     """OpenAI's interface to models of a Triton server."""
+    if not drain_seconds < math.inf:
+        raise click.BadParameter("it is no time", param_hint="--drain-seconds")
     try:
         config = OpenAiConfig(
             models=models,

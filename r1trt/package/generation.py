@@ -11,6 +11,8 @@ from r1trt.package.limits import GenerationLimits
 from r1trt.package.serving_code import ENTRY, copy_serving_code
 from r1trt.package.triton_config import model_config_text, triton_schema
 from r1trt.serving.fields import REQUEST_FIELDS, RESPONSE_FIELDS, Field
+from r1trt.serving.pinned import pinned_ids, require_room
+from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonModelConfig
@@ -26,6 +28,17 @@ from {ENTRY} import TritonPythonModel  # the name that Triton asks this file for
 
 __all__ = ["TritonPythonModel"]
 '''
+
+
+def require_pinned_room(engine: Path, manifest: BuildManifest, limits: GenerationLimits) -> None:
+    """Refuses a pinned prompt here, and not when Triton loads the model, whose errors are hard to read.
+
+    Raises:
+        ConfigError: It fills a row of the engine's cache, or the chat template refuses it.
+    """
+    if limits.pinned_prompt is not None:
+        tokens = pinned_ids(limits.pinned_prompt, tokenizer_from_dir(engine))
+        require_room(len(tokens), manifest.capacity or 0)
 
 
 def write_generation_model(

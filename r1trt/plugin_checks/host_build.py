@@ -9,6 +9,7 @@ from pathlib import Path
 
 from r1trt.plugin_tools.objects import Compilation, ObjectCache
 from r1trt.plugin_tools.sources import Headers, compiled_files, source_directory
+from r1trt.plugin_tools.targets import HOPPER_FLAGS
 from r1trt.plugin_tools.toolchain import Toolchain, toolchain_from_machine
 
 HERE = Path(__file__).parent
@@ -28,6 +29,9 @@ KERNEL_FLAGS = (
     *COMMON_FLAGS, "-Wno-unknown-pragmas", "-Wno-tsan", "-fno-strict-aliasing", "-ffp-contract=off",
     "-DR1TRT_SIMT_HOST", "-x", "c++",
 )  # fmt: skip
+# Of Hopper's own kernels those that the host layer runs, in a library of their own: in the others the kernels
+# that every GPU has take their calls.
+HOPPER_ON_HOST = ("dynamic_moe/hopper_gemm.cu",)
 SANITIZER_FLAGS = {
     "plain": (),
     "asan": ("-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"),
@@ -49,7 +53,7 @@ class Overlay:
 
 
 def host_kernel_library(
-    objects: ObjectCache, sanitizer: str = "plain", *, overlay: Overlay | None = None
+    objects: ObjectCache, sanitizer: str = "plain", *, overlay: Overlay | None = None, hopper: bool = False
 ) -> Path:
     """All kernels as one shared library with the C names of the launch functions.
 
@@ -57,20 +61,21 @@ def host_kernel_library(
         objects: Where the library goes.
         sanitizer: `plain`, `asan` (with UBSan) or `tsan`.
         overlay: A change of the sources to compile with.
+        hopper: Whether calls go to Hopper's own kernels of `HOPPER_ON_HOST`.
 
     Raises:
         BuildError: A source does not compile.
     """
     kernels = source_directory() / "kernels"
+    own = HOPPER_ON_HOST if hopper else ()
     names = [str(path.relative_to(kernels)) for path in sorted(kernels.glob("*/*.cu"))]
     sources = []
     if overlay is not None:
         # NOTES: the linker takes inline functions from the first object that has them.
-        changed = [overlay.folder / name for name in overlay.sources]
-        sources = [host_compilation(path, overlay.folder, sanitizer) for path in changed]
+        sources = [_kernel_compilation(name, overlay.folder, sanitizer, own) for name in overlay.sources]
         names = [name for name in names if name not in overlay.sources]
-    unchanged = [*(kernels / name for name in names), *host_layer(), LAUNCH_FUNCTIONS]
-    sources += [host_compilation(path, kernels, sanitizer) for path in unchanged]
+    sources += [_kernel_compilation(name, kernels, sanitizer, own) for name in names]
+    sources += [host_compilation(path, kernels, sanitizer) for path in (*host_layer(), LAUNCH_FUNCTIONS)]
     return linked(objects, "kernels-host", sources, ("-shared", *SANITIZER_FLAGS[sanitizer]))
 
 
@@ -127,15 +132,20 @@ def host_layer() -> list[Path]:
     return sorted(SIMT.glob("simt*.cpp"))
 
 
-def host_compilation(source: Path, kernels: Path, sanitizer: str) -> Compilation:
+def host_compilation(source: Path, kernels: Path, sanitizer: str, flags: Sequence[str] = ()) -> Compilation:
     """How a kernel's source, or one of the host layer, is compiled for the CPU.
 
     Args:
         source: The file.
         kernels: The folder of the kernels.
         sanitizer: A key of `SANITIZER_FLAGS`.
+        flags: More flags.
     """
-    return _compilation(source, (*KERNEL_FLAGS, *SANITIZER_FLAGS[sanitizer]), (SIMT, kernels))
+    return _compilation(source, (*KERNEL_FLAGS, *flags, *SANITIZER_FLAGS[sanitizer]), (SIMT, kernels))
+
+
+def _kernel_compilation(name: str, folder: Path, sanitizer: str, own: Sequence[str]) -> Compilation:
+    return host_compilation(folder / name, folder, sanitizer, HOPPER_FLAGS if name in own else ())
 
 
 def cxx_compilation(source: Path, flags: Sequence[str]) -> Compilation:

@@ -82,11 +82,15 @@ def _check_room(session: Session, tokens: Sequence[int]) -> None:
             expected="2 or more",
             fix="build with a larger --max-batch-size, or serve more --rows",
         )
-    capacity = session.limits.capacity or 0
-    if len(tokens) >= capacity:
+    require_room(len(tokens), session.limits.capacity or 0)
+
+
+def require_room(tokens: int, capacity: int) -> None:
+    """Raises ConfigError where a pinned prompt of so many tokens fills a row of the cache."""
+    if tokens >= capacity:
         raise ConfigError(
             "The pinned prompt leaves no room in the KV cache.",
-            found=f"{len(tokens)} tokens",
+            found=f"{tokens} tokens",
             expected=f"fewer than {capacity} (--max-seq-len)",
             fix="pin a shorter text",
         )

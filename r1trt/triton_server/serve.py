@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -55,7 +56,9 @@ class ServeConfig:
     limits: GenerationLimits | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError for what is said of an interface that is not served."""
+        """Raises UsageError for a time that is none, and what is said of an interface that is not served."""
+        if not 0 <= self.drain_seconds < math.inf:
+            raise UsageError("--drain-seconds is no time.", found=self.drain_seconds, expected="0 or more")
         if self.openai_port is None and (self.openai_host != HOST or self.api_keys):
             raise UsageError(
                 "OpenAI's interface is not served.",

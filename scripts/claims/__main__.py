@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for name in options.row or ROWS:
             row: Row = import_module(ROWS[name]).ROW
-            print(write_receipts(row, asked, options.output), flush=True)
+            page = write_receipts(row, asked, options.output)
+            print(page or f"{name}: nothing has run, nothing is written", flush=True)
     except R1TrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -59,13 +60,23 @@ def _parser() -> argparse.ArgumentParser:
         prog="claims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--row", action="append", choices=list(ROWS), help="default: all; repeat for several")
-    parser.add_argument("--seeds", type=int, default=3, help="where a verdict hangs on a difference")
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="seeds of each variant, from 0 on; default: 3"
+    )
     parser.add_argument("--variant", action="append", help="of a row that trains; default: all")
     parser.add_argument("--reduced", action="store_true", help="sizes that take seconds and show nothing")
     parser.add_argument("--finished-only", action="store_true", help="report what has run, and start nothing")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work-dir", type=Path, default=REPOSITORY / "build" / "claims")
-    parser.add_argument("-o", "--output", type=Path, default=REPOSITORY / "docs" / "benchmarks")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; default: 1")
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=REPOSITORY / "build" / "claims",
+        help="finished runs; default: build/claims",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=REPOSITORY / "docs" / "benchmarks",
+        help="receipts, which replace those that are there; default: docs/benchmarks",
+    )  # fmt: skip
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -52,14 +53,18 @@ class Row:
     draw: Callable[[Mapping[str, Any], Path], None] | None = None
 
 
-def write_receipts(row: Row, options: Options, directory: Path) -> Path:
-    """Measures a row and writes its receipts; returns the page."""
+def write_receipts(row: Row, options: Options, directory: Path) -> Path | None:
+    """Measures a row and writes its receipts; returns the page, or None where no run of it stands."""
+    counts = options.store.counts
+    before = Counter(counts)
     document = {
         "row": row.name,
         "day": datetime.now(UTC).date().isoformat(),
         "reduced": options.reduced,
         **row.measure(options),
     }
+    if counts["asked"] > before["asked"] and counts["result"] == before["result"]:
+        return None  # receipts that are there say more
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"claims-{row.name}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,10 +51,12 @@ class RunStore:
     Attributes:
         directory: Where they lie.
         finished_only: Start nothing: what has not run is left out.
+        counts: How many runs were "asked" for, and of how many there is a "result".
     """
 
     directory: Path
     finished_only: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
 
     def path(self, run: Run, suffix: str = ".json") -> Path:
         """Where the result of a run lies, or, with another suffix, what belongs to it, as its weights."""
@@ -79,6 +82,7 @@ class RunStore:
             `result`, what `measure` returned; None if the run does not stand and nothing is to be started.
         """
         record = self.finished(run)
+        self.counts.update(asked=1, result=record is not None or not self.finished_only)
         if record is not None or self.finished_only:
             return record
         begin = time.perf_counter(), time.process_time()

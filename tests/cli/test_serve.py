@@ -33,6 +33,7 @@ REPOSITORY = repository_manifest()
         (ENGINE, ["--rows", "5"], 1, "not built for so many rows"),
         (ENGINE, ["--http-port", "0"], 2, "--http-port"),
         (ENGINE, ["--threads", "0"], 2, "--threads"),
+        (ENGINE, ["--drain-seconds", "nan"], 2, "--drain-seconds is no time"),
         (EXPORT, [], 1, "not a build"),
         (repository_manifest(backend="tensorrt"), [], 3, "for a CPU only"),
         (repository_manifest(cache=False), [], 1, "no KV cache"),

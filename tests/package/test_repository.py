@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,14 @@ import r1trt
 from r1trt.artifacts import RepositoryArtifact
 from r1trt.artifacts.disk import sha256_of_file
 from r1trt.cli import main
-from r1trt.errors import BuildError, R1TrtError
+from r1trt.errors import BuildError, ConfigError, R1TrtError
 from r1trt.package.limits import GenerationLimits
 from r1trt.package.model_check import check_model_directory
 from r1trt.package.repository import TritonConfig, repository_from_engine
 from r1trt.package.serving_code import serving_modules
 from r1trt.serving.fields import REQUEST_FIELDS, RESPONSE_FIELDS
 
+R1_ASA_BYTES = Path(__file__).parents[1] / "data" / "r1_asa_bytes"
 SCORING = {"cache": False, "capacity": None}
 ADA = {**TENSORRT, "arch": "ada", "sms": [89], "engines": [{"file": "engine.sm89.plan", "sm": 89}]}
 PLUGIN_OPERATORS = ["R1DynamicMoE", "R1DynamicRoPE", "R1HLAAttention"]
@@ -77,6 +79,15 @@ def test_limits_are_the_configurations_parameters(tmp_path: Path) -> None:
         "rows": "3", "chunk_tokens": "8", "token_budget": "40", "max_queue": "5",
         "prefix_reuse": "1", "reuse_answers": "0", "prompt_lookup": "0",
     }  # fmt: skip
+
+
+def test_a_pinned_prompt_that_fills_a_row_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "engine")
+    shutil.copy(R1_ASA_BYTES / "tokenizer.json", engine)  # a token for each byte
+    limits = GenerationLimits(rows=2, pinned_prompt="a" * 5000)
+    with pytest.raises(ConfigError, match="leaves no room in the KV cache"):
+        repository_from_engine(TritonConfig(engines=(engine,), output=tmp_path / "new", limits=limits))
+    assert not (tmp_path / "new").exists()
 
 
 # What the server's interpreter provides, and each machine's own half, which is imported when it is needed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,16 @@ def smollm2(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("prompt", PROMPTS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each prompt with one way of sampling; with `--all-cases` with every one."""
+    if metafunc.function is not test_smollm2_writes_the_same:
+        return
+    every = [(prompt, sampling) for prompt in PROMPTS for sampling in SAMPLINGS]
+    few = list(zip(PROMPTS, itertools.cycle(SAMPLINGS), strict=False))
+    cases = every if metafunc.config.getoption("--all-cases") else few
+    metafunc.parametrize(("prompt", "sampling"), cases)
+
+
 def test_smollm2_writes_the_same(smollm2: Path, prompt: str, sampling: str) -> None:
     options = {**SAMPLINGS[sampling], "max_new_tokens": 96}
     (text, plain), (same, drafted) = (run(smollm2, PROMPTS[prompt], lookup, **options) for lookup in (0, 8))

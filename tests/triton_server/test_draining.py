@@ -24,7 +24,7 @@ from tiny_checkpoints import write_llama
 from r1trt.triton_server.grpc_streams import DATA, END_STREAM, HEADERS, RST_STREAM, OpenStreams
 
 # So many tokens last for seconds, even of a tiny model.
-CAPACITY, TOKENS, ENDLESS = 32768, 3000, 32000  # some seconds, and far longer than any test
+CAPACITY, TOKENS, ENDLESS = 32768, 2000, 32000  # some seconds, and far longer than any test
 MODEL = "smollm2"
 
 

@@ -1,7 +1,7 @@
 // What sm_90a alone has: mbarriers, the tensor memory accelerator (TMA), and products of a warpgroup (wgmma).
 // Inline PTX, one function an instruction; PTX ISA 8.7, sections 9.7.13.15 (mbarrier), 9.7.9.25
-// (cp.async.bulk.tensor) and 9.7.15 (wgmma). Compiles to nothing usable elsewhere: callers stand in front of
-// it with R1TRT_HOPPER_DEVICE.
+// (cp.async.bulk.tensor) and 9.7.15 (wgmma). The tests' host layer has functions of the same names; elsewhere
+// this compiles to nothing usable: callers stand in front of it with R1TRT_HOPPER_DEVICE.
 #pragma once
 
 #include <cuda.h>
@@ -9,7 +9,7 @@
 #include "platform.cuh"
 
 // Set in device code of sm_90a; without the `a` its instructions do not exist.
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(R1TRT_SIMT_HOST)
 #define R1TRT_HOPPER_DEVICE 1
 #endif
 
@@ -20,13 +20,21 @@ constexpr int kSwizzleBytes = 128;    // a row of a tile in shared memory
 constexpr int kSwizzleRows = 8;       // after which the pattern repeats
 constexpr int kTileAlignment = 1024;  // kSwizzleBytes * kSwizzleRows
 
+using Barrier = uint64_t;
+
+}  // namespace r1trt::kernels::hopper
+
+#ifdef R1TRT_SIMT_HOST
+#include "simt_hopper.h"
+#else
+
+namespace r1trt::kernels::hopper {
+
 __device__ __forceinline__ uint32_t sharedAddress(void const* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
 // ---- mbarrier: `full` counts the bytes that land, `empty` the warps that have read.
-
-using Barrier = uint64_t;
 
 __device__ __forceinline__ void initBarrier(Barrier* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(sharedAddress(barrier)), "r"(arrivals));
@@ -60,12 +68,6 @@ __device__ __forceinline__ bool tryWait(Barrier* barrier, uint32_t parity) {
   return done != 0;
 }
 
-// Waits for the end of the phase of this parity.
-__device__ __forceinline__ void wait(Barrier* barrier, uint32_t parity) {
-  while (!tryWait(barrier, parity)) {
-  }
-}
-
 // ---- TMA
 
 __device__ __forceinline__ void prefetchMap(CUtensorMap const* map) {
@@ -93,25 +95,6 @@ __device__ __forceinline__ void loadBox(void* shared, CUtensorMap const* map, Ba
 }
 
 // ---- wgmma: D[64, N] += A[64, K] B[N, K]^T of a warpgroup, K being 32 bytes.
-
-// A tile of 128-byte rows with the 128-byte swizzle, at a multiple of kTileAlignment; `offset` in bytes goes
-// along a row, in steps of 32.
-__device__ __forceinline__ uint64_t tileDescriptor(void const* tile, int offset = 0) {
-  constexpr uint64_t kSwizzle128 = 1ULL << 62;
-  constexpr uint64_t kRowsStride = static_cast<uint64_t>(kTileAlignment >> 4) << 32;
-  constexpr uint64_t kUnused = 1ULL << 16;  // the other stride: a swizzled row is the whole tile's width
-  uint64_t const address = (sharedAddress(tile) + offset) >> 4 & 0x3FFF;
-  return kSwizzle128 | kRowsStride | kUnused | address;
-}
-
-// B [K, N] in rows of K: groups of 64 columns of 16 bits, `group_bytes` apart; `row` is a multiple of 16.
-__device__ __forceinline__ uint64_t rowsDescriptor(void const* tile, int row, int group_bytes) {
-  constexpr uint64_t kSwizzle128 = 1ULL << 62;
-  constexpr uint64_t kRowsStride = static_cast<uint64_t>(kTileAlignment >> 4) << 32;  // of 8 rows
-  uint64_t const columns_stride = static_cast<uint64_t>(group_bytes >> 4) << 16;
-  uint64_t const address = (sharedAddress(tile) + row * kSwizzleBytes) >> 4 & 0x3FFF;
-  return kSwizzle128 | kRowsStride | columns_stride | address;
-}
 
 // Shared memory that was written by stores is read by products after this and a barrier.
 __device__ __forceinline__ void fenceStores() {
@@ -294,6 +277,37 @@ __device__ __forceinline__ void takeRegisters() {
 template <int kRegisters>
 __device__ __forceinline__ void giveRegisters() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+}  // namespace r1trt::kernels::hopper
+
+#endif
+
+namespace r1trt::kernels::hopper {
+
+// Waits for the end of the phase of this parity.
+__device__ __forceinline__ void wait(Barrier* barrier, uint32_t parity) {
+  while (!tryWait(barrier, parity)) {
+  }
+}
+
+// A tile of 128-byte rows with the 128-byte swizzle, at a multiple of kTileAlignment; `offset` in bytes goes
+// along a row, in steps of 32.
+__device__ __forceinline__ uint64_t tileDescriptor(void const* tile, int offset = 0) {
+  constexpr uint64_t kSwizzle128 = 1ULL << 62;
+  constexpr uint64_t kRowsStride = static_cast<uint64_t>(kTileAlignment >> 4) << 32;
+  constexpr uint64_t kUnused = 1ULL << 16;  // the other stride: a swizzled row is the whole tile's width
+  uint64_t const address = (sharedAddress(tile) + offset) >> 4 & 0x3FFF;
+  return kSwizzle128 | kRowsStride | kUnused | address;
+}
+
+// B [K, N] in rows of K: groups of 64 columns of 16 bits, `group_bytes` apart; `row` is a multiple of 16.
+__device__ __forceinline__ uint64_t rowsDescriptor(void const* tile, int row, int group_bytes) {
+  constexpr uint64_t kSwizzle128 = 1ULL << 62;
+  constexpr uint64_t kRowsStride = static_cast<uint64_t>(kTileAlignment >> 4) << 32;  // of 8 rows
+  uint64_t const columns_stride = static_cast<uint64_t>(group_bytes >> 4) << 16;
+  uint64_t const address = (sharedAddress(tile) + row * kSwizzleBytes) >> 4 & 0x3FFF;
+  return kSwizzle128 | kRowsStride | columns_stride | address;
 }
 
 }  // namespace r1trt::kernels::hopper

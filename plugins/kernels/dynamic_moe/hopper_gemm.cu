@@ -35,7 +35,7 @@ constexpr int64_t kFewRows = 512;  // of an expert on average: tiles of 64 rows
 template <class Shape>
 __global__ void __launch_bounds__(kThreads, 1) hopperProduct(__grid_constant__ const Problem p) {
 #ifdef R1TRT_HOPPER_DEVICE
-  extern __shared__ char memory[];
+  R1TRT_DYNAMIC_SHARED(memory);
   uintptr_t const address = reinterpret_cast<uintptr_t>(memory);
   auto& shared =
       *reinterpret_cast<Shared<Shape>*>((address + kTileAlignment - 1) / kTileAlignment * kTileAlignment);

@@ -1,7 +1,7 @@
 // Runs CUDA C++ kernel sources on the CPU: g++ -x c++ -DR1TRT_SIMT_HOST, and simt_*.cpp linked to them.
 //
-// Limits: no wgmma, TMA, mbarrier, clusters or spinning on memory; no weak memory beyond what
-// ThreadSanitizer's happens-before sees; exp2 and its like are those of libm.
+// Limits: no clusters or spinning on memory; no weak memory beyond what ThreadSanitizer's happens-before
+// sees, and no proxies (a missing fence.proxy.async is not found); exp2 and its like are those of libm.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -23,11 +23,13 @@
 #undef __forceinline__
 #undef __launch_bounds__
 #undef __shared__
+#undef __grid_constant__
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 // Plain shared variables would be poisoned and reset by nobody: kernels use the macros of platform.cuh.
 #define __shared__ static_assert(false, "use R1TRT_SHARED")
 

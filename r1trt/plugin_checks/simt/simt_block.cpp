@@ -21,14 +21,20 @@ namespace {
 State g;
 std::mutex launch_mutex;
 
-SIMT_UNSANITIZED void makeReady(Thread& thread) {
-  thread.op = Op::kNone;
-  g.ready[g.ready_end++ % kReadyRing] = thread.id;
-}
-
 char const* nameOf(Op op) {
-  static char const* const names[] = {"running",      "__syncthreads", "__syncwarp", "__shfl_sync", "a vote",
-                                      "__match_sync", "__reduce_sync", "ldmatrix",   "mma.sync",    "exited"};
+  static char const* const names[] = {"running",
+                                      "__syncthreads",
+                                      "__syncwarp",
+                                      "__shfl_sync",
+                                      "a vote",
+                                      "__match_sync",
+                                      "__reduce_sync",
+                                      "ldmatrix",
+                                      "mma.sync",
+                                      "wgmma",
+                                      "a wait for an mbarrier",
+                                      "a named barrier",
+                                      "exited"};
   return names[static_cast<int>(op)];
 }
 
@@ -51,10 +57,12 @@ void report(char const* message, Thread const* culprit) {
     }
     if (count != 0) say("; %d threads [%d..%d] in %s", count, first, last, nameOf(static_cast<Op>(op)));
   }
+  reportPhases(g.error + used, sizeof g.error - used);
 }
 
 // Takes the next thread that can run; null when none can.
 SIMT_UNSANITIZED Thread* pickNext() {
+  landBulkCopies();
   if (g.ready_begin == g.ready_end) return nullptr;
   long seed = configuration().seed;
   unsigned pick = g.ready_begin;
@@ -69,14 +77,6 @@ SIMT_UNSANITIZED Thread* pickNext() {
   return g.team->threads[id];
 }
 
-// Lets another thread run; returns when this one is picked again.
-SIMT_UNSANITIZED void yieldFrom(Thread& thread) {
-  Thread* next = pickNext();
-  if (next == &thread) return;
-  g.current = next;
-  switchFiber(thread.fiber, next != nullptr ? next->fiber : &g.launcher);
-}
-
 SIMT_UNSANITIZED void threadMain() {
   fiberEntered(g.current->fiber);
   for (;;) {
@@ -86,6 +86,7 @@ SIMT_UNSANITIZED void threadMain() {
     release(g.team->end_tag[g.team->turn]);
     Thread& thread = *g.current;
     if (thread.copies != 0) fail("a thread ended with asynchronous copies that it never waited for");
+    requireNoProducts(thread);
     thread.op = Op::kExited;
     g.warps[thread.warp].exited |= 1U << thread.lane;
     ++g.exited;
@@ -135,6 +136,10 @@ SIMT_UNSANITIZED void prepareBlock(unsigned linear, size_t dynamic_bytes) {
   g.ready_begin = g.ready_end = 0;
   g.exited = g.shared_count = 0;
   g.arena_used = g.shared_bytes = 0;
+  g.phases.count = 0;
+  g.bulk.reset();
+  memset(g.named, 0, sizeof g.named);
+  for (WarpProducts& products : g.products) products.reset();
   for (int i = 0; i < g.threads; ++i) {
     Thread& thread = *g.team->threads[i];
     thread.id = i;
@@ -153,6 +158,12 @@ SIMT_UNSANITIZED void prepareBlock(unsigned linear, size_t dynamic_bytes) {
       dynamic_bytes != 0 ? static_cast<char*>(allocateShared(dynamic_bytes, kMaxSharedAlignment)) : nullptr;
 }
 
+// What a block may not leave behind; null if there is nothing.
+SIMT_UNSANITIZED char const* wrongAtEnd() {
+  if (g.bulk.count != 0) return "a block ended with bulk copies that nobody waited for";
+  return sameProducts(g.products, g.threads) ? nullptr : "the warps of a warpgroup issued different products";
+}
+
 SIMT_UNSANITIZED bool runBlock(unsigned linear, size_t dynamic_bytes) {
   prepareBlock(linear, dynamic_bytes);
   Thread* first = pickNext();
@@ -160,12 +171,13 @@ SIMT_UNSANITIZED bool runBlock(unsigned linear, size_t dynamic_bytes) {
   switchFiber(&g.launcher, first->fiber);
   g.current = nullptr;
   if (g.failed) return false;
-  if (g.exited == g.threads) return true;
-  report(
-      "deadlock: no thread can run (a divergent barrier, or a collective that its mask's lanes do not all "
-      "reach)",
-      nullptr);
-  return false;
+  char const* wrong =
+      "deadlock: no thread can run (a divergent barrier, a collective that its mask's lanes do not all "
+      "reach, "
+      "or a phase of an mbarrier that never ends)";
+  if (g.exited == g.threads) wrong = wrongAtEnd();
+  if (wrong != nullptr) report(wrong, nullptr);
+  return wrong == nullptr;
 }
 
 // A random (or reversed, or plain) order of the blocks: linear = a * i + b, modulo their number.
@@ -212,6 +224,29 @@ void resetThreads() {
 }
 
 }  // namespace
+
+SIMT_UNSANITIZED State& state() {
+  return g;
+}
+
+SIMT_UNSANITIZED void makeReady(Thread& thread, bool first) {
+  thread.op = Op::kNone;
+  g.ready[(first ? --g.ready_begin : g.ready_end++) % kReadyRing] = thread.id;
+}
+
+// Returns when this thread is picked again.
+SIMT_UNSANITIZED void yieldFrom(Thread& thread) {
+  Thread* next = pickNext();
+  if (next == &thread) return;
+  g.current = next;
+  switchFiber(thread.fiber, next != nullptr ? next->fiber : &g.launcher);
+}
+
+SIMT_UNSANITIZED void perhapsYield() {
+  if (configuration().seed <= 0 || randomBelow(4) != 0) return;
+  makeReady(self());
+  yieldFrom(self());
+}
 
 SIMT_UNSANITIZED unsigned randomBelow(unsigned bound) {
   g.random ^= g.random << 13;

@@ -2,7 +2,8 @@
 //
 // Blocks run one after another on one OS thread; a launch is deterministic for a given configuration. What
 // real hardware may do in any order is made explicit: the order of threads and blocks follows a seed, and an
-// asynchronous copy lands at once, at its wait, or at random.
+// asynchronous copy lands at once, at its wait (a bulk copy: when no thread can go on without it), or at
+// random.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -20,8 +21,8 @@ constexpr int kWarpSize = 32;
 constexpr int kMaxThreads = 1024;
 constexpr unsigned kFullMask = 0xFFFFFFFFU;
 
-// When a cp.async writes its bytes. All are legal: late exposes a missing wait, eager a missing barrier
-// before the buffer is refilled.
+// When a cp.async or a bulk copy writes its bytes. All are legal: late exposes a missing wait, eager a
+// missing barrier before the buffer is refilled, or one that is given back too early.
 enum class CopyLanding { kLate, kEager, kRandom };
 
 struct Configuration {
@@ -43,6 +44,9 @@ enum class Op : uint8_t {
   kReduce,
   kLdmatrix,
   kMma,
+  kProduct,
+  kPhase,
+  kNamedBarrier,
   kExited
 };
 

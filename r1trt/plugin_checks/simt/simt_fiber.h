@@ -35,6 +35,12 @@ void switchFiber(Fiber* from, Fiber* to);
 // Describes the calling thread, which fibers switch back to.
 void initLauncher(Fiber* launcher);
 
+// Whoever accesses memory beside the threads: to ThreadSanitizer a thread of its own.
+struct Agent {
+  void* tsan = nullptr;
+};
+void actAs(Agent& agent, void (*act)(void*), void* argument);
+
 // Happens-before edges for ThreadSanitizer; nothing without it.
 void release(void* tag);
 void acquire(void* tag);

@@ -7,6 +7,9 @@
 #include <vector>
 
 #include "simt_block.h"
+#include "simt_bulk_copy.h"
+#include "simt_phase.h"
+#include "simt_warpgroup.h"
 
 namespace simt {
 
@@ -31,6 +34,7 @@ constexpr int kMaxFibers = kMaxThreads;
 struct Team {
   std::vector<Thread*> threads;
   char* arena = nullptr;
+  Agent agent;         // bulk copies write as it
   char end_tag[2][8];  // what a block's threads release at their end, by turns
   int turn = 0;
 };
@@ -58,7 +62,7 @@ struct State {
   char const* kernel;
   std::function<void()> const* body;
   int threads, exited;
-  unsigned ready_begin, ready_end;  // of a ring; they only grow
+  unsigned ready_begin, ready_end;  // of a ring; they count modulo 2^32
   int ready[kReadyRing];
   Team teams[kTeams];
   Team* team;
@@ -74,6 +78,17 @@ struct State {
   bool failed;
   char start_tag[8];
   char error[2048];
+  PhaseBarriers phases;
+  NamedBarrier named[kNamedBarriers];
+  BulkCopies bulk;
+  WarpProducts products[kMaxWarps];
 };
+
+State& state();
+// To be picked again, and to let others run until then.
+void makeReady(Thread& thread, bool first = false);
+void yieldFrom(Thread& thread);
+// In a random order of threads, sometimes lets another one run.
+void perhapsYield();
 
 }  // namespace simt

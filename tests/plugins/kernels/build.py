@@ -61,18 +61,19 @@ class Change:
         return text.replace(self.old, self.new)
 
 
-def build_library(sanitizer: str = "plain", *, change: Change | None = None) -> Path:
+def build_library(sanitizer: str = "plain", *, change: Change | None = None, hopper: bool = False) -> Path:
     """All kernels as one shared library for `ctypes`.
 
     Args:
         sanitizer: `plain`, `asan` (with UBSan) or `tsan`.
         change: A change of the sources to compile with.
+        hopper: Whether calls go to those of Hopper's own kernels that the host layer runs.
     """
     with objects() as cached:
         if change is None:
-            return host_kernel_library(cached, sanitizer)
+            return host_kernel_library(cached, sanitizer, hopper=hopper)
         with _overlay(change) as overlay:
-            return host_kernel_library(cached, sanitizer, overlay=overlay)
+            return host_kernel_library(cached, sanitizer, overlay=overlay, hopper=hopper)
 
 
 def build_plugin_library(change: Change) -> Path:

@@ -32,6 +32,7 @@ class Mutant:
         report: What the failing process says.
         sanitizer: The build that finds it.
         schedules: The schedules that find it.
+        hopper: Whether it is in one of Hopper's own kernels, which then take the cases.
         long: Whether its case takes minutes under the sanitizer; it then runs with `--all-cases` alone.
     """
 
@@ -41,6 +42,7 @@ class Mutant:
     report: str = WRONG
     sanitizer: str = "plain"
     schedules: Schedules = IN_ORDER
+    hopper: bool = False
     long: bool = False
 
     def __str__(self) -> str:

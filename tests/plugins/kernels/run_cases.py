@@ -78,7 +78,7 @@ def main() -> int:
                 error = operator.run(library, cases[name])
                 print(f"{time.monotonic() - begin:6.2f} s  {error:.3f}  {name}", flush=True)
             except AssertionError as failure:
-                print(f"schedule {schedule}: {failure}", flush=True)
+                print(f"schedule {schedule}: {name}: {failure}", flush=True)
                 failed = True
     return FAILED if failed else 0
 

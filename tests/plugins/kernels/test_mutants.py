@@ -10,14 +10,18 @@ from collections.abc import Sequence
 from functools import cache
 
 import pytest
-from kernels import mutants_attention, mutants_moe, mutants_rope
+from kernels import mutants_attention, mutants_hopper, mutants_moe, mutants_rope
 from kernels.build import build_library
 from kernels.mutant import Mutant, Schedules
 from kernels.run_cases import FAILED, run_cases
 
 pytestmark = pytest.mark.slow
 
-MUTANTS = {"rope": mutants_rope.MUTANTS, "attention": mutants_attention.MUTANTS, "moe": mutants_moe.MUTANTS}
+MUTANTS = {
+    "rope": mutants_rope.MUTANTS,
+    "attention": mutants_attention.MUTANTS,
+    "moe": [*mutants_moe.MUTANTS, *mutants_hopper.MUTANTS],
+}
 ALL = [(operator, mutant) for operator, mutants in MUTANTS.items() for mutant in mutants]
 TIMEOUT_S = 90
 
@@ -32,16 +36,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @cache
 def unchanged(
-    operator: str, sanitizer: str, schedules: Schedules, every: bool
+    operator: str, sanitizer: str, schedules: Schedules, hopper: bool, every: bool
 ) -> subprocess.CompletedProcess[str]:
     """All that the operator's defects name for a build and its schedules, run on the kernels as they are."""
     same = [
         mutant
         for mutant in MUTANTS[operator]
-        if (mutant.sanitizer, mutant.schedules) == (sanitizer, schedules) and (every or not mutant.long)
+        if (mutant.sanitizer, mutant.schedules, mutant.hopper) == (sanitizer, schedules, hopper)
+        and (every or not mutant.long)
     ]
     names = sorted({case for mutant in same for case in mutant.cases})
-    return run_cases(build_library(sanitizer), sanitizer, operator, cases=names, schedules=schedules)
+    library = build_library(sanitizer, hopper=hopper)
+    return run_cases(library, sanitizer, operator, cases=names, schedules=schedules)
 
 
 def assert_each_fails(cases: Sequence[str], result: subprocess.CompletedProcess[str], report: str) -> None:
@@ -55,11 +61,12 @@ def assert_each_fails(cases: Sequence[str], result: subprocess.CompletedProcess[
 
 def test_found(operator: str, mutant: Mutant, pytestconfig: pytest.Config) -> None:
     every = pytestconfig.getoption("--all-cases")
-    good = unchanged(operator, mutant.sanitizer, mutant.schedules, every)
+    good = unchanged(operator, mutant.sanitizer, mutant.schedules, mutant.hopper, every)
     assert good.returncode == 0, f"without any defect: {good.stdout}{good.stderr[-2000:]}"
+    library = build_library(mutant.sanitizer, change=mutant.change, hopper=mutant.hopper)
     result = run_cases(
-        build_library(mutant.sanitizer, change=mutant.change), mutant.sanitizer, operator, cases=mutant.cases,
-        schedules=mutant.schedules, timeout_s=TIMEOUT_S,
+        library, mutant.sanitizer, operator, cases=mutant.cases, schedules=mutant.schedules,
+        timeout_s=TIMEOUT_S,
     )  # fmt: skip
     if mutant.sanitizer == "plain":
         assert result.returncode == FAILED, f"{result.stdout}{result.stderr[-2000:]}"
