@@ -19,6 +19,7 @@ from r1trt.plugin_tools.toolchain import toolchain_from_machine
 HERE = Path(__file__).parent / "layouts"
 KERNELS = PLUGINS / "kernels"
 Tables = dict[str, NDArray[np.uint64]]
+BYTES = ("bytes_16bit", "bytes_8bit", "bytes_values")
 DESCRIPTORS = ("a_16bit_0", "a_16bit_1", "b_16bit", "a_8bit_0", "a_8bit_1", "b_8bit", "b_values")
 # A result, and CuTe's sums that it is of, with how many columns a warpgroup has of it.
 RESULTS = {
@@ -79,7 +80,7 @@ def origins(sums: NDArray[np.uint64], threads: int, columns: int) -> NDArray[np.
 
 def expected(cute: Tables) -> Tables:
     """What each of our tables has to be, from CuTe's."""
-    found = {name: cute[name] for name in (*DESCRIPTORS, "sums_64", "sums_128_below")}
+    found = {name: cute[name] for name in (*DESCRIPTORS, *BYTES, "sums_64", "sums_128_below")}
     found |= {name: origins(cute[sums], 256, columns) for name, (sums, columns) in RESULTS.items()}
     found["map_16bit"] = found["map_8bit"] = np.array([cute["swizzle"][0], 128], np.uint64)
     # Weights are the scores of the same place.

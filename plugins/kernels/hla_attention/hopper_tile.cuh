@@ -155,10 +155,6 @@ struct Place {
   bool leads;
 };
 
-__device__ __forceinline__ Place placeOf(int thread) {
-  return {thread / kWarpgroup, thread / kWarpSize * 16 + thread % kWarpSize / 4, thread % kWarpSize == 0};
-}
-
 // What a lane's rows see: the last slot of each, and the slot up to which every row of its warpgroup does.
 // Of rows that are not there anything is computed, and nothing is stored.
 struct Sight {
@@ -249,7 +245,9 @@ __device__ __forceinline__ void endKeys(Shared<Tile>& shared, Stage now, Sums<Ti
 
 template <class Tile>
 __device__ void consume(Call const& call, Work const& work, Shared<Tile>& shared) {
-  Place const place = placeOf(static_cast<int>(threadIdx.x) - kWarpgroup);
+  int const thread = static_cast<int>(threadIdx.x) - kWarpgroup;
+  Place const place{thread / kWarpgroup, thread / kWarpSize * 16 + thread % kWarpSize / 4,
+                    thread % kWarpSize == 0};
   Sight const sight(work, place, static_cast<int>(call.a.slots));
   Sums<Tile> sums;
 #pragma unroll

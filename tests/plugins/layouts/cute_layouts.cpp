@@ -6,9 +6,9 @@
 #define CUTE_CVTA_GENERIC_TO_SHARED_ACTIVATED 1
 inline uint64_t __cvta_generic_to_shared(void const* pointer);
 
-#include <cute/tensor.hpp>
 #include <cute/atom/copy_traits_sm90_tma_swizzle.hpp>
 #include <cute/atom/mma_traits_sm90_gmma.hpp>
+#include <cute/tensor.hpp>
 
 using namespace cute;
 

@@ -6,17 +6,12 @@
 
 // NOTES: defined behind what the host layer may say of them. Nothing here executes Hopper's instructions.
 #define __trap() ((void)0)
-#define __cvta_generic_to_shared(pointer) ownAddress(pointer)
 #define cudaGetDriverEntryPointByVersion ownEntryPoint
 
 #include <cuda.h>
 
 alignas(1024) static char memory[1 << 18];
 static int swizzle, box_bytes;
-
-static uint64_t ownAddress(void const* pointer) {
-  return static_cast<uint64_t>(static_cast<char const*>(pointer) - memory);
-}
 
 // In the place of the driver's encoder: keeps what it is asked for.
 static CUresult encode(CUtensorMap*, CUtensorMapDataType type, cuuint32_t, void*, cuuint64_t const*,
@@ -42,6 +37,7 @@ using namespace r1trt::kernels;
 
 namespace {
 
+constexpr size_t kSharedBytes = 64 << 10;
 constexpr int kBlock = 384, kConsumerThreads = 256, kNothing = -1;
 using Table = std::vector<int>;
 
@@ -53,7 +49,8 @@ void print(char const* name, Table const& table) {
 
 template <class... Parameters, class... Arguments>
 void run(void (*kernel)(Parameters...), Arguments... arguments) {
-  if (launch(LaunchShape{"layouts", dim3(1), kBlock}, nullptr, kernel, arguments...) != cudaSuccess) {
+  if (launch(LaunchShape{"layouts", dim3(1), kBlock, kSharedBytes}, nullptr, kernel, arguments...) !=
+      cudaSuccess) {
     std::abort();
   }
 }
@@ -64,32 +61,55 @@ int consumer() {
 
 // ---- addresses
 
-void printDescriptor(uint64_t descriptor) {
-  std::printf(" %llu", static_cast<unsigned long long>(descriptor));
+using Words = std::vector<uint64_t>;
+constexpr int kSteps = 8, kTileBytes = 128 * hopper::kSwizzleBytes;
+
+// Of two groups of 128 bytes by 128 rows, at address 0: steps of 32 bytes along both, of rows from `row` on.
+void tileDescriptors(Words* found, int row) {
+  if (threadIdx.x != 0) return;
+  char* const base = simt::dynamicShared();
+  char* const tile = base + (-hopper::sharedAddress(base) & (hopper::kTileAlignment - 1));
+  uint64_t const first = hopper::sharedAddress(tile) >> 4;
+  for (int step = 0; step < kSteps; ++step) {
+    char const* const rows = tile + step / 4 * kTileBytes + row * hopper::kSwizzleBytes;
+    found->push_back(hopper::tileDescriptor(rows, step % 4 * 32) - first);
+  }
 }
 
-// Steps of 32 bytes along `groups` of 128.
-void printTile(char const* name, int row, int groups) {
+// The same tile with N along its rows: steps of 16 rows.
+void rowsDescriptors(Words* found, int /*row*/) {
+  if (threadIdx.x != 0) return;
+  char* const base = simt::dynamicShared();
+  char* const tile = base + (-hopper::sharedAddress(base) & (hopper::kTileAlignment - 1));
+  uint64_t const first = hopper::sharedAddress(tile) >> 4;
+  for (int step = 0; step < kSteps; ++step) {
+    found->push_back(hopper::rowsDescriptor(tile, step * 16, hla::prefill::kGroupBytes) - first);
+  }
+}
+
+void printDescriptors(char const* name, void (*kernel)(Words*, int), int row, size_t steps) {
+  Words found;
+  run(kernel, &found, row);
+  found.resize(steps);
   std::printf("%s", name);
-  for (int step = 0; step < groups * 4; ++step) {
-    char const* const group = memory + step / 4 * 128 * hopper::kSwizzleBytes;
-    printDescriptor(hopper::tileDescriptor(group + row * hopper::kSwizzleBytes, step % 4 * 32));
-  }
+  for (uint64_t value : found) std::printf(" %llu", static_cast<unsigned long long>(value));
   std::printf("\n");
 }
 
-void printDescriptors() {
-  printTile("a_16bit_0", 0, 2);
-  printTile("a_16bit_1", 64, 2);
-  printTile("b_16bit", 0, 2);
-  printTile("a_8bit_0", 0, 1);
-  printTile("a_8bit_1", 64, 1);
-  printTile("b_8bit", 0, 1);
-  std::printf("b_values");
-  for (int step = 0; step < 8; ++step) {
-    printDescriptor(hopper::rowsDescriptor(memory, step * 16, hla::prefill::kGroupBytes));
+// What the host layer's TMA makes of a tile: bytes from its begin, of the elements of [rows, K] or, with
+// kAlongRows, [N, rows].
+template <int kSize, bool kAlongRows>
+void printBytes(char const* name) {
+  Table table;
+  for (int i = 0; i < 128; ++i) {
+    for (int j = 0; j < 128; ++j) {
+      int const row = kAlongRows ? j : i, byte = (kAlongRows ? i : j) * kSize;
+      uint32_t const place =
+          static_cast<uint32_t>(row * hopper::kSwizzleBytes + byte % hopper::kSwizzleBytes);
+      table.push_back(byte / hopper::kSwizzleBytes * kTileBytes + static_cast<int>(simt::swizzled128(place)));
+    }
   }
-  std::printf("\n");
+  print(name, table);
 }
 
 using Tile128 = hla::prefill::TileOf<__half, 128, 128, 2, 2>;
@@ -260,7 +280,16 @@ void printResult(char const* name, void (*kernel)(__half*, Id), int count) {
 }  // namespace
 
 int main() {
-  printDescriptors();
+  for (int group = 0; group < 2; ++group) {
+    printDescriptors(group == 0 ? "a_16bit_0" : "a_16bit_1", &tileDescriptors, group * 64, kSteps);
+    printDescriptors(group == 0 ? "a_8bit_0" : "a_8bit_1", &tileDescriptors, group * 64, kSteps / 2);
+  }
+  printDescriptors("b_16bit", &tileDescriptors, 0, kSteps);
+  printDescriptors("b_8bit", &tileDescriptors, 0, kSteps / 2);
+  printDescriptors("b_values", &rowsDescriptors, 0, kSteps);
+  printBytes<2, false>("bytes_16bit");
+  printBytes<1, false>("bytes_8bit");
+  printBytes<2, true>("bytes_values");
   printMaps();
   printScores<hla::prefill::kScores>("sums_128_below", &prefillScores, kConsumerThreads);
   printScores<hla::latent::kScores>("sums_64", &latentScores, hopper::kWarpgroup);
