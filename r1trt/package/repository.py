@@ -12,6 +12,7 @@ from r1trt import __version__
 from r1trt.artifacts.atomic import atomic_directory
 from r1trt.artifacts.disk import copy_file, require_free_space, sha256_of_file
 from r1trt.artifacts.errors import ArtifactError
+from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.artifacts.repository import (
     RepositoryArtifact,
     RepositoryFile,
@@ -104,10 +105,33 @@ def _models_of(output: Path) -> tuple[RepositoryModel, ...]:
     if not output.is_dir() or not any(output.iterdir()):
         return ()
     try:
-        return RepositoryArtifact.read(output).manifest.models
+        manifest = RepositoryArtifact.read(output).manifest
     except ArtifactError as error:
         fix = "remove it, or choose another directory with -o"
         raise ArtifactError(error.message, **{**error.details, "fix": fix}) from error
+    _require_nothing_else(output, manifest)
+    return manifest.models
+
+
+def _require_nothing_else(output: Path, manifest: RepositoryManifest) -> None:
+    """Refuses what the repository's manifest does not list, which would be lost, and models that are gone."""
+    listed = {MANIFEST_FILE, *(model.name for model in manifest.models)}
+    listed |= {str(document.file) for document in manifest.documents}
+    there = {path.name for path in output.iterdir() if not path.name.startswith(".")}
+    if others := sorted(there - listed):
+        raise ArtifactError(
+            "The repository holds what was not written by r1trt.",
+            where=output,
+            found=", ".join(others[:5]),
+            fix="move it elsewhere, or choose another directory with -o",
+        )
+    if gone := sorted({model.name for model in manifest.models} - there):
+        raise ArtifactError(
+            "A model of the repository is gone.",
+            where=output,
+            found=f"no directory {gone[0]}",
+            fix="write the repository anew in another directory",
+        )
 
 
 def _require_one_library(bundle: EngineBundle, others: Sequence[RepositoryModel], output: Path) -> None:

@@ -183,11 +183,12 @@ class OnnxRuntimeSession:
         if binding is None:
             if len(self._bindings) >= _KEPT_BINDINGS:
                 self._bindings.clear()
-            binding = self._bindings[key] = self._session.io_binding()
+            binding = self._session.io_binding()
             if only_last:
                 # By address: ONNX Runtime's other way knows no inputs with defaults.
                 binding.bind_input(ONLY_LAST, "cpu", 0, np.bool_, _TRUE.shape, _TRUE.ctypes.data)
             self._bind_caches(binding, first_row, B)
+            self._bindings[key] = binding  # whole: one that failed is not taken again
         return binding
 
     def _bind_caches(self, binding: Any, first_row: int, B: int) -> None:

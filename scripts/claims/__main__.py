@@ -24,6 +24,7 @@ from claims.runs import RunStore  # noqa: E402
 from r1trt.errors import R1TrtError  # noqa: E402
 
 # Name of a row, and the module that defines it as `ROW`.
+RECEIPTS = REPOSITORY / "docs" / "benchmarks"
 ROWS: dict[str, str] = {
     "hla-recall": "claims.hla_recall",
     "hla-language": "claims.hla_language",
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.reduced:  # beside the runs and receipts that say something, not in their place
+        options.work_dir = options.work_dir / "reduced"
+        options.output = options.work_dir if options.output == RECEIPTS else options.output
     store = RunStore(directory=options.work_dir, finished_only=options.finished_only)
     variants = tuple(options.variant or ())
     asked = Options(store=store, seeds=options.seeds, reduced=options.reduced, variants=variants)
@@ -74,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         help="finished runs; default: build/claims",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=REPOSITORY / "docs" / "benchmarks",
+        "-o", "--output", type=Path, default=RECEIPTS,
         help="receipts, which replace those that are there; default: docs/benchmarks",
     )  # fmt: skip
     return parser

@@ -90,6 +90,20 @@ def test_a_pinned_prompt_that_fills_a_row_is_refused_and_nothing_written(tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+def test_what_others_put_into_a_repository_is_not_lost(tmp_path: Path) -> None:
+    path = repository(tmp_path)
+    (path / "mine").mkdir()
+    (path / "mine" / "config.pbtxt").write_text("mine")
+    config = TritonConfig(engines=(tmp_path / "engine",), output=path, model_name="second")
+    with pytest.raises(R1TrtError, match="not written by r1trt"):
+        repository_from_engine(config)
+    assert (path / "mine" / "config.pbtxt").read_text() == "mine"
+    shutil.rmtree(path / "mine")
+    shutil.rmtree(path / "small")
+    with pytest.raises(R1TrtError, match="A model of the repository is gone"):
+        repository_from_engine(config)
+
+
 # What the server's interpreter provides, and each machine's own half, which is imported when it is needed,
 # as are programs with limits in their process.
 IMPORTS = """

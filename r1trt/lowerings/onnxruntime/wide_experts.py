@@ -39,5 +39,7 @@ def wide_part(
         _domain=MICROSOFT,
         _version=1,
     )
-    weighed: ir.Value = op.Mul(y_TD, op.ReduceSum(weight_TE, [1], keepdims=1))
+    sum_T1 = op.ReduceSum(weight_TE, [1], keepdims=1)
+    # A token without experts got some all the same, and what they make of padding need not be finite.
+    weighed: ir.Value = op.Where(op.Greater(sum_T1, 0.0), op.Mul(y_TD, sum_T1), 0.0)
     return weighed
