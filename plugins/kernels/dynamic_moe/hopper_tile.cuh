@@ -164,6 +164,10 @@ struct Part {
   int group;  // warpgroup
   __device__ int row() const { return Shape::kAcross == 1 ? group * Shape::kGroupRows : 0; }
   __device__ int column() const { return Shape::kAcross == 1 ? 0 : group * Shape::kColumnsOfGroup; }
+  // The first of the two that a consumer's lane has, 8 apart, in the tile.
+  __device__ int rowOfLane(int thread) const {
+    return row() + thread % kWarpgroup / kWarpSize * 16 + thread % kWarpSize / 4;
+  }
 };
 
 template <class Shape>
@@ -347,7 +351,7 @@ template <class Shape>
 __device__ void consume(Problem const& p, Shared<Shape>& shared, int tiles, int columns, int steps) {
   int const thread = static_cast<int>(threadIdx.x) - kProducers;
   Part<Shape> const part{thread / kWarpgroup};
-  int const row_of_lane = part.row() + thread % kWarpgroup / kWarpSize * 16 + thread % kWarpSize / 4;
+  int const row_of_lane = part.rowOfLane(thread);
   Place<Shape::kStages> place;
   float sum[Shape::kRegisters];
   for (int index = blockIdx.x; index < tiles; index += gridDim.x) {

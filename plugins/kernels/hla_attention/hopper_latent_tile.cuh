@@ -93,8 +93,8 @@ __device__ __forceinline__ void rescale(float const (&decay)[2], float (&o)[kOut
   hla::rescale(o, decay);
 }
 
-// P and m to the other warpgroup. It has used those of the tile before, for this one has.
-__device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, Sums const& sums) {
+// P to shared memory, as an operand of products lies there.
+__device__ __forceinline__ void storeWeights(Shared& shared, Place const& place, Sums const& sums) {
   int const lane = place.thread % kWarpSize;
 #pragma unroll
   for (int i = 0; i < kScores / 2; ++i) {
@@ -102,7 +102,12 @@ __device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, 
     char* const target = shared.p + row * kSwizzleBytes + (vector ^ (row % kSwizzleRows)) * 16;
     *reinterpret_cast<uint32_t*>(target + lane % 4 * 4) = sums.p[i / 4][i % 4];
   }
-  if (lane % 4 == 0) {
+}
+
+// P and m to the other warpgroup. It has used those of the tile before, for this one has.
+__device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, Sums const& sums) {
+  storeWeights(shared, place, sums);
+  if (place.thread % kWarpSize % 4 == 0) {
     shared.m[place.row] = sums.softmax.m[0];
     shared.m[place.row + 8] = sums.softmax.m[1];
   }
