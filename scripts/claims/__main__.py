@@ -23,8 +23,10 @@ from claims.row import Options, Row, write_receipts  # noqa: E402
 from claims.runs import RunStore  # noqa: E402
 from r1trt.errors import R1TrtError  # noqa: E402
 
+# Where runs and receipts go; reduced ones lie apart, for they would replace those that say something.
+RUNS, RECEIPTS = REPOSITORY / "build" / "claims", REPOSITORY / "docs" / "benchmarks"
+REDUCED = RUNS / "reduced"
 # Name of a row, and the module that defines it as `ROW`.
-RECEIPTS = REPOSITORY / "docs" / "benchmarks"
 ROWS: dict[str, str] = {
     "hla-recall": "claims.hla_recall",
     "hla-language": "claims.hla_language",
@@ -42,16 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    if options.reduced:  # beside the runs and receipts that say something, not in their place
-        options.work_dir = options.work_dir / "reduced"
-        options.output = options.work_dir if options.output == RECEIPTS else options.output
-    store = RunStore(directory=options.work_dir, finished_only=options.finished_only)
+    runs, receipts = (REDUCED, REDUCED) if options.reduced else (RUNS, RECEIPTS)
+    store = RunStore(directory=options.work_dir or runs, finished_only=options.finished_only)
     variants = tuple(options.variant or ())
     asked = Options(store=store, seeds=options.seeds, reduced=options.reduced, variants=variants)
     try:
         for name in options.row or ROWS:
             row: Row = import_module(ROWS[name]).ROW
-            page = write_receipts(row, asked, options.output)
+            page = write_receipts(row, asked, options.output or receipts)
             print(page or f"{name}: nothing has run, nothing is written", flush=True)
     except R1TrtError as error:
         print(error, file=sys.stderr)
@@ -74,12 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--work-dir",
         type=Path,
-        default=REPOSITORY / "build" / "claims",
-        help="finished runs; default: build/claims",
+        help="finished runs; default: build/claims, with --reduced its folder reduced",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=RECEIPTS,
-        help="receipts, which replace those that are there; default: docs/benchmarks",
+        "-o", "--output", type=Path,
+        help="receipts, which replace those that are there; default: docs/benchmarks, or as above",
     )  # fmt: skip
     return parser
 
