@@ -20,8 +20,8 @@ from r1trt.profile.requests import RequestBatch
 from r1trt.profile.rounds import phases_of_calls
 from r1trt.profile.runs import timed_calls
 from r1trt.progress import Progress
+from r1trt.runtime.engine_session import session_from_cpu_engine
 from r1trt.runtime.onnxruntime_model import LoadOptions, onnxruntime_module
-from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 
 
 def measured_on_cpu(
@@ -48,12 +48,12 @@ def measured_on_cpu(
     """
     build.require_finished()
     build.require_whole()
-    session = _session(build.cpu_engine, build, LoadOptions(threads=threads))
+    session = session_from_cpu_engine(build, LoadOptions(threads=threads))
     plain = list(timed_calls(session, requests, repeats=repeats, progress=progress))
     session.close()
     with temporary_directory("profile") as directory:
         options = LoadOptions(threads=threads, profile=directory / "onnxruntime")
-        session = _session(_graph_with_names(build.cpu_engine), build, options)
+        session = session_from_cpu_engine(build, options, graph=_graph_with_names(build.cpu_engine))
         profiled = list(timed_calls(session, requests, repeats=repeats, progress=progress))
         nodes = node_seconds(session.end_profile(), len(profiled))
         session.close()
@@ -68,17 +68,6 @@ def measured_on_cpu(
 def _layers(plan: PrecisionPlan, name: str) -> tuple[str, ...]:
     key = plan_key(name, plan.layers)
     return () if key is None else (key,)
-
-
-def _session(graph: Path | bytes, build: BuildArtifact, options: LoadOptions) -> OnnxRuntimeSession:
-    manifest = build.manifest
-    return OnnxRuntimeSession(
-        graph,
-        weight_base=build.path,
-        max_batch_size=manifest.max_batch_size,
-        max_input_len=manifest.max_input_len,
-        options=options,
-    )
 
 
 def _graph_with_names(path: Path) -> bytes:

@@ -5,9 +5,15 @@ The backends are imported when they are needed: a machine has the libraries of i
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from r1trt.artifacts.build import BuildArtifact
+from r1trt.runtime.huge_pages import use_huge_pages
 from r1trt.runtime.onnxruntime_model import LoadOptions
 from r1trt.runtime.session import Session
+
+if TYPE_CHECKING:
+    from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 
 
 def session_from_build(build: BuildArtifact, options: LoadOptions | None = None) -> Session:
@@ -28,13 +34,19 @@ def session_from_build(build: BuildArtifact, options: LoadOptions | None = None)
     return session_from_tensorrt_engine(build)
 
 
-def session_from_cpu_engine(build: BuildArtifact, options: LoadOptions | None = None) -> Session:
-    """Load the engine of a build for `--arch cpu`."""
+def session_from_cpu_engine(
+    build: BuildArtifact, options: LoadOptions | None = None, *, graph: bytes | None = None
+) -> OnnxRuntimeSession:
+    """Load the engine of a build for `--arch cpu`, or another `graph` of the same weights."""
     from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(
-        build.cpu_engine,
+    options = options or LoadOptions()
+    session = OnnxRuntimeSession(
+        build.cpu_engine if graph is None else graph,
+        weight_base=build.path,
         max_batch_size=build.manifest.max_batch_size,
         max_input_len=build.manifest.max_input_len,
         options=options,
     )
+    use_huge_pages(options.huge_page_seconds)
+    return session

@@ -11,7 +11,6 @@ from typing import Any
 from r1trt.errors import UnavailableError
 from r1trt.graph.wire import graph_bytes
 from r1trt.machine import cores
-from r1trt.runtime.huge_pages import use_huge_pages
 from r1trt.runtime.session import SessionError
 
 # Without it ONNX Runtime would look for the weights in the working directory: it is given bytes, not a path.
@@ -36,8 +35,8 @@ class LoadOptions:
         fold_constants: Compute constant parts once, at load; needs memory for the results.
         spin_us: How long a thread that waits holds its core, in microseconds.
         profile: Beginning of the path of the file that its profiler writes; None runs without it.
-        huge_page_seconds: How long loading may take to move weights to huge pages, where they are not; 0.1 is
-            enough for 150 MB, a server waits longer.
+        huge_page_seconds: How long loading a build may take to move weights to huge pages, where they are
+            not; 0.1 is enough for 150 MB, a server waits longer.
     """
 
     threads: int | None = None
@@ -92,7 +91,7 @@ def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptio
         raise SessionError("There is no such graph.", where=where, fix="export or build again")
     data = graph_bytes(graph, SessionError) if isinstance(graph, Path) else graph
     try:
-        session = onnxruntime.InferenceSession(
+        return onnxruntime.InferenceSession(
             data,
             _settings(onnxruntime.SessionOptions(), weight_base, options),
             providers=["CPUExecutionProvider"],
@@ -106,8 +105,6 @@ def inference_session(graph: Path | bytes, weight_base: Path, options: LoadOptio
             fix="check that the weight files are complete (r1trt inspect) and that this is ONNX Runtime 1.32 "
             "or newer, which cpu engines need, or build again",
         ) from error
-    use_huge_pages(options.huge_page_seconds)
-    return session
 
 
 def _settings(settings: Any, weight_base: Path, options: LoadOptions) -> Any:
