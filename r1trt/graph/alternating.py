@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -32,20 +31,10 @@ class AlternatingTensor(RowTensor):
     """
 
     def __init__(self, stack: ir.TensorProtocol, *, name: str) -> None:
-        self._dims = tuple(int(size) for size in stack.shape if isinstance(size, int))
-        super().__init__(self._assembled, stack.dtype, ir.Shape(self._dims), name=name)
+        super().__init__(stack.dtype, [int(size) for size in stack.shape if isinstance(size, int)], name=name)
         self._stack = stack
 
     def rows(self) -> Iterator[Array]:
         """Rows in order, those of an expert at a time."""
         _, count, columns = self._dims
         return alternating((chunk.reshape(-1, columns) for chunk in rows_of(self._stack, columns)), count)
-
-    def tofile(self, file: Any) -> None:
-        """Stream the rows into a binary file."""
-        for rows in self.rows():
-            file.write(rows.view(np.uint8).data)
-
-    def _assembled(self) -> ir.TensorProtocol:
-        whole = np.concatenate(list(self.rows())).reshape(self._dims)
-        return ir.Tensor(whole, dtype=self.dtype, name=self.name)

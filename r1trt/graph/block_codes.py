@@ -83,9 +83,8 @@ class BlockRows(RowTensor):
         name: str,
         alternates: bool = False,
     ) -> None:
-        super().__init__(self._assembled, dtype, ir.Shape(dims), name=name)
-        self._source, self._part = source, part
-        self._alternates, self._dims = alternates, dims
+        super().__init__(dtype, dims, name=name)
+        self._source, self._part, self._alternates = source, part, alternates
 
     def rows(self) -> Iterator[Array]:
         """Rows in order, some at a time; those of a whole matrix where they take turns."""
@@ -96,15 +95,6 @@ class BlockRows(RowTensor):
             values = chunk.astype(np.float32)
             require_finite(values, self._source.name)
             yield np.ascontiguousarray(self._part(values))
-
-    def tofile(self, file: Any) -> None:
-        """Stream the rows into a binary file."""
-        for rows in self.rows():
-            file.write(rows.view(np.uint8).data)
-
-    def _assembled(self) -> ir.TensorProtocol:
-        whole = np.concatenate(list(self.rows())).reshape(self._dims)
-        return ir.Tensor(whole, dtype=self.dtype, name=self.name)
 
 
 def block_name(weight: str, grid: Grid) -> str:

@@ -32,9 +32,7 @@ class BlockScaledTensor(RowTensor):
         self, codes: ir.TensorProtocol, scales: ir.TensorProtocol, *, columns: int, first_row: int = 0
     ) -> None:
         count = math.prod(int(size) for size in codes.shape if isinstance(size, int))
-        super().__init__(
-            self._whole, ir.DataType.FLOAT, ir.Shape([count // columns, columns]), name=str(codes.name)
-        )
+        super().__init__(ir.DataType.FLOAT, [count // columns, columns], name=str(codes.name))
         self.codes, self.scales, self.columns, self.first_row = codes, scales, columns, first_row
 
     def rows(self) -> Iterator[Array]:
@@ -51,9 +49,6 @@ class BlockScaledTensor(RowTensor):
             spread = np.repeat(scales[blocks], SCALE_BLOCK, axis=1)[:, : self.columns]
             yield floats_from_codes(chunk) * spread
             row += len(chunk)
-
-    def _whole(self) -> ir.TensorProtocol:
-        return ir.Tensor(np.concatenate(list(self.rows())), name=self.name)
 
 
 class JoinedScales(ir.LazyTensor):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from r1trt.errors import PlanError
@@ -34,7 +32,7 @@ class JoinedTensor(RowTensor):
                 expected="one type, and one shape but for axis 0",
             )
         shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-        super().__init__(self._whole, parts[0].dtype, ir.Shape(shape), name=name)
+        super().__init__(parts[0].dtype, shape, name=name)
         self._parts = tuple(parts)
 
     def rows(self) -> Iterator[Array]:
@@ -42,15 +40,6 @@ class JoinedTensor(RowTensor):
         row_size = _dims(self)[-1] if len(_dims(self)) > 1 else 1
         for part in self._parts:
             yield from rows_of(part, row_size)
-
-    def _whole(self) -> ir.TensorProtocol:
-        array = np.concatenate([chunk.reshape(-1) for chunk in self.rows()]).reshape(_dims(self))
-        return ir.Tensor(array, dtype=self.dtype, name=self.name)
-
-    def tofile(self, file: Any) -> None:
-        """Stream the elements into a binary file."""
-        for chunk in self.rows():
-            file.write(np.ascontiguousarray(chunk).view(np.uint8).data)
 
 
 def join_rows(graph: ir.Graph, values: Sequence[ir.Value]) -> ir.Value:

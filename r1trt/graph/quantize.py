@@ -33,11 +33,30 @@ Array = NDArray[Any]
 
 
 class RowTensor(ir.LazyTensor):
-    """A tensor whose rows are computed while they are read."""
+    """A tensor whose rows are computed while they are read.
+
+    Args:
+        dtype: Its type.
+        dims: Its shape.
+        name: Its name.
+    """
+
+    def __init__(self, dtype: ir.DataType, dims: Sequence[int], *, name: str) -> None:
+        super().__init__(self._whole, dtype, ir.Shape(dims), name=name)
+        self._dims = tuple(dims)
 
     @abstractmethod
     def rows(self) -> Iterator[Array]:
         """Rows in order, some at a time."""
+
+    def tofile(self, file: Any) -> None:
+        """Stream the rows into a binary file."""
+        for rows in self.rows():
+            file.write(np.ascontiguousarray(rows).view(np.uint8).data)
+
+    def _whole(self) -> ir.TensorProtocol:
+        array = np.concatenate([rows.reshape(-1) for rows in self.rows()]).reshape(self._dims)
+        return ir.Tensor(array, dtype=self.dtype, name=self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
