@@ -8,6 +8,7 @@ from r1trt.artifacts.build import BuildManifest
 from r1trt.errors import ConfigError, UsageError
 from r1trt.runtime.prompt_lookup import require_all_logits
 from r1trt.serving.config import SchedulerConfig, ServingConfig
+from r1trt.serving.pinned import require_row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +68,8 @@ class GenerationLimits:
                 found=rows,
                 expected=f"at most {manifest.max_batch_size} (--max-batch-size of the build)",
             )
-        if self.pinned_prompt is not None and rows < 2:
-            raise ConfigError(
-                "A pinned prompt takes a row of the KV cache, and requests need one, too.",
-                found="1 row",
-                expected="2 or more",
-                fix="build with a larger --max-batch-size, or serve more --rows",
-            )
+        if self.pinned_prompt is not None:
+            require_row(rows)
         chunk = self.chunk_tokens
         if chunk is not None or manifest.backend != "onnxruntime":
             chunk = min(chunk or manifest.max_input_len, manifest.max_input_len)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
 from r1trt.runtime.continuation import Continuation, FinishReason
-from r1trt.runtime.prefill import prefill
+from r1trt.runtime.prefill import common_beginning, prefill
 from r1trt.runtime.prompt_lookup import PromptLookup, most_drafted, require_all_logits
 from r1trt.runtime.sampling import SamplingConfig
 from r1trt.runtime.session import Float32Array, Session, SessionError
@@ -98,7 +97,8 @@ class Generation:
         self._prompt_ids = list(prompt_ids)
         self._continuation = continuation
         self._sampling = sampling
-        self._held = _common_length(held_ids, self._prompt_ids)
+        # The prompt's last token is always read, for its logits.
+        self._held = common_beginning(held_ids, self._prompt_ids[:-1])
         self._load_seconds = load_seconds
         self._capacity = session.limits.capacity
         self._lookup = PromptLookup(prompt_ids, prompt_lookup) if prompt_lookup else None
@@ -182,9 +182,3 @@ class Generation:
             drafted_tokens=self._lookup.drafted if self._lookup else None,
             accepted_tokens=self._lookup.accepted if self._lookup else None,
         )
-
-
-def _common_length(held_ids: Sequence[int], prompt_ids: Sequence[int]) -> int:
-    """Tokens that both begin with; the prompt's last one is always read, for its logits."""
-    same = (held == wanted for held, wanted in zip(held_ids, prompt_ids[:-1], strict=False))
-    return sum(takewhile(bool, same))

@@ -76,6 +76,13 @@ def prefill_outputs(
         yield start, seq_len_B, session.run(input_ids_BS, seq_len_B, past_len_B, only_last=only_last)
 
 
+def common_beginning(tokens: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginnings."""
+    pairs = zip(tokens, others, strict=False)
+    shorter = min(len(tokens), len(others))
+    return next((index for index, (token, other) in enumerate(pairs) if token != other), shorter)
+
+
 def _check_prompt_room(limits: SessionLimits, length: int) -> None:
     room = limits.capacity if limits.capacity is not None else limits.max_input_len
     if room is not None and length > room:

@@ -12,6 +12,7 @@ from r1trt.runtime.logprobs import TokenLogprob, token_logprob
 from r1trt.runtime.prompt_lookup import PromptLookup
 from r1trt.runtime.sampling import require_usable_logits
 from r1trt.runtime.session import Float32Array
+from r1trt.serving.call_sizes import piece_of_prompt
 from r1trt.serving.request import Client, GenerationRequest, RequestEvent
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
@@ -86,9 +87,8 @@ class ActiveRequest:
         self.past = self.reused = self.read_as_prompt = tokens
 
     def piece(self, most: int) -> int:
-        """Prompt tokens of the next call: `most`, but such that none is left for a call of its own."""
-        size = min(most, self.unread)
-        return size - 1 if self.unread - size == 1 and size > 2 else size
+        """Prompt tokens of the next call."""
+        return piece_of_prompt(most, self.unread)
 
     @property
     def is_decoding(self) -> bool:

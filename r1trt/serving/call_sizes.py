@@ -37,6 +37,15 @@ class CallSizes:
     call: int
 
 
+def piece_of_prompt(most: int, unread: int) -> int:
+    """Tokens of a prompt that a call reads: `most`, but such that none is left for a call of its own.
+
+    Attention has another kernel, and so other numbers, for a single token.
+    """
+    size = min(most, unread)
+    return size - 1 if unread - size == 1 and size > 2 else size
+
+
 def measured_call_sizes(session: Session) -> CallSizes:
     """Measures a session, whose rows are empty afterwards.
 

@@ -36,10 +36,3 @@ class HeldRows:
     def oldest(self, rows: Collection[int]) -> int:
         """The row to give away: one that holds nothing, else the one that was freed first."""
         return min(rows, key=lambda row: (self._kept_at[row], row))
-
-
-def common_beginning(tokens: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginnings."""
-    pairs = zip(tokens, others, strict=False)
-    shorter = min(len(tokens), len(others))
-    return next((index for index, (token, other) in enumerate(pairs) if token != other), shorter)

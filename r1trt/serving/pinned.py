@@ -9,9 +9,10 @@ import numpy as np
 
 from r1trt.errors import ConfigError
 from r1trt.files import text_of_file
+from r1trt.runtime.prefill import common_beginning
 from r1trt.runtime.sampling import require_usable_logits
 from r1trt.runtime.session import Session, last_token_logits
-from r1trt.serving.held_rows import common_beginning
+from r1trt.serving.call_sizes import piece_of_prompt
 from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 # Two messages of the user with nothing in common: what their prompts share comes from the system's alone.
@@ -61,12 +62,11 @@ def read_pinned(session: Session, tokens: Sequence[int], chunk: int) -> None:
         ConfigError: There is no room for them, or the logits behind them are not finite numbers.
         SessionError: A call failed.
     """
-    _check_room(session, tokens)
+    require_row(session.rows)
+    require_room(len(tokens), session.limits.capacity or 0)
     past, logits_V = 0, np.zeros(0, np.float32)
     while past < len(tokens):
-        left = len(tokens) - past
-        # None is left for a call of its own: see `ActiveRequest.piece`.
-        size = chunk - 1 if left == chunk + 1 and chunk > 2 else min(chunk, left)
+        size = piece_of_prompt(chunk, len(tokens) - past)
         count = np.array([size])
         ids = np.array([tokens[past : past + size]], np.int64)
         logits = session.step(ids, count, np.array([past]), session.rows - 1, only_last=True)
@@ -74,15 +74,15 @@ def read_pinned(session: Session, tokens: Sequence[int], chunk: int) -> None:
     require_usable_logits(logits_V)
 
 
-def _check_room(session: Session, tokens: Sequence[int]) -> None:
-    if session.rows < 2:
+def require_row(rows: int) -> None:
+    """Raises ConfigError where a pinned prompt would leave no row of the cache for requests."""
+    if rows < 2:
         raise ConfigError(
             "A pinned prompt takes a row of the KV cache, and requests need one, too.",
             found="1 row",
             expected="2 or more",
             fix="build with a larger --max-batch-size, or serve more --rows",
         )
-    require_room(len(tokens), session.limits.capacity or 0)
 
 
 def require_room(tokens: int, capacity: int) -> None:

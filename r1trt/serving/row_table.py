@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from r1trt.runtime.prefill import common_beginning
 from r1trt.runtime.session import Int64Array
 from r1trt.serving.active_request import ActiveRequest
 from r1trt.serving.call_sizes import CallSizes
-from r1trt.serving.held_rows import HeldRows, common_beginning
+from r1trt.serving.held_rows import HeldRows
 
 
 @dataclass(frozen=True, kw_only=True)
