@@ -12,7 +12,6 @@ token, out of more and more of them. What is compared runs in turn; figures are 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import machine
+from receipts import write_receipt
 
 from r1trt.build.config import BuildConfig
 from r1trt.build.pipeline import build_engine
@@ -93,11 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "prefill": _prefills(prompts, options),
         "decode": _steps(steps, options),
     }
-    path = options.output / f"asa-cpu-{document['day']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(page(document), encoding="utf-8")
-    print(path.with_suffix(".md"))
+    print(write_receipt(options.output, f"asa-cpu-{document['day']}", document, page(document)))
     return 0
 
 

@@ -23,6 +23,7 @@ from benchmark_serving import story_requests
 from load_generator import Outcome, Request, closed_load, summary, triton_sender
 from machine import machine
 from processes import OthersShare
+from receipts import write_receipt
 
 from r1trt.package.limits import GenerationLimits
 from r1trt.triton_server.serve import ServeConfig, ServedModels, served_models
@@ -147,9 +148,8 @@ def main() -> None:
         "medians": table(loads),
         "loads": loads,
     }
-    path = options.report_dir / f"call-sizes-{options.engine.name}-{report['date']}"
-    path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
+    name = f"call-sizes-{options.engine.name}-{report['date']}"
+    write_receipt(options.report_dir, name, report, markdown(report))
     sys.stdout.write(markdown(report))
 
 

@@ -27,6 +27,7 @@ from benchmark_openai import sender, server
 from load_generator import closed_load, requests_of_mix, summary
 from machine import machine
 from processes import OthersShare
+from receipts import write_receipt
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -215,10 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "load": load,
         "reported": reported,
     }
-    path = options.output / f"openai-clients-{document['day']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(page(document), encoding="utf-8")
+    write_receipt(options.output, f"openai-clients-{document['day']}", document, page(document))
     print(page(document))
 
 

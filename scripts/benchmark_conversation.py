@@ -25,6 +25,7 @@ from benchmark_openai import send_chat, server
 from load_generator import FILLER
 from machine import machine
 from processes import OthersShare
+from receipts import write_receipt
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONTENDERS: Mapping[str, Sequence[str]] = {"with": (), "without": ("--no-prefix-reuse",)}
@@ -159,9 +160,8 @@ def main() -> None:
         "medians": table(turns),
         "turns": turns,
     }
-    path = options.report_dir / f"conversation-{options.engine.name}-{report['date']}"
-    path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
+    name = f"conversation-{options.engine.name}-{report['date']}"
+    write_receipt(options.report_dir, name, report, markdown(report))
     sys.stdout.write(markdown(report))
 
 

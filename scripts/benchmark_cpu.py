@@ -38,6 +38,7 @@ from cpu_contenders import (
 from cpu_report import page
 from machine import machine
 from processes import OthersShare, wait_for_quiet
+from receipts import write_receipt
 
 from r1trt.data import HELDOUT
 from r1trt.evaluate.logits import LogitsComparison
@@ -224,11 +225,8 @@ def _logits(work: Path, item: Worker, window: Window) -> Any:
 
 
 def _write(output: Path, document: dict[str, Any]) -> None:
-    path = output / f"cpu-engine-{document['model'].lower()}-{document['day']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(page(document), encoding="utf-8")
-    print(path.with_suffix(".md"))
+    name = f"cpu-engine-{document['model'].lower()}-{document['day']}"
+    print(write_receipt(output, name, document, page(document)))
 
 
 if __name__ == "__main__":

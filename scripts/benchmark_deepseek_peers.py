@@ -28,6 +28,7 @@ from deepseek_exporters import MOBIUS, Exporter, exporters
 from export_peers import make_peer_environment
 from machine import machine
 from random_deepseek import TOKENS, with_stacked_experts, write_deepseek
+from receipts import write_receipt
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXPERTS = (16, 64, 256)
@@ -57,9 +58,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(receipt, indent=1))
         return 0
-    stem = arguments.output / f"deepseek-peers-{receipt['date']}"
-    stem.with_suffix(".json").write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
-    stem.with_suffix(".md").write_text(page(receipt), encoding="utf-8")
+    write_receipt(arguments.output, f"deepseek-peers-{receipt['date']}", receipt, page(receipt))
     print(page(receipt))
     return 0
 

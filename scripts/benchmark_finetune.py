@@ -21,6 +21,7 @@ from statistics import mean
 from typing import Any
 
 from machine import machine
+from receipts import write_receipt
 
 from r1trt.finetune.config import BATCH, LEARNING_RATE, FinetuneConfig, Loss, Precision
 from r1trt.finetune.finetune import REPORT_FILE, finetune_checkpoint
@@ -91,11 +92,8 @@ def _rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _write(output: Path, document: Mapping[str, Any]) -> Path:
-    path = output / f"finetune-{document['model'].replace('_', '-')}-{document['day']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(page(document), encoding="utf-8")
-    return path.with_suffix(".md")
+    name = f"finetune-{document['model'].replace('_', '-')}-{document['day']}"
+    return write_receipt(output, name, document, page(document))
 
 
 def page(document: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ import numpy as np
 import onnx
 from machine import machine
 from modelopt_graph import quantized_products, standard_graph
+from receipts import write_receipt
 
 from r1trt.calibrate.calibrate import CalibrationConfig
 from r1trt.calibrate.text import token_chunks
@@ -263,11 +264,7 @@ def _write(options: argparse.Namespace, bench: Bench, rows: Sequence[Row]) -> No
         "final_tokens": sum(len(window.input_ids) for window in bench.windows),
         "rows": [asdict(row) for row in rows],
     }
-    path = options.output / f"precision-modelopt-{day}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(page(document), encoding="utf-8")
-    print(path.with_suffix(".md"))
+    print(write_receipt(options.output, f"precision-modelopt-{day}", document, page(document)))
 
 
 def page(document: Mapping[str, Any]) -> str:

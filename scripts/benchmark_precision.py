@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from receipts import write_receipt
+
 from r1trt.cache import CACHE_VARIABLE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,11 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "results": results,
     }
-    path = options.output / f"precision-search-{options.name.lower()}-{day}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(page(document), encoding="utf-8")
-    print(path.with_suffix(".md"))
+    name = f"precision-search-{options.name.lower()}-{day}"
+    print(write_receipt(options.output, name, document, page(document)))
     return 0
 
 

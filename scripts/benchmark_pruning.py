@@ -10,7 +10,6 @@ a random removal takes the set's number as its seed. JSON and a page lie in DIR 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from statistics import mean
 from typing import Any
 
 from machine import machine
+from receipts import write_receipt
 
 from r1trt.calibrate.options import MIN_TOKENS
 from r1trt.data import CALIBRATION
@@ -166,11 +166,8 @@ def _calibration_sets(folder: Path) -> list[Path]:
 
 
 def _write(output: Path, document: Mapping[str, Any]) -> Path:
-    path = output / f"pruning-{document['model'].replace('_', '-')}-{document['day']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(page(document), encoding="utf-8")
-    return path.with_suffix(".md")
+    name = f"pruning-{document['model'].replace('_', '-')}-{document['day']}"
+    return write_receipt(output, name, document, page(document))
 
 
 def page(document: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,8 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from receipts import write_receipt
 
 from claims.runs import Run, RunStore
 
@@ -65,18 +66,16 @@ def write_receipts(row: Row, options: Options, directory: Path) -> Path | None:
     }
     if counts["asked"] > before["asked"] and counts["result"] == before["result"]:
         return None  # receipts that are there say more
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"claims-{row.name}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    name = f"claims-{row.name}"
     lines = [f"# Claims: {row.name}, {document['day']}", ""]
     if options.reduced:
         lines += ["**Reduced sizes: these figures say nothing about the claim.**", ""]
     lines += [f"`python scripts/claims --row {row.name}`", "", row.page(document)]
     if row.draw is not None:
-        row.draw(document, path.with_suffix(".svg"))
-        lines += ["", f"![{row.name}]({path.stem}.svg)"]
-    path.with_suffix(".md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    return path.with_suffix(".md")
+        directory.mkdir(parents=True, exist_ok=True)
+        row.draw(document, directory / f"{name}.svg")
+        lines += ["", f"![{row.name}]({name}.svg)"]
+    return write_receipt(directory, name, document, "\n".join(lines).rstrip() + "\n")
 
 
 def measured_trials(
