@@ -2,11 +2,10 @@
 // not. `defects NAME...` prints "NAME good" or "NAME wrong" for each, or ends by the detector's own report.
 #include <cstdio>
 #include <cstdlib>
-#include <map>
-#include <string>
 
 #include "common/mma.cuh"
 #include "common/numeric.cuh"
+#include "named_cases.h"
 
 namespace {
 
@@ -273,7 +272,7 @@ bool readsBeyond(int distance) {
   return good;
 }
 
-std::map<std::string, bool (*)()> const kCases = {
+NamedCases const kCases = {
     {"barrier", [] { return mirrors(reverse, true); }},
     {"no_barrier", [] { return mirrors(reverse, false); }},
     {"syncwarp", [] { return mirrors(swapLanes, true); }},
@@ -309,17 +308,5 @@ std::map<std::string, bool (*)()> const kCases = {
 }  // namespace
 
 int main(int count, char** arguments) {
-  bool all_good = true;
-  for (int i = 1; i < count; ++i) {
-    auto found = kCases.find(arguments[i]);
-    if (found == kCases.end()) {
-      fprintf(stderr, "no case %s\n", arguments[i]);
-      return 2;
-    }
-    bool const good = found->second();
-    printf("%s %s\n", arguments[i], good ? "good" : "wrong");
-    fflush(stdout);
-    all_good = all_good && good;
-  }
-  return all_good ? 0 : 1;
+  return runNamed(kCases, count, arguments);
 }

@@ -3,14 +3,13 @@
 // report.
 #include <cstdio>
 #include <cstdlib>
-#include <map>
-#include <string>
 #include <vector>
 
 #include "common/hopper.cuh"
 #include "common/mma.cuh"
 #include "common/numeric.cuh"
 #include "common/tensor_map.h"
+#include "named_cases.h"
 
 namespace {
 
@@ -340,7 +339,7 @@ bool handsOver(bool arrives) {
   return good;
 }
 
-std::map<std::string, bool (*)()> const kCases = {
+NamedCases const kCases = {
     {"boxes", [] { return boxes(false); }},
     {"boxes_of_stacks", [] { return boxes(true); }},
     {"tensor_maps", refusesMaps},
@@ -372,17 +371,5 @@ std::map<std::string, bool (*)()> const kCases = {
 }  // namespace
 
 int main(int count, char** arguments) {
-  bool all_good = true;
-  for (int i = 1; i < count; ++i) {
-    auto found = kCases.find(arguments[i]);
-    if (found == kCases.end()) {
-      fprintf(stderr, "no case %s\n", arguments[i]);
-      return 2;
-    }
-    bool const good = found->second();
-    printf("%s %s\n", arguments[i], good ? "good" : "wrong");
-    fflush(stdout);
-    all_good = all_good && good;
-  }
-  return all_good ? 0 : 1;
+  return runNamed(kCases, count, arguments);
 }
