@@ -41,7 +41,7 @@ from machine import machine, tree_bytes
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from torch.nn import functional as F
-from training_loop import descend, optimizer_of, rate_at
+from training_loop import descend, optimizer_of, rate_at, scale_fresh_weights
 
 from r1trt.artifacts.atomic import atomic_directory
 from r1trt.errors import R1TrtError, UnavailableError
@@ -226,12 +226,7 @@ def make_module(seed: int) -> R1AsaForCausalLM:
         layer.self_attn = TrainedAttention(config, index)
     module.load_state_dict(weights)
     torch.testing.assert_close(module(torch.arange(128)[None]), reference, atol=1e-3, rtol=1e-3)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                parameter.mul_(1 / math.sqrt(2 * config.num_layers))
-            elif name.endswith("embed_tokens.weight"):
-                parameter.mul_(math.sqrt(config.hidden_size) / 2)  # else the layers drown the embedding
+    scale_fresh_weights(module, config.num_layers, config.hidden_size)
     return module
 
 

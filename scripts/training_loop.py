@@ -12,6 +12,23 @@ from torch import Tensor, nn
 WARMUP_STEPS, DECAY, CLIP = 100, 0.1, 1.0
 
 
+@torch.no_grad()
+def quiet_layers(module: nn.Module, num_layers: int) -> None:
+    """Has each layer of fresh weights add less the more there are: the residual stream keeps its size."""
+    for name, parameter in module.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.mul_(1 / math.sqrt(2 * num_layers))
+
+
+@torch.no_grad()
+def scale_fresh_weights(module: nn.Module, num_layers: int, hidden_size: int) -> None:
+    """Fresh weights of a language model as they train well."""
+    quiet_layers(module, num_layers)
+    for name, parameter in module.named_parameters():
+        if name.endswith("embed_tokens.weight"):
+            parameter.mul_(math.sqrt(hidden_size) / 2)  # else the layers drown the embedding
+
+
 def optimizer_of(module: nn.Module) -> torch.optim.AdamW:
     """AdamW on all weights of a module; norms and biases do not decay."""
     weights = list(module.parameters())

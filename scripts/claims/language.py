@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from train_r1_asa import BALANCE, Balance, TrainedAttention, modules, split_documents
-from training_loop import Schedule, train
+from training_loop import Schedule, scale_fresh_weights, train
 
 from claims.dense import CausalAttention
+from claims.text_loss import loss_of
 from r1trt.config import GqaConfig
 from r1trt.families import model_config_from_dict
 from r1trt.model import R1AsaForCausalLM
@@ -91,12 +92,7 @@ def language_model(config: LanguageConfig, seed: int) -> R1AsaForCausalLM:
         gated = isinstance(attention, GqaConfig) and attention.hla.gate
         layer.self_attn = (TrainedAttention if gated else CausalAttention)(parsed, index)
     module.initialize()
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                parameter.mul_(1 / math.sqrt(2 * config.num_layers))
-            elif name.endswith("embed_tokens.weight"):
-                parameter.mul_(math.sqrt(config.hidden_size) / 2)  # else the layers drown the embedding
+    scale_fresh_weights(module, config.num_layers, config.hidden_size)
     return module
 
 
@@ -114,7 +110,7 @@ def trained_model(config: LanguageConfig, seed: int) -> R1AsaForCausalLM:
     def loss_at(step: int) -> Tensor:
         ids, balance = _batch(text, config, seed * _STEP_SEEDS + step), Balance()
         hooks = [router.register_forward_hook(balance) for router in routers]
-        loss = F.cross_entropy(module(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        loss = loss_of(module, ids)
         for hook in hooks:
             hook.remove()
         return loss + BALANCE * torch.stack(balance.losses).sum() if routers else loss

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from training_loop import quiet_layers
 
 from r1trt.families import model_config_from_dict
 from r1trt.model import R1AsaForCausalLM
@@ -44,11 +44,10 @@ def small_model(sizes: SmallModel, seed: int) -> R1AsaForCausalLM:
     """Makes a model with fresh weights of a seed; the gates start open, at a `lam` of 0.88."""
     torch.manual_seed(seed)
     module = R1AsaForCausalLM(model_config_from_dict(config_of(sizes), where=Path("config.json")))
+    quiet_layers(module, sizes.num_layers)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                parameter.mul_(1 / math.sqrt(2 * sizes.num_layers))
-            elif name.endswith("lam_gate.bias"):
+            if name.endswith("lam_gate.bias"):
                 parameter.fill_(2.0)
     return module
 
