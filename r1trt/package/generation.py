@@ -30,30 +30,25 @@ __all__ = ["TritonPythonModel"]
 '''
 
 
-def require_pinned_room(engine: Path, manifest: BuildManifest, limits: GenerationLimits) -> None:
-    """Refuses a pinned prompt here, and not when Triton loads the model, whose errors are hard to read.
-
-    Raises:
-        ConfigError: It fills a row of the engine's cache, or the chat template refuses it.
-    """
-    if limits.pinned_prompt is not None:
-        tokens = pinned_ids(limits.pinned_prompt, tokenizer_from_dir(engine))
-        require_room(len(tokens), manifest.capacity or 0)
-
-
 def write_generation_model(
-    directory: ServedModelDirectory, manifest: BuildManifest, limits: GenerationLimits
+    directory: ServedModelDirectory, engine: Path, manifest: BuildManifest, limits: GenerationLimits
 ) -> None:
     """Writes a model directory without its engine, which has to be put there, or linked.
 
     Args:
         directory: Where; it does not exist yet.
+        engine: Where the engine's tokenizer is.
         manifest: The engine's.
         limits: How requests share the model.
 
     Raises:
-        ConfigError: The engine was built for fewer rows.
+        ConfigError: The engine was built for fewer rows; or a pinned prompt fills a row of its cache, or is
+            refused by the chat template.
     """
+    if limits.pinned_prompt is not None:
+        # Here, and not when Triton loads the model, whose errors are hard to read.
+        tokens = pinned_ids(limits.pinned_prompt, tokenizer_from_dir(engine))
+        require_room(len(tokens), manifest.capacity or 0)
     directory.version.mkdir(parents=True)
     config = generation_config(directory.path.name, manifest, limits)
     directory.configuration.write_text(model_config_text(config))

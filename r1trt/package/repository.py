@@ -24,7 +24,7 @@ from r1trt.artifacts.repository import (
 from r1trt.errors import BuildError, ConfigError
 from r1trt.package.bundle import EngineBundle, bundle_from_builds, require_library_version
 from r1trt.package.documents import write_documents
-from r1trt.package.generation import require_pinned_room, write_generation_model
+from r1trt.package.generation import write_generation_model
 from r1trt.package.limits import GenerationLimits
 from r1trt.package.model_check import check_model_directory, require_model_name
 from r1trt.package.scoring import require_loadable, write_scoring_model
@@ -173,8 +173,7 @@ def _write_model(directory: ServedModelDirectory, bundle: EngineBundle, limits: 
             # Not in the version: the server loads it for all TensorRT models at its start.
             copy_file(library, directory.path / LIBRARY_FILE)
         return
-    require_pinned_room(bundle.source.path, bundle.manifest, limits)
-    write_generation_model(directory, bundle.manifest, limits)
+    write_generation_model(directory, bundle.source.path, bundle.manifest, limits)
     directory.engine.mkdir()
     for path in bundle.engine_files:
         copy_file(path, directory.engine / path.name)

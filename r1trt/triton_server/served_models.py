@@ -11,7 +11,7 @@ from r1trt.artifacts.build import BuildManifest
 from r1trt.artifacts.repository import ServedEngine, ServedModelDirectory
 from r1trt.errors import BuildError, ConfigError, UnavailableError, UsageError
 from r1trt.machine import cores
-from r1trt.package.generation import generation_config, require_pinned_room, write_generation_model
+from r1trt.package.generation import generation_config, write_generation_model
 from r1trt.package.limits import GenerationLimits
 from r1trt.package.model_check import require_model_name
 
@@ -88,8 +88,7 @@ def write_repository(
             directory.path.symlink_to(model.origin.resolve())
         else:
             shared = _share(limits, len(models))
-            require_pinned_room(model.build.path, model.build.manifest, shared)
-            write_generation_model(directory, model.build.manifest, shared)
+            write_generation_model(directory, model.build.path, model.build.manifest, shared)
             directory.engine.symlink_to(model.build.path.resolve())
         directories.append(directory)
     return tuple(directories)
