@@ -12,6 +12,7 @@ from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
 from r1trt.artifacts.base import Manifest
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.errors import ArtifactError
+from r1trt.artifacts.experts import ExternalExperts
 from r1trt.artifacts.export import ReadWeightFile
 from r1trt.artifacts.fields import Check, Count, FileName, PathText, Size, Sm
 from r1trt.artifacts.manifest import Kind
@@ -121,6 +122,8 @@ class BuildManifest(Manifest):
         plugins: The plugin library; None without plugins.
         plugin_libraries: Libraries to load in front of the engine.
         network_check: Number of layers by how the network obeys the plan; empty without a network.
+        external_experts: Inputs of the engine that hold its experts, and what they are made of; None where
+            all weights are constants.
     """
 
     KIND: ClassVar[Kind] = "engine"
@@ -146,6 +149,7 @@ class BuildManifest(Manifest):
     plugins: PluginsEntry | None = None
     plugin_libraries: tuple[FileName, ...] = ()
     network_check: Mapping[str, Size] = field(default_factory=dict)
+    external_experts: ExternalExperts | None = None
 
     def __post_init__(self) -> None:
         if self.cache and self.capacity is None:

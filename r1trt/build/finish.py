@@ -39,6 +39,7 @@ _DECIDED = (
         "kv_cache",
         "backend",
         "plugins",
+        "external_experts",
     ),
     "dump_passes",
 )

@@ -15,6 +15,7 @@ from r1trt.artifacts.disk import sha256_of_file
 from r1trt.build.builder_api import backend_available
 from r1trt.build.compensation import compensated_weights
 from r1trt.build.config import BuildConfig, newest_export
+from r1trt.build.experts import takes_external_experts
 from r1trt.build.finish import build_engines_by_config, builder_unavailable, finish_build
 from r1trt.build.graphs import graphs_from_plan
 from r1trt.build.known_weights import read_known_weights
@@ -23,10 +24,10 @@ from r1trt.build.plugins import plugins_for_build, require_plugin_sizes
 from r1trt.build.target import BuildTarget, limits_from_config, target_from_config
 from r1trt.build.write import write_build
 from r1trt.errors import ConfigError
-from r1trt.estimate.planned import planned_model
+from r1trt.estimate.planned import PlannedModel, planned_model
 from r1trt.estimate.refusal import require_room
 from r1trt.estimate.source import sized_model_from_export
-from r1trt.estimate.steps import Step, build_step
+from r1trt.estimate.steps import build_step
 from r1trt.export.io import ExportedModel, load_export
 from r1trt.passes.dump import GraphDump
 from r1trt.precision.implementations import plugin_layers
@@ -71,7 +72,16 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
         config, target.backend, target.sms, needed=bool(in_plugins), required=missing is None
     )
     output = config.output or source / f"{target.arch.name}-{target.precision}"
-    step = _step(export, target, builds=missing is None, calibrated=given_plan is not None)
+    planned = _planned(export, target)
+    external = takes_external_experts(config, planned, target.backend)
+    step = build_step(
+        sized_model_from_export(export.artifact),
+        planned,
+        target.backend,
+        len(target.sms) if missing is None else 0,
+        calibrated=given_plan is not None,
+        external_experts=external,
+    )
     require_room(step, output)
     progress(f"estimated: {size_text(step.memory)} of memory, {size_text(step.disk)} of disk", 1, 1)
     dump = None if config.dump_passes is None else GraphDump(config.dump_passes)
@@ -81,7 +91,15 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     plan = with_scales(plan, export, calibration=config.calibration_options, progress=progress)
     with compensated_weights(plan, export, config, progress) as (plan, weights):
         progress("typing the graph", 0, 1)
-        graphs = graphs_from_plan(export.model, plan, target, limits, weights=weights, after_pass=dump)
+        graphs = graphs_from_plan(
+            export.model,
+            plan,
+            target,
+            limits,
+            weights=weights,
+            external_experts=external,
+            after_pass=dump,
+        )
         progress("typing the graph", 1, 1)
         with atomic_directory(output, kind=BuildManifest.KIND) as directory:
             build = write_build(
@@ -104,12 +122,10 @@ def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path
     return output
 
 
-def _step(export: ExportedModel, target: BuildTarget, *, builds: bool, calibrated: bool) -> Step:
-    """What the build takes of this machine, estimated before anything is read."""
+def _planned(export: ExportedModel, target: BuildTarget) -> PlannedModel:
+    """The model in the types that the rules give it, for what the build takes of this machine."""
     model = sized_model_from_export(export.artifact)
-    planned = planned_model(model, target.arch.name, target.precision, export.artifact.manifest.capacity)
-    engines = len(target.sms) if builds else 0
-    return build_step(model, planned, target.backend, engines, calibrated=calibrated)
+    return planned_model(model, target.arch.name, target.precision, export.artifact.manifest.capacity)
 
 
 def _require_plan_unedited(output: BuildDirectory, config: BuildConfig) -> None:

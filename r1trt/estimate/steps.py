@@ -81,7 +81,13 @@ def export_step(model: SizedModel, *, copy: bool = False) -> Step:
 
 
 def build_step(
-    model: SizedModel, planned: PlannedModel, backend: Backend, engines: int, *, calibrated: bool = False
+    model: SizedModel,
+    planned: PlannedModel,
+    backend: Backend,
+    engines: int,
+    *,
+    calibrated: bool = False,
+    external_experts: bool = False,
 ) -> Step:
     """A build.
 
@@ -91,8 +97,10 @@ def build_step(
         backend: Builder.
         engines: Engines that it makes here; 0 where ONNX Runtime runs the graph, or the builder is elsewhere.
         calibrated: FP8 scales are given, and need not be measured.
+        external_experts: Experts are inputs of the engine, and neither written nor built in.
     """
-    weights, stored = planned.bytes, sum(model.stored_bytes.values())
+    weights = planned.bytes - (planned.expert_bytes if external_experts else 0)
+    stored = sum(model.stored_bytes.values())
     memory, seconds = WRITE_MEMORY, BUILD_SECONDS + (stored + weights) / TYPED_IN_SECOND
     if planned.plan.missing_scales and not calibrated:
         memory += _calibration_memory(model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from r1trt.artifacts.build import BuildArtifact
+from r1trt.runtime.expert_stacks import stacks_in_memory
 from r1trt.runtime.huge_pages import use_huge_pages
 from r1trt.runtime.onnxruntime_model import LoadOptions
 from r1trt.runtime.session import Session
@@ -47,6 +48,7 @@ def session_from_cpu_engine(
         max_batch_size=build.manifest.max_batch_size,
         max_input_len=build.manifest.max_input_len,
         options=options,
+        stacks=stacks_in_memory(build),
     )
     use_huge_pages(options.huge_page_seconds)
     return session

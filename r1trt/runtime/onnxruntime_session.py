@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from r1trt.data_types import DATA_TYPES, DataType
 from r1trt.graph.interface import ONLY_LAST
 from r1trt.machine import memory_of_machine
+from r1trt.runtime.expert_stacks import StackArrays
 from r1trt.runtime.onnxruntime_model import LoadOptions, inference_session
 from r1trt.runtime.session import (
     LOGITS,
@@ -39,6 +41,11 @@ _CACHE_TYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(float16)": np.dtype(np.float16),
 }
 """What a cache may be kept in, by ONNX Runtime's names."""
+_FLOAT = DATA_TYPES["fp32"].onnx
+_STACK_TYPES: Mapping[str, DataType] = {
+    f"tensor({kind.onnx_name.lower()})": kind for kind in DATA_TYPES.values()
+}
+"""What expert stacks may be, by ONNX Runtime's names."""
 
 
 class OnnxRuntimeSession:
@@ -55,6 +62,7 @@ class OnnxRuntimeSession:
         max_batch_size: Limit to enforce.
         max_input_len: Limit to enforce.
         options: How ONNX Runtime loads it.
+        stacks: Further inputs, which stay what they are: expert stacks.
 
     Raises:
         SessionError: ONNX Runtime cannot load the graph, or its interface is another one.
@@ -70,6 +78,7 @@ class OnnxRuntimeSession:
         max_batch_size: int | None = None,
         max_input_len: int | None = None,
         options: LoadOptions | None = None,
+        stacks: StackArrays | None = None,
     ) -> None:
         if weight_base is None:
             assert isinstance(graph, Path), "a serialized graph has no directory of its own"
@@ -92,6 +101,7 @@ class OnnxRuntimeSession:
         )
         self._caches: dict[str, CacheArray] = {}
         self._bindings: dict[tuple[int, int, bool], Any] = {}
+        self._stacks = self._stack_inputs(stacks or {})
 
     def reset(self, rows: int) -> None:
         """Starts a table of `rows` empty sequences. Memory that no sequence has reached is not touched."""
@@ -174,6 +184,7 @@ class OnnxRuntimeSession:
         """Frees the model and its caches."""
         self._bindings.clear()
         self._caches = {}
+        self._stacks = {}
         self._session = None
 
     def _binding(self, first_row: int, B: int, only_last: bool) -> Any:
@@ -188,6 +199,7 @@ class OnnxRuntimeSession:
                 # By address: ONNX Runtime's other way knows no inputs with defaults.
                 binding.bind_input(ONLY_LAST, "cpu", 0, np.bool_, _TRUE.shape, _TRUE.ctypes.data)
             self._bind_caches(binding, first_row, B)
+            self._bind_stacks(binding)
             self._bindings[key] = binding  # whole: one that failed is not taken again
         return binding
 
@@ -197,6 +209,28 @@ class OnnxRuntimeSession:
             where = ("cpu", 0, view.dtype.type, view.shape, view.ctypes.data)
             binding.bind_input(name, *where)
             binding.bind_output(cache_output(name), *where)
+
+    def _bind_stacks(self, binding: Any) -> None:
+        """By address: NumPy lacks some of their types."""
+        for name, (kind, array) in self._stacks.items():
+            binding.bind_input(name, "cpu", 0, kind, array.shape, array.ctypes.data)
+
+    def _stack_inputs(self, stacks: StackArrays) -> dict[str, tuple[int, npt.NDArray[Any]]]:
+        """Stacks with the types that the graph takes them for: FP8 elements may be their bytes, BF16 is FP32."""
+        found = {}
+        for value in self._session.get_inputs():
+            if value.name not in stacks:
+                continue
+            kind, array = _STACK_TYPES.get(value.type), stacks[value.name]
+            if kind is not None and kind.onnx == _FLOAT:
+                array = array.astype(np.float32, copy=False)
+            if kind is None or kind.bytes != array.itemsize or tuple(value.shape) != array.shape:
+                raise self._another_interface(
+                    f"input '{value.name}' of the type {value.type}, {value.shape}",
+                    f"{array.dtype} {list(array.shape)}",
+                )
+            found[value.name] = (kind.onnx, array)
+        return found
 
     def _logits_shape(self) -> list[Any]:
         """`[B, S, V]` or `[B, V]`; empty where no logits are wanted, as when a graph measures something."""
