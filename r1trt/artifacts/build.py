@@ -14,7 +14,7 @@ from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.experts import ExternalExperts
 from r1trt.artifacts.export import ReadWeightFile
-from r1trt.artifacts.fields import Check, Count, FileName, PathText, Size, Sm
+from r1trt.artifacts.fields import Check, Count, FileName, PathText, Sha256, Size, Sm
 from r1trt.artifacts.manifest import Kind
 from r1trt.errors import BuildError
 from r1trt.text import listing
@@ -96,6 +96,31 @@ class PluginsEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartOf:
+    """Which part of a model a build is.
+
+    Attributes:
+        build: What all parts of one model have in common, in hex.
+        index: Its place, from 0.
+        count: How many parts there are.
+        first_layer: Its first decoder layer; the first part has the embedding in front of it.
+        last_layer: Its last one; the last part has the head behind it.
+    """
+
+    build: Sha256
+    index: Size
+    count: Count
+    first_layer: Size
+    last_layer: Size
+
+    def __post_init__(self) -> None:
+        if self.index >= self.count or self.first_layer > self.last_layer:
+            raise ValueError(
+                f"part {self.index} of {self.count}, layers {self.first_layer} to {self.last_layer}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildManifest(Manifest):
     """What a build is.
 
@@ -124,6 +149,9 @@ class BuildManifest(Manifest):
         network_check: Number of layers by how the network obeys the plan; empty without a network.
         external_experts: Inputs of the engine that hold its experts, and what they are made of; None where
             all weights are constants.
+        part: Which part of a model this is; None for a whole one.
+        parts: Parts that a whole model consists of, each a build in a directory of its own; 0 where it has an
+            engine of its own.
     """
 
     KIND: ClassVar[Kind] = "engine"
@@ -150,6 +178,8 @@ class BuildManifest(Manifest):
     plugin_libraries: tuple[FileName, ...] = ()
     network_check: Mapping[str, Size] = field(default_factory=dict)
     external_experts: ExternalExperts | None = None
+    part: PartOf | None = None
+    parts: Size = 0
 
     def __post_init__(self) -> None:
         if self.cache and self.capacity is None:
@@ -170,8 +200,8 @@ class BuildManifest(Manifest):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the engines are there."""
-        return bool(self.engines)
+        """Whether the engines are there, its own or its parts'."""
+        return bool(self.engines) or (self.parts > 0 and self.status == "complete")
 
     @property
     def embeds_plugins(self) -> bool:
@@ -283,6 +313,27 @@ class BuildArtifact(BuildDirectory):
                 ),
                 fix="copy the directory again, or build again",
             )
+
+    def require_one_engine(self, use: str) -> None:
+        """Raises BuildError for a model in parts, and for a part of one, where one engine is needed.
+
+        Args:
+            use: What it is needed for, as in "profiling".
+        """
+        if self.manifest.parts or self.manifest.part is not None:
+            found = "a part of a model" if self.manifest.part else f"{self.manifest.parts} parts"
+            raise BuildError(
+                f"For {use} a model has to be one engine.",
+                where=self.path,
+                found=found,
+                fix="build the export without --parts, and name that directory",
+            )
+
+    @property
+    def loaded_bytes(self) -> int:
+        """What the weights take in memory: those beside the graph, and experts that are its inputs."""
+        experts = self.manifest.external_experts
+        return self.weights.stat().st_size + (0 if experts is None else experts.bytes)
 
     @property
     def engines(self) -> dict[int | None, Path]:

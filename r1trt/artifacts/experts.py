@@ -63,9 +63,9 @@ class ExpertStack:
         parts: What it is made of: their elements, one part after the other.
         scale: Of weights that are quantized while they are loaded: one number, or one for each index of
             axis 0.
-        layout: "rows" as the parts have them; "alternating": of each matrix, the first row of the upper half, the first
-            of the lower one, the second of the upper one, and so on; "scales": block scales, which
-            are checked to be positive.
+        layout: "rows" as the parts have them; "alternating": of each matrix, the first row of the upper
+            half, the first of the lower one, the second of the upper one, and so on; "scales": block
+            scales, which are checked to be positive.
     """
 
     name: str

@@ -59,6 +59,9 @@ class BuildConfig:
         external_experts: Whether expert stacks are inputs of the engine, bound from the checkpoint when it
             runs; None means for GPUs where three times the weights exceed this machine's memory.
         dump_passes: Directory for the graph behind each pass, without weights; None writes none.
+        parts: Number of engines that the layers are divided over; None makes one, or as few as
+            `max_part_bytes` allows.
+        max_part_bytes: Most bytes of a part's weights; None sets no limit.
     """
 
     model: Path | None = None
@@ -86,9 +89,11 @@ class BuildConfig:
     timing_cache: Path | None = None
     external_experts: bool | None = None
     dump_passes: Path | None = None
+    parts: int | None = None
+    max_part_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_size", "max_input_len", "max_seq_len"):
+        for name in ("max_batch_size", "max_input_len", "max_seq_len", "parts", "max_part_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is too small.", found=value, expected=">= 1")
@@ -106,6 +111,13 @@ class BuildConfig:
             raise UsageError("--max-seq-len is the KV cache's capacity, and --no-cache builds none.")
         if not self.cache and self.kv_cache is not None:
             raise UsageError("--kv-cache is the KV cache's type, and --no-cache builds none.")
+        if self.is_split and self.dump_passes is not None:
+            raise UsageError("--dump-passes is for one graph, and parts are several.")
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the model is to be cut into parts."""
+        return self.parts is not None or self.max_part_bytes is not None
 
     @property
     def names_text(self) -> bool:

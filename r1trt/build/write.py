@@ -75,11 +75,9 @@ def write_build(
     require_free_space(directory, weight_bytes(graphs.engine) * (1 + len(target.sms)))
     _write_graphs(graphs, graph, build, progress)
     save_profiles(profiles_from_graph(graphs.engine.graph, limits), build.profiles)
-    plan_files = save_plan(plan, build.precision_plan)
-    source = _source(export, plan, contents or {})
+    source, plan_files = _source(export, plan, contents or {}), save_plan(plan, build.precision_plan)
     manifest = _manifest(build, export, target, limits, plan, plan_files, source)
-    if graphs.stacks:
-        manifest = replace(manifest, external_experts=external_experts(graphs.stacks, export.weight_base))
+    manifest = replace(manifest, external_experts=external_experts(graphs.stacks, export.weight_base))
     if plugins is not None:
         manifest = plugins.put_beside_engine(directory, manifest)
     manifest.write(directory)

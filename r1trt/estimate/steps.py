@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from r1trt.arch import Backend
@@ -88,6 +88,7 @@ def build_step(
     *,
     calibrated: bool = False,
     external_experts: bool = False,
+    part_bytes: Sequence[int] = (),
 ) -> Step:
     """A build.
 
@@ -98,9 +99,10 @@ def build_step(
         engines: Engines that it makes here; 0 where ONNX Runtime runs the graph, or the builder is elsewhere.
         calibrated: FP8 scales are given, and need not be measured.
         external_experts: Experts are inputs of the engine, and neither written nor built in.
+        part_bytes: Bytes of what is constant in each part, where layers are divided over several engines.
     """
-    weights = planned.bytes - (planned.expert_bytes if external_experts else 0)
-    stored = sum(model.stored_bytes.values())
+    parts = part_bytes or [planned.bytes - (planned.expert_bytes if external_experts else 0)]
+    weights, stored = sum(parts), sum(model.stored_bytes.values())
     memory, seconds = WRITE_MEMORY, BUILD_SECONDS + (stored + weights) / TYPED_IN_SECOND
     if planned.plan.missing_scales and not calibrated:
         memory += _calibration_memory(model)
@@ -110,15 +112,15 @@ def build_step(
         seconds += parameters(model) / COMPENSATED_IN_SECOND
     least = WRITE_MEMORY
     if backend != "onnxruntime" and engines:
-        memory = max(memory, builder_memory(weights))
-        least = least_builder_memory(weights)
-        seconds += engines * builder_seconds(weights)
-    written = weights if backend == "onnxruntime" else weights + engines * engine_bytes(weights)
+        memory = max(memory, builder_memory(max(parts)))
+        least = least_builder_memory(max(parts))
+        seconds += engines * sum(map(builder_seconds, parts))
+    written = weights + (0 if backend == "onnxruntime" else engines * sum(map(engine_bytes, parts)))
     return Step(
         name=f"build --arch {planned.arch} --{planned.precision}",
         memory=memory,
         least_memory=least,
-        disk=written + COMPANION_BYTES,
+        disk=written + len(parts) * COMPANION_BYTES,
         seconds=seconds,
     )
 

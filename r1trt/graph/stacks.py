@@ -38,8 +38,8 @@ def detach_stacks(model: ir.Model) -> Stacks:
     return found
 
 
-def external_experts(stacks: Stacks, base: Path) -> ExternalExperts:
-    """Which tensors of the checkpoint's shards stacks are made of.
+def external_experts(stacks: Stacks, base: Path) -> ExternalExperts | None:
+    """Which tensors of the checkpoint's shards stacks are made of; None where there are no stacks.
 
     Args:
         stacks: The stacks, unread.
@@ -49,6 +49,8 @@ def external_experts(stacks: Stacks, base: Path) -> ExternalExperts:
         PlanError: One is made of something else.
         CheckpointError: A shard's header cannot be read.
     """
+    if not stacks:
+        return None
     places = _Places(base)
     listed = tuple(_listed(name, tensor, places) for name, tensor in stacks.items())
     return ExternalExperts(base_directory=str(base.resolve()), stacks=listed)

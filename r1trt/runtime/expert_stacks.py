@@ -17,8 +17,9 @@ from r1trt.checkpoint.safetensors_header import SafetensorsHeader, TensorRef, re
 from r1trt.data_types import DATA_TYPES
 from r1trt.errors import CheckpointError
 from r1trt.files import open_file
+from r1trt.graph.stacks import stack_rows
+from r1trt.runtime.expert_source import StackArrays
 
-StackArrays = Mapping[str, npt.NDArray[Any]]
 _FIX = "put the file back that the engine was built from, or export and build again"
 
 
@@ -53,9 +54,6 @@ class BoundExperts:
         Raises:
             CheckpointError: A shard cannot be read.
         """
-        # Only here: it needs ONNX, which a server of engines without such inputs has not.
-        from r1trt.graph.stacks import stack_rows
-
         return stack_rows(stack, self._base, self._tensors)
 
     def in_memory(self) -> StackArrays:
@@ -76,25 +74,6 @@ class BoundExperts:
         return whole
 
 
-def experts_of_build(build: BuildArtifact) -> BoundExperts | None:
-    """The expert stacks that a build's engine takes as inputs; None where it takes none.
-
-    Raises:
-        CheckpointError: Its shards are not those that it was built from.
-    """
-    return None if build.manifest.external_experts is None else BoundExperts(build)
-
-
-def stacks_in_memory(build: BuildArtifact) -> StackArrays:
-    """The same in main memory, by name.
-
-    Raises:
-        CheckpointError: Its shards are not those that it was built from, or cannot be read.
-    """
-    experts = experts_of_build(build)
-    return {} if experts is None else experts.in_memory()
-
-
 def _files(experts: ExternalExperts) -> list[str]:
     return sorted({tensor.file for stack in experts.stacks for tensor in stack.tensors})
 
@@ -107,7 +86,8 @@ def _header(base: Path, file: str, build: BuildArtifact) -> SafetensorsHeader:
             where=path,
             found="no such file",
             expected=f"a shard of the checkpoint that {build.path} was built from",
-            fix="put it back, or write its directory into the build's manifest: external_experts.base_directory",
+            fix="put it back, or write its directory into the build's manifest as "
+            "external_experts.base_directory",
         )
     return read_safetensors_header(base, file)
 

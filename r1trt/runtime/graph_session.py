@@ -11,7 +11,7 @@ from pathlib import Path
 from r1trt.artifacts import BuildArtifact, ExportArtifact
 from r1trt.export.io import weight_base_of
 from r1trt.graph.outputs import graph_with_outputs
-from r1trt.runtime.expert_stacks import stacks_in_memory
+from r1trt.runtime.expert_source import expert_source
 from r1trt.runtime.onnxruntime_model import LoadOptions, folds_constants
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 from r1trt.runtime.session import LOGITS, Session
@@ -59,7 +59,7 @@ def session_from_simulation(
         max_batch_size=build.manifest.max_batch_size,
         max_input_len=build.manifest.max_input_len,
         options=LoadOptions(threads=threads, fold_constants=folds_constants(weight_bytes)),
-        stacks=stacks_in_memory(build),
+        experts=expert_source(build),
     )
 
 

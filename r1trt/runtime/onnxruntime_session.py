@@ -2,7 +2,7 @@
 
 Imports nothing that a server's Python environment lacks: the graph's interface is asked of ONNX Runtime.
 
-Legend: B rows of one call, S tokens of one call, V vocabulary, C cache capacity.
+Legend: B rows of one call, S tokens of one call, V vocabulary, C cache capacity, D hidden size.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from r1trt.data_types import DATA_TYPES, DataType
-from r1trt.graph.interface import ONLY_LAST
+from r1trt.graph.interface import HIDDEN_IN, INPUT_IDS, ONLY_LAST
 from r1trt.machine import memory_of_machine
-from r1trt.runtime.expert_stacks import StackArrays
+from r1trt.runtime.expert_source import ExpertSource, StackInputs
 from r1trt.runtime.onnxruntime_model import LoadOptions, inference_session
 from r1trt.runtime.session import (
     LOGITS,
@@ -41,11 +41,6 @@ _CACHE_TYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(float16)": np.dtype(np.float16),
 }
 """What a cache may be kept in, by ONNX Runtime's names."""
-_FLOAT = DATA_TYPES["fp32"].onnx
-_STACK_TYPES: Mapping[str, DataType] = {
-    f"tensor({kind.onnx_name.lower()})": kind for kind in DATA_TYPES.values()
-}
-"""What expert stacks may be, by ONNX Runtime's names."""
 
 
 class OnnxRuntimeSession:
@@ -62,7 +57,7 @@ class OnnxRuntimeSession:
         max_batch_size: Limit to enforce.
         max_input_len: Limit to enforce.
         options: How ONNX Runtime loads it.
-        stacks: Further inputs, which stay what they are: expert stacks.
+        experts: What further inputs are read from, which stay what they are; None where there are none.
 
     Raises:
         SessionError: ONNX Runtime cannot load the graph, or its interface is another one.
@@ -78,15 +73,18 @@ class OnnxRuntimeSession:
         max_batch_size: int | None = None,
         max_input_len: int | None = None,
         options: LoadOptions | None = None,
-        stacks: StackArrays | None = None,
+        experts: ExpertSource | None = None,
     ) -> None:
         if weight_base is None:
             assert isinstance(graph, Path), "a serialized graph has no directory of its own"
             weight_base = graph.parent
         self._where = graph if isinstance(graph, Path) else weight_base
-        self._session = inference_session(graph, weight_base, options or LoadOptions())
+        self._load = partial(inference_session, graph, weight_base, options or LoadOptions())
+        self._session, self._experts = self._load(), experts
+        self._stacks = self._stack_inputs()
         self._outputs = dict(outputs or {LOGITS: LOGITS})
         self._input_names = frozenset(value.name for value in self._session.get_inputs())
+        self._given = HIDDEN_IN if HIDDEN_IN in self._input_names else INPUT_IDS
         defaults = {value.name for value in self._session.get_overridable_initializers()}
         self._chooses_tokens = ONLY_LAST in defaults
         self._cache_shapes, self._cache_types = self._shapes_of_caches(), self._types_of_caches()
@@ -101,7 +99,6 @@ class OnnxRuntimeSession:
         )
         self._caches: dict[str, CacheArray] = {}
         self._bindings: dict[tuple[int, int, bool], Any] = {}
-        self._stacks = self._stack_inputs(stacks or {})
 
     def reset(self, rows: int) -> None:
         """Starts a table of `rows` empty sequences. Memory that no sequence has reached is not touched."""
@@ -121,16 +118,21 @@ class OnnxRuntimeSession:
 
     def run(
         self,
-        input_ids_BS: Int64Array,
+        input_ids_BS: Int64Array | Float32Array,
         seq_len_B: Int64Array,
         past_len_B: Int64Array,
         first_row: int = 0,
         *,
         only_last: bool = False,
     ) -> Outputs:
-        """Appends tokens to a range of rows; see `Session.run`."""
+        """Appends tokens to a range of rows; see `Session.run`.
+
+        A part of a model but the first gets the hidden state [B,S,D] that the part before it gave, in place
+        of token ids [B,S].
+        """
         check_call(self.limits, self.rows, first_row, input_ids_BS, seq_len_B, past_len_B)
-        arrays = {"input_ids": input_ids_BS, "seq_len": seq_len_B, "past_len": past_len_B}
+        arrays = {self._given: input_ids_BS, "seq_len": seq_len_B, "past_len": past_len_B}
+        self.load()
         try:
             binding = self._binding(first_row, len(input_ids_BS), only_last and self._chooses_tokens)
             for name, array in arrays.items():
@@ -176,16 +178,25 @@ class OnnxRuntimeSession:
         for cache in self._caches.values():
             cache[row] = 0.0
 
+    def load(self) -> None:
+        """Loads the graph again where `unload` freed it. Raises SessionError where that fails."""
+        if self._session is None:
+            self._session = self._load()
+            self._stacks = self._stack_inputs()
+
+    def unload(self) -> None:
+        """Frees the graph and its weights until the next call; the caches stay."""
+        self._bindings.clear()
+        self._session = self._stacks = None
+
     def end_profile(self) -> Path:
         """Ends the profiler that the session was loaded with, and names the file that it wrote."""
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Frees the model and its caches."""
-        self._bindings.clear()
+        self.unload()
         self._caches = {}
-        self._stacks = {}
-        self._session = None
 
     def _binding(self, first_row: int, B: int, only_last: bool) -> Any:
         """The caches of a range of rows, bound: that takes half a millisecond, and ranges come again."""
@@ -199,7 +210,8 @@ class OnnxRuntimeSession:
                 # By address: ONNX Runtime's other way knows no inputs with defaults.
                 binding.bind_input(ONLY_LAST, "cpu", 0, np.bool_, _TRUE.shape, _TRUE.ctypes.data)
             self._bind_caches(binding, first_row, B)
-            self._bind_stacks(binding)
+            if self._stacks is not None:
+                self._stacks.bind(binding)
             self._bindings[key] = binding  # whole: one that failed is not taken again
         return binding
 
@@ -210,27 +222,13 @@ class OnnxRuntimeSession:
             binding.bind_input(name, *where)
             binding.bind_output(cache_output(name), *where)
 
-    def _bind_stacks(self, binding: Any) -> None:
-        """By address: NumPy lacks some of their types."""
-        for name, (kind, array) in self._stacks.items():
-            binding.bind_input(name, "cpu", 0, kind, array.shape, array.ctypes.data)
-
-    def _stack_inputs(self, stacks: StackArrays) -> dict[str, tuple[int, npt.NDArray[Any]]]:
-        """Stacks with the types that the graph takes them for: FP8 elements may be their bytes, BF16 is FP32."""
-        found = {}
-        for value in self._session.get_inputs():
-            if value.name not in stacks:
-                continue
-            kind, array = _STACK_TYPES.get(value.type), stacks[value.name]
-            if kind is not None and kind.onnx == _FLOAT:
-                array = array.astype(np.float32, copy=False)
-            if kind is None or kind.bytes != array.itemsize or tuple(value.shape) != array.shape:
-                raise self._another_interface(
-                    f"input '{value.name}' of the type {value.type}, {value.shape}",
-                    f"{array.dtype} {list(array.shape)}",
-                )
-            found[value.name] = (kind.onnx, array)
-        return found
+    def _stack_inputs(self) -> StackInputs | None:
+        if self._experts is None:
+            return None
+        try:
+            return StackInputs(self._session, self._experts.in_memory())
+        except ValueError as error:
+            raise self._another_interface(str(error), "an input as the manifest lists it") from error
 
     def _logits_shape(self) -> list[Any]:
         """`[B, S, V]` or `[B, V]`; empty where no logits are wanted, as when a graph measures something."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.runtime.cuda_memory import DeviceBuffer, checked, cuda_runtime
-from r1trt.runtime.expert_stacks import BoundExperts, experts_of_build
+from r1trt.runtime.expert_source import ExpertSource, expert_source
 from r1trt.runtime.session import (
     LOGITS,
     Float32Array,
@@ -56,7 +56,7 @@ class TensorRTSession:
         CheckpointError: A shard with experts cannot be read.
     """
 
-    def __init__(self, file: EngineFile, experts: BoundExperts | None = None) -> None:
+    def __init__(self, file: EngineFile, experts: ExpertSource | None = None) -> None:
         self._path = file.path
         self._cudart = cuda_runtime()
         trt = tensorrt_module(file.backend)
@@ -179,7 +179,7 @@ class TensorRTSession:
             checked(self._cudart.cudaStreamDestroy(self._stream))
             self._stream = None
 
-    def _load_stacks(self, experts: BoundExperts) -> None:
+    def _load_stacks(self, experts: ExpertSource) -> None:
         """Stacks experts on the GPU, piece by piece as shards are read, and binds them for all calls."""
         for stack in experts.stacks:
             buffer = self._stacks[stack.name] = DeviceBuffer(self._cudart, stack.bytes)
@@ -288,4 +288,4 @@ def session_from_tensorrt_engine(build: BuildArtifact) -> TensorRTSession:
         CheckpointError: A shard with experts is not the one that it was built from.
     """
     cudart = cuda_runtime()
-    return TensorRTSession(engine_file_from_build(build, cudart), experts_of_build(build))
+    return TensorRTSession(engine_file_from_build(build, cudart), expert_source(build))
