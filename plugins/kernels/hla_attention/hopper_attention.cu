@@ -33,7 +33,7 @@ namespace {
 template <class Tile>
 __global__ void __launch_bounds__(kThreads, 1) hopperAttention(__grid_constant__ const Call call) {
 #ifdef R1TRT_HOPPER_DEVICE
-  extern __shared__ char memory[];
+  R1TRT_DYNAMIC_SHARED(memory);
   uintptr_t const address = reinterpret_cast<uintptr_t>(memory);
   auto& shared =
       *reinterpret_cast<Shared<Tile>*>((address + kTileAlignment - 1) / kTileAlignment * kTileAlignment);

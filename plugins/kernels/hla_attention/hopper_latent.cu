@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(latent::kThreads, 1)
     hopperLatent(__grid_constant__ const latent::Call call) {
 #ifdef R1TRT_HOPPER_DEVICE
   using namespace latent;
-  extern __shared__ char memory[];
+  R1TRT_DYNAMIC_SHARED(memory);
   // Without a detour over integers, from which the compiler no longer sees that it is shared memory.
   auto& shared = *reinterpret_cast<Shared*>(memory + (-sharedAddress(memory) & (kTileAlignment - 1)));
   Work const work = findWork(call.a);

@@ -36,14 +36,6 @@ struct Place {
   }
 };
 
-__device__ __forceinline__ void syncAt(int barrier, int count) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-// Without to wait.
-__device__ __forceinline__ void arriveAt(int barrier, int count) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
 // What a lane has.
 struct Sums {
   float s[kScores], o[kOutputs];
@@ -112,7 +104,7 @@ __device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, 
     shared.m[place.row + 8] = sums.softmax.m[1];
   }
   fenceStores();
-  arriveAt(kWeightsBarrier + place.warpgroup, kConsumers);
+  arriveSome<kConsumers>(kWeightsBarrier + place.warpgroup);
 }
 
 // Values behind the last key may be anything, and nothing times a NaN is one. A warpgroup's own columns; the
@@ -127,7 +119,7 @@ __device__ __forceinline__ void clearValues(Shared& shared, Place const& place, 
     *reinterpret_cast<uint4*>(group + row * kSwizzleBytes + vector % 8 * 16) = uint4{};
   }
   fenceStores();
-  syncAt(kWarpgroupBarrier + place.warpgroup, kWarpgroup);
+  syncSome<kWarpgroup>(kWarpgroupBarrier + place.warpgroup);
 }
 
 // Of a stage, what lies 16 keys further on at each step.
@@ -145,7 +137,7 @@ template <class T>
 __device__ __forceinline__ void beginGiven(Shared& shared, Place const& place, int tile, Sums& sums) {
   Stage const stage(tile);
   wait(&shared.full[stage.index][place.warpgroup], stage.parity);
-  syncAt(kWeightsBarrier + (place.warpgroup ^ 1), kConsumers);
+  syncSome<kConsumers>(kWeightsBarrier + (place.warpgroup ^ 1));
   float decay[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -236,7 +228,7 @@ __device__ __forceinline__ void addSums(Shared& shared, Place const& place, Sums
     shared.l[place.warpgroup][place.row] = sums.softmax.l[0];
     shared.l[place.warpgroup][place.row + 8] = sums.softmax.l[1];
   }
-  syncAt(kConsumersBarrier, kConsumers);
+  syncSome<kConsumersBarrier, kConsumers>();
 #pragma unroll
   for (int r = 0; r < 2; ++r) sums.softmax.l[r] += shared.l[place.warpgroup ^ 1][place.row + 8 * r];
 }

@@ -87,5 +87,8 @@ inline unsigned __float_as_uint(float value) {
 inline float rsqrtf(float value) {
   return 1.0F / std::sqrt(value);
 }
+[[noreturn]] inline void __trap() {
+  simt::fail("__trap");
+}
 using std::max;
 using std::min;

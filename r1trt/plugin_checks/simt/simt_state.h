@@ -15,7 +15,7 @@ namespace simt {
 
 constexpr size_t kArenaSize = 320 << 10;
 constexpr size_t kRedzone = 128;
-constexpr size_t kMaxSharedAlignment = 128;
+constexpr size_t kMaxSharedAlignment = 1024;
 constexpr int kMaxWarps = kMaxThreads / kWarpSize;
 constexpr int kMaxSharedVariables = 64;
 constexpr unsigned kReadyRing = 2 * kMaxThreads;
@@ -71,7 +71,7 @@ struct State {
   Barrier barrier;
   SharedVariable shared[kMaxSharedVariables];
   int shared_count;
-  size_t shared_bytes, arena_used;
+  size_t shared_bytes, arena_used, dynamic_bytes;
   char* dynamic;
   Fiber launcher;
   uint64_t random;

@@ -4,8 +4,7 @@
 
 #include "common/platform.cuh"
 
-// NOTES: defined behind what the host layer may say of them. Nothing here executes Hopper's instructions.
-#define __trap() ((void)0)
+// NOTES: defined behind what the host layer says of it. Nothing here executes Hopper's instructions.
 #define cudaGetDriverEntryPointByVersion ownEntryPoint
 
 #include <cuda.h>
