@@ -99,6 +99,7 @@ __device__ __forceinline__ void storeWeights(Shared& shared, Place const& place,
 // P and m to the other warpgroup. It has used those of the tile before, for this one has.
 __device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, Sums const& sums) {
   storeWeights(shared, place, sums);
+  __syncwarp();  // a row's four lanes have read m
   if (place.thread % kWarpSize % 4 == 0) {
     shared.m[place.row] = sums.softmax.m[0];
     shared.m[place.row + 8] = sums.softmax.m[1];
@@ -112,7 +113,8 @@ __device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, 
 __device__ __forceinline__ void clearValues(Shared& shared, Place const& place, int tile) {
   int const keys = shared.work.keys - (shared.work.first + tile) * kKeys;
   if (keys >= kKeys) return;
-  constexpr int kVectors = kHalfGroups * 8;  // of 16 bytes in a row
+  syncSome<kWarpgroup>(kWarpgroupBarrier + place.warpgroup);  // other warps' scores of them are multiplied
+  constexpr int kVectors = kHalfGroups * 8;                   // of 16 bytes in a row
   for (int i = keys * kVectors + place.thread; i < kKeys * kVectors; i += kWarpgroup) {
     int const row = i / kVectors, vector = i % kVectors;
     char* const group = shared.k[tile % kStages][firstGroup(place.warpgroup) + vector / 8];

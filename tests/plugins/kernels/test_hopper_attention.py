@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from kernels.build import build_library
 from kernels.library import EAGER, LATE, RANDOM, HostKernels
+from kernels.run_cases import run_cases
 
 from r1trt.plugin_checks.cases.attention_cases import AttentionCase
 from r1trt.plugin_checks.cases.operators import OPERATORS
@@ -70,3 +71,22 @@ def test_these_cases_are_their_own(library: HostKernels, case: AttentionCase) ->
     library.configure(shared_limit=LITTLE_SHARED_MEMORY)
     with pytest.raises(AssertionError, match=r"kernel hopper_(latent|block|attention)"):
         ATTENTION.compute(library, case)
+
+
+SANITIZED = {"asan": [(-1, EAGER), (5, RANDOM)], "tsan": [(0, EAGER)]}
+SANITIZED_COST = 2 * 10**7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", SANITIZED)
+def test_nothing_is_reported(sanitizer: str, pytestconfig: pytest.Config) -> None:
+    """To ThreadSanitizer named barriers and mbarriers alone order the warps, and loads beside them."""
+    every = pytestconfig.getoption("--all-cases")
+    cases = [str(case) for case in (ALL if every else CASES) if every or case.cost < SANITIZED_COST]
+    schedules = SCHEDULES if every else SANITIZED[sanitizer]
+    result = run_cases(
+        build_library(sanitizer, hopper=True), sanitizer, "attention", cases=cases, schedules=schedules,
+        timeout_s=3600 if every else 600,
+    )  # fmt: skip
+    assert result.returncode == 0, f"{result.stdout[-500:]}{result.stderr[-6000:]}"
+    assert len(result.stdout.splitlines()) == len(schedules) * len(cases)
