@@ -33,7 +33,6 @@ KERNEL_FLAGS = (
 # that every GPU has take their calls.
 HOPPER_ON_HOST = (
     "dynamic_moe/hopper_gemm.cu",
-    "hla_attention/hopper_attention.cu",
     "hla_attention/hopper_block.cu",
     "hla_attention/hopper_full.cu",
     "hla_attention/hopper_latent.cu",

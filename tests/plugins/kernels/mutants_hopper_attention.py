@@ -48,14 +48,7 @@ def race(name: str, file: str, old: str, new: str, case: str, *, long: bool = Fa
     return planted(name, file, old, new, case, report=RACE, schedules=COPIES_AT_ONCE, long=long)
 
 
-GIVEN = """  fenceStores();
-  arriveSome<kConsumers>(kWeightsBarrier + place.warpgroup);
-}
-"""
-TAKEN = "  syncSome<kConsumers>(kWeightsBarrier + (place.warpgroup ^ 1));\n"
-OWN_WAIT = (
-    "  waitProducts<0>();\n  holdRegisters(sums.o);\n  giveBack(shared, place, tile, place.warpgroup);\n"
-)
+OWN_READ = "  waitProducts<0>();\n  holdWeights(sums.p);\n  holdRegisters(sums.o);\n"
 VALUES_READ = """  waitProducts<0>();
   holdWeights(sums.p);
   holdRegisters(sums.o);
@@ -68,14 +61,14 @@ LATENT_MUTANTS = [
         "weights are given away before they are stored",
         "hopper_latent_tile.cuh",
         "  storeWeights(shared, place, sums);\n",
-        "  arriveSome<kConsumers>(kWeightsBarrier + place.warpgroup);\n"
+        "  arrive(&shared.given[place.warpgroup]);\n"
         "  storeWeights(shared, place, sums);\n  if (place.warpgroup >= 0) return;\n",
         LATENT,
     ),
     race(
         "weights are taken before they are given",
         "hopper_latent_tile.cuh",
-        TAKEN,
+        "  wait(&shared.given[place.warpgroup ^ 1], tile / 2 % 2);\n",
         "",
         LATENT,
     ),
@@ -106,8 +99,8 @@ LATENT_MUTANTS = [
     planted(
         "weights are awaited at one's own barrier",
         "hopper_latent_tile.cuh",
-        "kWeightsBarrier + (place.warpgroup ^ 1)",
-        "kWeightsBarrier + place.warpgroup",
+        "shared.given[place.warpgroup ^ 1]",
+        "shared.given[place.warpgroup]",
         LATENT,
         report=ENDLESS,
     ),
@@ -131,16 +124,26 @@ LATENT_MUTANTS = [
     planted(
         "values are given back under the product",
         "hopper_latent_tile.cuh",
-        OWN_WAIT,
-        "  giveBack(shared, place, tile, place.warpgroup);\n  waitProducts<0>();\n",
+        OWN_READ,
+        "  if (place.warpgroup < 2) {\n    giveBack(shared, place, tile, place.warpgroup);\n"
+        "    waitProducts<0>();\n    return;\n  }\n",
         TILES,
         schedules=COPIES_AT_ONCE,
     ),
     planted(
+        "given values are given back under their product",
+        "hopper_latent_tile.cuh",
+        "  waitProducts<1>();\n  endGiven",
+        "  waitProducts<2>();\n  endGiven",
+        TILES,
+        schedules=COPIES_AT_ONCE,
+        long=True,
+    ),
+    planted(
         "scores are read under their products",
         "hopper_latent_tile.cuh",
-        "  waitProducts<1>();\n",
-        "  waitProducts<2>();\n",
+        "  waitProducts<0>();\n  endScores<T>(call, shared, place, tile, sums, decay);\n",
+        "  endScores<T>(call, shared, place, tile, sums, decay);\n",
         LATENT,
         long=True,
     ),
