@@ -1,0 +1,152 @@
+"""Writes predicted times of the bench's rows, beside measured ones, into docs/gpu.md.
+
+python scripts/predicted_times.py [--check | --row TEXT]
+
+Measured times are those of the newest receipt of an H200 in docs/benchmarks, by whether its library has
+kernels that no GPU had run before; a row that it lacks stays empty. `--check` writes nothing and exits with 1
+if the table is another one; `--row` prints every kernel of the rows whose names have the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from r1trt.errors import BuildError, R1TrtError
+from r1trt.estimate.gpus import device_of_driver_name
+from r1trt.plugin_checks.bench.aims import OURS
+from r1trt.plugin_checks.bench.predicted.machine import H100, H200
+from r1trt.plugin_checks.bench.predicted.rows import ROWS, predicted
+from r1trt.plugin_checks.bench.row_times import Row
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCUMENT = REPOSITORY / "docs" / "gpu.md"
+RECEIPTS = REPOSITORY / "docs" / "benchmarks"
+BEGIN, END = "<!-- written by scripts/predicted_times.py -->", "<!-- end of predicted times -->"
+FAR = 0.25  # from the measured time
+
+Receipt = Mapping[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    if options.row is not None:
+        print("\n\n".join(details(row) for row in ROWS if options.row in row.name))
+        return 0
+    try:
+        text = DOCUMENT.read_text(encoding="utf-8")
+        new = with_table(text, table(newest_receipts(RECEIPTS)))
+    except R1TrtError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if options.check:
+        current = text == new
+        print("up to date" if current else f"{DOCUMENT.name} has another table: run {Path(__file__).name}")
+        return 0 if current else 1
+    DOCUMENT.write_text(new, encoding="utf-8")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="compare with the table; write nothing")
+    parser.add_argument("--row", help="print the kernels of rows with this in their names")
+    return parser
+
+
+def details(row: Row) -> str:
+    """A row's kernels on an H200, without and with those that no GPU has run."""
+    parts = [row.name, str(predicted(row, H200)), "with --unproven-kernels:"]
+    return "\n".join([*parts, str(predicted(row, H200, unproven=True))])
+
+
+def newest_receipts(folder: Path) -> dict[bool, Receipt]:
+    """The newest receipt with times of an H200, by whether its library has unproven kernels."""
+    newest: dict[bool, Receipt] = {}
+    for path in sorted(folder.glob("operators_*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        device = device_of_driver_name(content["gpu"] or "")
+        if device is None or device.name != H200.name or "time" not in content["stages"]:
+            continue
+        library = content["stages"]["build"].get("plugins") or {}
+        unproven = bool(library.get("unproven_kernels", False))
+        if unproven not in newest or newest[unproven]["started"] < content["started"]:
+            newest[unproven] = content
+    return newest
+
+
+def measured(receipt: Receipt | None) -> dict[str, float]:
+    """Our microseconds by the rows' names."""
+    rows = receipt["stages"]["time"]["rows"] if receipt else []
+    return {row["name"]: row["times"][OURS]["us"] for row in rows if OURS in row["times"]}
+
+
+def table(receipts: Mapping[bool, Receipt]) -> str:
+    """The table as Markdown, and which receipts it is of."""
+    times = {unproven: measured(receipts.get(unproven)) for unproven in (False, True)}
+    lines = [_sources(receipts), "", *_head()]
+    for row in ROWS:
+        h100, h200, other = (
+            predicted(row, H100), predicted(row, H200), predicted(row, H200, unproven=True),
+        )  # fmt: skip
+        ours, with_unproven = (times[unproven].get(row.name) for unproven in (False, True))
+        cells = [
+            row.name, _us(h100.us), _us(h200.us), _us(ours), _ratio(h200.us, ours), h200.bound,
+            _us(other.us), _us(with_unproven), _ratio(other.us, with_unproven),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _sources(receipts: Mapping[bool, Receipt]) -> str:
+    parts = [
+        f"{'with' if unproven else 'without'} unproven kernels of {receipt['started'][:10]}"
+        for unproven, receipt in sorted(receipts.items())
+    ]
+    return f"Measured on an H200: {', '.join(parts) or 'nothing yet'}."
+
+
+def _head() -> list[str]:
+    names = [
+        "row", "H100 predicted", "H200 predicted", "measured", "of it", "bound", "unproven predicted",
+        "measured", "of it",
+    ]  # fmt: skip
+    rules = ["---", *["---:"] * 4, "---", *["---:"] * 3]
+    return [f"| {' | '.join(names)} |", f"|{'|'.join(rules)}|"]
+
+
+def _us(us: float | None) -> str:
+    return "" if us is None else f"{us:.1f}" if us < 100 else f"{us:,.0f}"
+
+
+def _ratio(us: float, of: float | None) -> str:
+    if of is None:
+        return ""
+    text = f"{us / of:.2f}"
+    return f"**{text}**" if abs(us / of - 1) > FAR else text
+
+
+def with_table(text: str, new: str) -> str:
+    """The document with this table.
+
+    Raises:
+        BuildError: It has no place for one.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise BuildError(
+            "The document has no place for the table.", where=DOCUMENT, expected=f"{BEGIN} ... {END}"
+        )
+    return f"{before}{BEGIN}\n\n{new}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
