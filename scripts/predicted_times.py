@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1trt.errors import BuildError, R1TrtError
+from r1trt.errors import BuildError, ConfigError, R1TrtError
 from r1trt.estimate.gpus import device_of_driver_name
 from r1trt.plugin_checks.bench.aims import OURS
 from r1trt.plugin_checks.bench.predicted.machine import H100, H200
@@ -35,10 +35,10 @@ Receipt = Mapping[str, Any]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    if options.row is not None:
-        print("\n\n".join(details(row) for row in ROWS if options.row in row.name))
-        return 0
     try:
+        if options.row is not None:
+            print("\n\n".join(map(details, rows_with(options.row))))
+            return 0
         text = DOCUMENT.read_text(encoding="utf-8")
         new = with_table(text, table(newest_receipts(RECEIPTS)))
     except R1TrtError as error:
@@ -59,6 +59,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="compare with the table; write nothing")
     parser.add_argument("--row", help="print the kernels of rows with this in their names")
     return parser
+
+
+def rows_with(text: str) -> list[Row]:
+    """Rows whose names have the text.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if found := [row for row in ROWS if text in row.name]:
+        return found
+    names = "; ".join(row.name for row in ROWS)
+    raise ConfigError("No row has such a name.", where="--row", found=text, expected=f"a part of: {names}")
 
 
 def details(row: Row) -> str:

@@ -79,3 +79,8 @@ def test_kernels_of_a_row_are_printed(script: ModuleType, capsys: pytest.Capture
     assert script.main(["--row", "latent decode, H=128, B=1,"]) == 0
     printed = capsys.readouterr().out
     assert "hla_attention: " in printed and "hopper_latent: " in printed and "B=32" not in printed
+
+
+def test_a_row_that_is_not_there_is_an_error(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.main(["--row", "no such row"]) == 1
+    assert "no such row" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from r1trt.plugin_checks.bench.predicted.machine import (
     PRODUCTS_16_BITS,
     SCHEDULERS,
     SHARED_BYTES,
+    SMS,
     Machine,
 )
 
@@ -119,7 +120,9 @@ def full_branch(machine: Machine, p: Prefill, *, unproven: bool) -> KernelTime:
     loop = instructions.FULL_TURNS if unproven else instructions.FULL_PROVEN
     tiles = ceil_div(p.tokens, ROWS) * p.batch * p.heads
     steps = full_steps(p)
-    work = _wgmma_work(steps, loop, stays=unproven, empty=0 if unproven else tiles - len(steps))
+    # A block without weight reads lam and ends; of those that stay, all look through the votes.
+    empty = max(0, SMS - len(steps)) if unproven else tiles - len(steps)
+    work = _wgmma_work(steps, loop, stays=unproven, empty=empty)
     memory = p.bytes_of(p.full_heads)
     if p.full_heads + p.block_heads > p.heads:  # what the block branch left in y is read
         memory += 2.0 * p.batch * p.tokens * HEAD_DIM * p.heads
