@@ -2,9 +2,9 @@
 
 python scripts/predicted_times.py [--check | --row TEXT]
 
-Measured times are those of the newest receipt of an H200 in docs/benchmarks, by whether its library has
-kernels that no GPU had run before; a row that it lacks stays empty. `--check` writes nothing and exits with 1
-if the table is another one; `--row` prints every kernel of the rows whose names have the text.
+Measured times are those of the newest receipt of an H200 in docs/benchmarks; a row that it lacks, or has of
+other kernels than the modelled ones, stays empty. `--check` writes nothing and exits with 1 if the table is
+another one; `--row` prints every kernel of the rows whose names have the text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from r1trt.errors import BuildError, ConfigError, R1TrtError
 from r1trt.estimate.gpus import device_of_driver_name
 from r1trt.plugin_checks.bench.aims import OURS
 from r1trt.plugin_checks.bench.predicted.machine import H100, H200
-from r1trt.plugin_checks.bench.predicted.rows import ROWS, predicted
+from r1trt.plugin_checks.bench.predicted.rows import ROWS, is_measured, predicted
 from r1trt.plugin_checks.bench.row_times import Row
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n\n".join(map(details, rows_with(options.row))))
             return 0
         text = DOCUMENT.read_text(encoding="utf-8")
-        new = with_table(text, table(newest_receipts(RECEIPTS)))
+        new = with_table(text, table(newest_receipt(RECEIPTS)))
     except R1TrtError as error:
         print(error, file=sys.stderr)
         return 1
@@ -74,64 +74,44 @@ def rows_with(text: str) -> list[Row]:
 
 
 def details(row: Row) -> str:
-    """A row's kernels on an H200, without and with those that no GPU has run."""
-    parts = [row.name, str(predicted(row, H200)), "with --unproven-kernels:"]
-    return "\n".join([*parts, str(predicted(row, H200, unproven=True))])
+    """A row's kernels on an H200."""
+    return f"{row.name}\n{predicted(row, H200)}"
 
 
-def newest_receipts(folder: Path) -> dict[bool, Receipt]:
-    """The newest receipt with times of an H200, by whether its library has unproven kernels."""
-    newest: dict[bool, Receipt] = {}
-    for path in sorted(folder.glob("operators_*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        device = device_of_driver_name(content["gpu"] or "")
-        if device is None or device.name != H200.name or "time" not in content["stages"]:
-            continue
-        library = content["stages"]["build"].get("plugins") or {}
-        unproven = bool(library.get("unproven_kernels", False))
-        if unproven not in newest or newest[unproven]["started"] < content["started"]:
-            newest[unproven] = content
-    return newest
+def newest_receipt(folder: Path) -> Receipt | None:
+    """The newest receipt with times of an H200."""
+    receipts = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("operators_*.json")]
+    return max(filter(_has_times, receipts), key=lambda content: str(content["started"]), default=None)
+
+
+def _has_times(content: Receipt) -> bool:
+    device = device_of_driver_name(content["gpu"] or "")
+    return device is not None and device.name == H200.name and "time" in content["stages"]
 
 
 def measured(receipt: Receipt | None) -> dict[str, float]:
-    """Our microseconds by the rows' names."""
-    rows = receipt["stages"]["time"]["rows"] if receipt else []
-    return {row["name"]: row["times"][OURS]["us"] for row in rows if OURS in row["times"]}
+    """Our microseconds by the rows' names, where the modelled kernels took them."""
+    if receipt is None:
+        return {}
+    times = {row["name"]: row["times"] for row in receipt["stages"]["time"]["rows"]}
+    rows = [row for row in ROWS if is_measured(row, receipt["started"])]
+    return {row.name: times[row.name][OURS]["us"] for row in rows if OURS in times.get(row.name, {})}
 
 
-def table(receipts: Mapping[bool, Receipt]) -> str:
-    """The table as Markdown, and which receipts it is of."""
-    times = {unproven: measured(receipts.get(unproven)) for unproven in (False, True)}
-    lines = [_sources(receipts), "", *_head()]
+def table(receipt: Receipt | None) -> str:
+    """The table as Markdown, and which receipt it is of."""
+    times = measured(receipt)
+    lines = [
+        f"Measured on an H200: {receipt['started'][:10] if receipt else 'nothing yet'}.",
+        "",
+        "| row | H100 predicted | H200 predicted | measured | of it | bound |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
     for row in ROWS:
-        h100, h200, other = (
-            predicted(row, H100), predicted(row, H200), predicted(row, H200, unproven=True),
-        )  # fmt: skip
-        ours, with_unproven = (times[unproven].get(row.name) for unproven in (False, True))
-        cells = [
-            row.name, _us(h100.us), _us(h200.us), _us(ours), _ratio(h200.us, ours), h200.bound,
-            _us(other.us), _us(with_unproven), _ratio(other.us, with_unproven),
-        ]  # fmt: skip
+        h100, h200, ours = predicted(row, H100), predicted(row, H200), times.get(row.name)
+        cells = [row.name, _us(h100.us), _us(h200.us), _us(ours), _ratio(h200.us, ours), h200.bound]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _sources(receipts: Mapping[bool, Receipt]) -> str:
-    parts = [
-        f"{'with' if unproven else 'without'} unproven kernels of {receipt['started'][:10]}"
-        for unproven, receipt in sorted(receipts.items())
-    ]
-    return f"Measured on an H200: {', '.join(parts) or 'nothing yet'}."
-
-
-def _head() -> list[str]:
-    names = [
-        "row", "H100 predicted", "H200 predicted", "measured", "of it", "bound", "unproven predicted",
-        "measured", "of it",
-    ]  # fmt: skip
-    rules = ["---", *["---:"] * 4, "---", *["---:"] * 3]
-    return [f"| {' | '.join(names)} |", f"|{'|'.join(rules)}|"]
 
 
 def _us(us: float | None) -> str:

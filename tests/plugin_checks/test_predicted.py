@@ -35,21 +35,19 @@ GROWING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("unproven", [False, True])
 @pytest.mark.parametrize("machine", [H100, H200], ids=lambda machine: machine.name)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_no_row_is_below_the_floor(row: Row, machine: Machine, unproven: bool) -> None:
+def test_no_row_is_below_the_floor(row: Row, machine: Machine) -> None:
     device, work = DEVICES[machine.name], row.work
     rate = device.operations["fp8_e4m3" if work.fp8 else "bf16"]
     floor = floor_us(work.operations, work.size, rate, device.bandwidth)
-    assert predicted(row, machine, unproven=unproven).us >= floor
+    assert predicted(row, machine).us >= floor
 
 
-@pytest.mark.parametrize("unproven", [False, True])
 @pytest.mark.parametrize("row", GROWING, ids=lambda row: row.name)
-def test_more_tokens_or_keys_take_longer(row: Row, unproven: bool) -> None:
+def test_more_tokens_or_keys_take_longer(row: Row) -> None:
     field = "keys" if isinstance(row, DecodeRow | LatentDecodeRow) else "tokens"
-    times = [predicted(replace(row, **{field: count}), H200, unproven=unproven).us for count in TOKENS]
+    times = [predicted(replace(row, **{field: count}), H200).us for count in TOKENS]
     assert all(before <= after * 1.0001 for before, after in pairwise(times)), times
 
 
@@ -89,7 +87,7 @@ def test_blocks_take_the_first_free_slot(costs: tuple[float, ...], slots: int, e
 def test_cycles_of_tiles_are_what_the_kernels_say_of_themselves() -> None:
     latent = decode.latent_tile_cycles()  # the comment of hopper_latent.cu
     assert (latent["products"], latent["shared memory"]) == (2176, 2368)
-    full = prefill.step_cycles(instructions.FULL_PROVEN)
+    full = prefill.step_cycles(instructions.FULL_BRANCH)
     assert full["products"] == 2 * 16 * 64  # of each warpgroup 16 wgmma of 64 cycles: 64 x 128 x 16
     tile = HopperTile(rows=64, columns=256, store=0)
     assert tile.cycles(fp8=True)["products"] == tile.cycles(fp8=False)["products"] == 512
@@ -104,24 +102,17 @@ def test_tiles_of_random_routings(tokens: int, experts: int, top_k: int) -> None
     assert expected_tiles(tokens, experts, top_k, 16) == pytest.approx(drawn, rel=0.02)
 
 
-@pytest.mark.parametrize("dense", [0, 6])
-def test_steps_of_the_block_branch_are_the_keys_that_a_tile_sees(dense: int) -> None:
-    """Of `hlaAttentionKernel`: the keys that one of a tile's rows sees; a block's first token, which is a row
-    itself, is among the first tokens and the own keys."""
-    tokens, group = 2048, 4
-    shape = prefill.Prefill(
-        tokens=tokens, batch=1, heads=8, kv_heads=2, full_heads=dense, block_heads=8 - dense
-    )
+def test_steps_of_the_block_branch_are_the_keys_that_a_tile_sees() -> None:
+    """Of 32 tokens and four heads: boxes of 32 first tokens, then boxes of the own block."""
+    tokens = 4096
+    shape = prefill.Prefill(tokens=tokens, batch=1, heads=8, kv_heads=2, full_heads=0, block_heads=8)
     _, seen = key_masks(AttentionCase(block=32, inter_block=ALL_TO_FIRST), np.arange(tokens), tokens)
     expected = []
-    for first in reversed(range(0, tokens, 64)):
-        for kv_head in range(2):
-            rows = sum(head >= dense for head in range(kv_head * group, (kv_head + 1) * group))
-            step = 64 // rows if rows else tokens
-            begins = range(first, first + 64, step) if rows else ()
-            keys = [int(seen[at : at + step].any(0).sum()) + (at % 32 == 0) for at in begins]
-            expected.append([-(-count // 64) for count in keys])
-    assert prefill.tiles_of_chunks(shape) == expected
+    for first in reversed(range(0, tokens, 32)):
+        keys = seen[first : first + 32].any(0)
+        boxes = -(-int(keys[:first].sum()) // 32) + 1
+        expected += [-(-boxes // 4)] * 2
+    assert prefill.block_steps(shape) == expected
 
 
 def test_few_tokens_heads_are_spread_over_blocks() -> None:

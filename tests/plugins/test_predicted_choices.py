@@ -28,9 +28,6 @@ NOT_LINKED cudaError_t launchAttention64(Attention const&, bool, cudaStream_t);
 NOT_LINKED cudaError_t launchAttention128(Attention const&, bool, cudaStream_t);
 NOT_LINKED cudaError_t launchAttention192(Attention const&, bool, cudaStream_t);
 NOT_LINKED cudaError_t launchAttentionLatent(Attention const&, bool, cudaStream_t);
-NOT_LINKED cudaError_t launchCacheWrite(Attention const&, cudaStream_t);
-NOT_LINKED cudaError_t launchCombine(Attention const&, cudaStream_t);
-NOT_LINKED cudaError_t launchHopperAttention(Attention const&, cudaStream_t);
 NOT_LINKED cudaError_t launchHopperLatent(Attention const&, cudaStream_t);
 NOT_LINKED bool hopperBuilt();
 namespace prefill {
@@ -39,6 +36,7 @@ NOT_LINKED cudaError_t launchHopperBlock(Attention const&, cudaStream_t);
 NOT_LINKED cudaError_t launchHopperAttention(Attention const&, cudaStream_t);
 }
 }
+#include "hla_attention/cache.cu"
 #include "hla_attention/hla_attention.cu"
 #include "hla_attention/hopper_block_rows.cuh"
 #include "hla_attention/hopper_full_rows.cuh"
@@ -92,6 +90,7 @@ int main() {
     if (what == "latent") latent(of(0), of(1), n[2]);
     if (what == "block") block(of(0), of(1), of(2));
     if (what == "full") full(of(0), of(1), of(2));
+    if (what == "combine") printf("%d\\n", hla::partsOf(of(0), of(1) / 4) * (of(1) / 4));
     if (what == "router") {
       printf("%d %d %d\\n", moe::tokensPerRouterBlock(n[0]), moe::logitSlices(n[0], of(1)),
              moe::stretchesPerSlice(of(1)));
@@ -119,12 +118,16 @@ def asked(program: Path, what: str, *numbers: int) -> list[int]:
 @pytest.mark.parametrize("batch", [1, 3, 8, 32, 128])
 def test_splits(program: Path, batch: int, keys: int) -> None:
     heads = decode.Decode(batch=batch, keys=keys, heads=32, kv_heads=8)
-    found = decode.mma_splits(heads, rows=decode.SMALL.rows)
+    found = decode.mma_splits(heads)
     assert [found.blocks, found.splits] == asked(program, "mma", batch, 32, 8, 128, keys)
     latents = decode.Decode(batch=batch, keys=keys, heads=128, kv_heads=1)
-    found = decode.mma_splits(latents, rows=decode.LATENTS.rows)
-    assert [found.blocks, found.splits] == asked(program, "mma", batch, 128, 1, 576, keys)
     assert [decode.latent_splits(latents).splits] == asked(program, "latent", batch, 128, keys)
+
+
+@pytest.mark.parametrize("size", [64, 128, 512])
+@pytest.mark.parametrize("splits", [2, 4, 5, 16, 33, 64])
+def test_threads_that_put_a_rows_parts_together(program: Path, splits: int, size: int) -> None:
+    assert [decode.threads_of_row(splits, size)] == asked(program, "combine", splits, size)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(32, 8), (8, 8), (6, 3)])

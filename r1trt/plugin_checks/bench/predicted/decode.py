@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from r1trt.plugin_checks.bench.predicted import instructions
-from r1trt.plugin_checks.bench.predicted.instructions import Loop
 from r1trt.plugin_checks.bench.predicted.kernel_time import (
     KernelTime,
     Prediction,
@@ -18,8 +17,8 @@ from r1trt.plugin_checks.bench.predicted.kernel_time import (
     kernel_time,
 )
 from r1trt.plugin_checks.bench.predicted.machine import (
+    L2_BYTES,
     L2_CYCLES,
-    LAUNCH_US,
     MEMORY_CYCLES,
     PRODUCTS_16_BITS,
     SCHEDULERS,
@@ -29,9 +28,12 @@ from r1trt.plugin_checks.bench.predicted.machine import (
 )
 
 HEAD_DIM, BLOCK = 128, 32
+KEY_BYTES = 4 * HEAD_DIM  # of a key and its value, or of a row of queries and of y
+MMA_ROWS, MMA_KEYS, MMA_WARPS, MMA_PER_SM = 16, 64, 4, 3
 LATENT_QK, LATENT_V = 576, 512
 MOST_SPLITS = 64
-COMBINE_INSTRUCTIONS = 200  # of a warp that puts up to eight parts together
+COMBINE_THREADS, PARTS_AT_ONCE = 256, 4
+COMBINE_INSTRUCTIONS = 300  # of a warp that puts up to four parts of a row together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +69,9 @@ class Split:
     splits: int
 
 
-def mma_splits(d: Decode, rows: int) -> Split:
-    """Into how many parts `mma.sync`'s kernel splits the keys, with tiles of so many rows."""
-    chunks = ceil_div(d.heads // d.kv_heads, rows)
-    blocks = chunks * d.kv_heads * d.batch
+def mma_splits(d: Decode) -> Split:
+    """Into how many parts `mma.sync`'s kernel splits the keys."""
+    blocks = ceil_div(d.heads // d.kv_heads, MMA_ROWS) * d.kv_heads * d.batch
     splits = max(1, min(2 * SMS // blocks, d.keys // 128, MOST_SPLITS))
     return Split(blocks=blocks * splits, splits=splits)
 
@@ -98,89 +99,66 @@ def cache_write(machine: Machine, d: Decode, row_bytes: int) -> KernelTime:
     return kernel_time("cache_write", work, machine)
 
 
-def combine(machine: Machine, d: Decode, splits: int, value_size: int, *, launch: float) -> KernelTime:
-    """The splits' parts put together; they are still in L2."""
-    threads = d.heads * value_size // 4
-    blocks = d.batch * ceil_div(threads, 256)
-    rounds = ceil_div(splits, 8)
+def threads_of_row(splits: int, value_size: int) -> int:
+    """That put a row's parts together: four columns each, and if they can only four of the parts."""
+    columns = value_size // 4
+    parts = max(1, 32 // columns)
+    while parts * PARTS_AT_ONCE < splits and 2 * parts * columns <= COMBINE_THREADS:
+        parts *= 2
+    return parts * columns
+
+
+def combine(machine: Machine, d: Decode, splits: int, value_size: int) -> KernelTime:
+    """The splits' parts put together, started while attention ends; they are still in L2."""
+    of_row = threads_of_row(splits, value_size)
+    blocks = d.batch * ceil_div(d.heads * of_row, COMBINE_THREADS)
+    rounds = ceil_div(splits, PARTS_AT_ONCE * (of_row // (value_size // 4)))
+    issue = rounds * COMBINE_INSTRUCTIONS * (COMBINE_THREADS // 32) / SCHEDULERS
     work = Work(
-        chains=[(1 + rounds) * L2_CYCLES + rounds * COMBINE_INSTRUCTIONS * 2] * blocks,
-        per_sm=5,
-        cycles={"issue": rounds * COMBINE_INSTRUCTIONS * 8 / SCHEDULERS * blocks},
-        memory_bytes=2.0 * d.batch * d.heads * value_size,
+        chains=[2 * L2_CYCLES + rounds * L2_CYCLES + issue] * blocks, per_sm=5,
+        cycles={"issue": issue * blocks}, memory_bytes=2.0 * d.batch * d.heads * value_size,
         l2_bytes=4.0 * d.batch * d.heads * value_size * splits,
-    )
-    return kernel_time("combine", work, machine, launch=launch)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MmaTile:
-    """A tile of the kernel by mma.sync.
-
-    Attributes:
-        rows: Of it.
-        keys: Of a step.
-        warps: Of its block.
-        per_sm: Blocks of an SM at a time.
-        key_bytes: Of a key and its value.
-        loop: A step's instructions.
-    """
-
-    rows: int
-    keys: int
-    warps: int
-    per_sm: int
-    key_bytes: int
-    loop: Loop
-
-    @property
-    def cycles(self) -> dict[str, float]:
-        """What a step keeps busy."""
-        return {
-            "products": self.loop.mma_cycles(self.warps),
-            "softmax": self.loop.exponential_cycles(self.warps),
-            "issue": self.loop.issue_cycles(self.warps),
-            "shared memory": self.loop.shared_cycles(self.warps, self.keys * self.key_bytes),
-        }
-
-
-SMALL = MmaTile(rows=16, keys=64, warps=4, per_sm=3, key_bytes=4 * HEAD_DIM, loop=instructions.MMA_DECODE)
-LATENTS = MmaTile(rows=64, keys=32, warps=8, per_sm=1, key_bytes=2 * LATENT_QK, loop=instructions.MMA_LATENT)
-
-
-def _mma_kernel(
-    machine: Machine, d: Decode, tile: MmaTile, split: Split, memory: float, *, launch: float
-) -> KernelTime:
-    steps = ceil_div(ceil_div(d.seen, tile.keys), split.splits)  # of the longest part
-    beside = at_once(split.blocks, tile.per_sm)
-    step = max(tile.loop.chain_cycles(tile.warps), MEMORY_CYCLES, beside * max(tile.cycles.values()))
-    ends = (instructions.LIST_ROWS / 4 + instructions.STORE_PARTIAL) * tile.warps / SCHEDULERS
-    chain = 3 * MEMORY_CYCLES + ends + steps * step  # lengths and lam; queries; the first keys
-    all_steps = ceil_div(d.seen, tile.keys) * split.blocks / split.splits
-    work = Work(
-        chains=[chain] * split.blocks, per_sm=tile.per_sm, memory_bytes=memory,
-        cycles={part: all_steps * each for part, each in tile.cycles.items()},
-        l2_bytes=all_steps * tile.keys * tile.key_bytes,
     )  # fmt: skip
-    return kernel_time("hla_attention", work, machine, launch=launch)
+    return kernel_time("combine", work, machine, launch=0.0)
 
 
-def decode(machine: Machine, d: Decode, *, unproven: bool) -> Prediction:
+def mma_cycles() -> dict[str, float]:
+    """What a step of 64 keys keeps busy on an SM in `hlaAttentionKernel`."""
+    loop = instructions.MMA_DECODE
+    return {
+        "products": loop.mma_cycles(MMA_WARPS),
+        "softmax": loop.exponential_cycles(MMA_WARPS),
+        "issue": loop.issue_cycles(MMA_WARPS),
+        "shared memory": loop.shared_cycles(MMA_WARPS, MMA_KEYS * KEY_BYTES),
+    }
+
+
+def _attention(machine: Machine, d: Decode, split: Split) -> KernelTime:
+    """By `mma.sync`, started while the cache is written."""
+    loop, cycles = instructions.MMA_DECODE, mma_cycles()
+    all_steps = ceil_div(d.seen, MMA_KEYS)
+    beside = at_once(split.blocks, MMA_PER_SM)
+    step = max(loop.chain_cycles(MMA_WARPS), MEMORY_CYCLES, beside * max(cycles.values()))
+    ends = (instructions.LIST_ROWS / 4 + instructions.STORE_PARTIAL) * MMA_WARPS / SCHEDULERS
+    # Lengths and lam, queries, the first keys; then the longest part's steps.
+    chain = 3 * MEMORY_CYCLES + ends + ceil_div(all_steps, split.splits) * step
+    steps = all_steps * split.blocks // split.splits
+    work = Work(
+        chains=[chain] * split.blocks, per_sm=MMA_PER_SM,
+        cycles={part: steps * each for part, each in cycles.items()},
+        memory_bytes=d.batch * (d.kv_heads * d.seen * KEY_BYTES + d.heads * KEY_BYTES),
+        l2_bytes=float(steps * MMA_KEYS * KEY_BYTES),
+    )  # fmt: skip
+    return kernel_time("hla_attention", work, machine, launch=0.0)
+
+
+def decode(machine: Machine, d: Decode) -> Prediction:
     """Heads of 128: the cache's new rows, attention, and the parts put together."""
-    split = mma_splits(d, rows=SMALL.rows if not d.block_only else 64)
-    launch = 0.0 if unproven else LAUNCH_US
-    memory = 4.0 * HEAD_DIM * d.batch * d.kv_heads * d.seen + 4.0 * HEAD_DIM * d.batch * d.heads
-    kernels = [
-        cache_write(machine, d, 4 * HEAD_DIM),
-        _mma_kernel(machine, d, SMALL, split, memory, launch=launch),
-    ]
+    split = mma_splits(d)
+    kernels = [cache_write(machine, d, KEY_BYTES), _attention(machine, d, split)]
     if split.splits > 1:
-        kernels.append(combine(machine, d, split.splits, HEAD_DIM, launch=launch))
+        kernels.append(combine(machine, d, split.splits, HEAD_DIM))
     return Prediction(kernels=tuple(kernels))
-
-
-def _latent_memory(d: Decode) -> float:
-    return 2.0 * d.batch * (d.keys * LATENT_QK + d.heads * (LATENT_QK + LATENT_V))
 
 
 def latent_tile_cycles() -> dict[str, float]:
@@ -200,32 +178,28 @@ def latent_tile_cycles() -> dict[str, float]:
     }
 
 
-def _hopper_latent(machine: Machine, d: Decode, split: Split) -> KernelTime:
-    tiles = ceil_div(ceil_div(d.keys, 64), split.splits)
+def _latent_attention(machine: Machine, d: Decode, split: Split) -> KernelTime:
+    """`hopper_latent`, started while the cache is written."""
+    all_tiles = ceil_div(d.keys, 64)
     cycles = latent_tile_cycles()
-    first = instructions.LATENT.issue_cycles(4) + cycles["products"]  # nothing beside the first tile
-    chain = 3 * MEMORY_CYCLES + first + tiles * max(cycles.values()) + STORE_LATENT
-    all_tiles = ceil_div(d.keys, 64) * split.blocks / split.splits
+    # Nothing is beside the first tile, nor beside what is stored.
+    first = instructions.LATENT.issue_cycles(4) + cycles["products"]
+    store = instructions.STORE_LATENT * 8 / SCHEDULERS
+    tile = max(*cycles.values(), 64 * LATENT_QK * 2 / L2_BYTES)
+    chain = 3 * MEMORY_CYCLES + first + ceil_div(all_tiles, split.splits) * tile + store
+    tiles = all_tiles * split.blocks // split.splits
     work = Work(
-        chains=[chain] * split.blocks, cycles={part: all_tiles * each for part, each in cycles.items()},
-        memory_bytes=_latent_memory(d), l2_bytes=all_tiles * 64 * LATENT_QK * 2,
+        chains=[chain] * split.blocks, cycles={part: tiles * each for part, each in cycles.items()},
+        memory_bytes=2.0 * d.batch * (d.keys * LATENT_QK + d.heads * (LATENT_QK + LATENT_V)),
+        l2_bytes=float(tiles * 64 * LATENT_QK * 2),
     )  # fmt: skip
-    return kernel_time("hopper_latent", work, machine, clock=machine.products_clock)
+    return kernel_time("hopper_latent", work, machine, clock=machine.products_clock, launch=0.0)
 
 
-STORE_LATENT = 794 * 8 / SCHEDULERS  # what is behind the last tile, of eight warps
-
-
-def latent_decode(machine: Machine, d: Decode, *, unproven: bool) -> Prediction:
+def latent_decode(machine: Machine, d: Decode) -> Prediction:
     """Latents of 576 elements, whose first 512 are the value."""
-    split = latent_splits(d) if unproven else mma_splits(d, rows=LATENTS.rows)
-    attention = (
-        _hopper_latent(machine, d, split)
-        if unproven
-        else _mma_kernel(machine, d, LATENTS, split, _latent_memory(d), launch=LAUNCH_US)
-    )
-    kernels = [cache_write(machine, d, 2 * LATENT_QK), attention]
+    split = latent_splits(d)
+    kernels = [cache_write(machine, d, 2 * LATENT_QK), _latent_attention(machine, d, split)]
     if split.splits > 1:
-        launch = 0.0 if unproven else LAUNCH_US
-        kernels.append(combine(machine, d, split.splits, LATENT_V, launch=launch))
+        kernels.append(combine(machine, d, split.splits, LATENT_V))
     return Prediction(kernels=tuple(kernels))

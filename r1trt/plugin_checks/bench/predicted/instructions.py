@@ -62,18 +62,15 @@ class Loop:
         return self.mma_cycles(warps) + others * warps / SCHEDULERS
 
 
-# Attention by mma.sync: 64 rows and 64 keys of 128 elements; 16 rows; latents, 64 rows and 32 keys.
-MMA_PREFILL = Loop(instructions=670, products=128, exponentials=34, matrices=72, masking=145)
+# Decoding by mma.sync: 16 rows and 64 keys of 128 elements; a block's listing of its rows, and storing.
 MMA_DECODE = Loop(instructions=334, products=32, exponentials=10, matrices=24)
-MMA_LATENT = Loop(instructions=474 + 17 * 31, products=208, exponentials=18, matrices=140)
-# What a tile of rows costs besides: listing of a block's candidates, and storing of a tile's output.
-LIST_ROWS, STORE_ROWS, STORE_PARTIAL = 904, 1009, 1282
+LIST_ROWS, STORE_PARTIAL = 904, 1282
 
-# Attention by wgmma, head size 128: 128 rows and 128 keys; latents: 64 rows and 64 keys of either warpgroup.
-FULL_PROVEN = Loop(instructions=548, products=16, exponentials=66, masking=163)
-FULL_TURNS = Loop(instructions=530, products=16, exponentials=66, masking=181)
+# Attention by wgmma: head size 128, 128 rows and 128 keys; latents, 64 rows and 64 keys of either warpgroup.
+FULL_BRANCH = Loop(instructions=530, products=16, exponentials=66, masking=181)
 BLOCK_BRANCH = Loop(instructions=526, products=16, exponentials=66, masking=293)
-LATENT = Loop(instructions=841, products=44, exponentials=36)
+LATENT = Loop(instructions=840, products=44, exponentials=36)
+STORE_LATENT = 794
 STORE_TILE = 500  # of a warp: a tile's rows, weighted and stored
 
 # Products of the experts by wgmma, a step along K: BF16 256 and 128 columns a warpgroup, E4M3 128.
