@@ -33,7 +33,6 @@ MMA_ROWS, MMA_KEYS, MMA_WARPS, MMA_PER_SM = 16, 64, 4, 3
 LATENT_QK, LATENT_V = 576, 512
 MOST_SPLITS = 64
 COMBINE_THREADS, PARTS_AT_ONCE = 256, 4
-COMBINE_INSTRUCTIONS = 300  # of a warp that puts up to four parts of a row together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +91,9 @@ def latent_splits(d: Decode) -> Split:
 
 def cache_write(machine: Machine, d: Decode, row_bytes: int) -> KernelTime:
     """New keys and values into the cache: a block a row."""
+    issue = instructions.CACHE_WRITE * 8 / SCHEDULERS
     work = Work(
-        chains=[2 * MEMORY_CYCLES] * d.batch, per_sm=8, cycles={"issue": 64.0 * d.batch},
+        chains=[2 * MEMORY_CYCLES + issue] * d.batch, per_sm=8, cycles={"issue": issue * d.batch},
         memory_bytes=2.0 * d.batch * d.kv_heads * row_bytes,
     )  # fmt: skip
     return kernel_time("cache_write", work, machine)
@@ -113,7 +113,7 @@ def combine(machine: Machine, d: Decode, splits: int, value_size: int) -> Kernel
     of_row = threads_of_row(splits, value_size)
     blocks = d.batch * ceil_div(d.heads * of_row, COMBINE_THREADS)
     rounds = ceil_div(splits, PARTS_AT_ONCE * (of_row // (value_size // 4)))
-    issue = rounds * COMBINE_INSTRUCTIONS * (COMBINE_THREADS // 32) / SCHEDULERS
+    issue = rounds * instructions.COMBINE_SPLITS * (COMBINE_THREADS // 32) / SCHEDULERS
     work = Work(
         chains=[2 * L2_CYCLES + rounds * L2_CYCLES + issue] * blocks, per_sm=5,
         cycles={"issue": issue * blocks}, memory_bytes=2.0 * d.batch * d.heads * value_size,
@@ -184,7 +184,7 @@ def _latent_attention(machine: Machine, d: Decode, split: Split) -> KernelTime:
     cycles = latent_tile_cycles()
     # Nothing is beside the first tile, nor beside what is stored.
     first = instructions.LATENT.issue_cycles(4) + cycles["products"]
-    store = instructions.STORE_LATENT * 8 / SCHEDULERS
+    store = instructions.LATENT.storing * 8 / SCHEDULERS
     tile = max(*cycles.values(), 64 * LATENT_QK * 2 / L2_BYTES)
     chain = 3 * MEMORY_CYCLES + first + ceil_div(all_tiles, split.splits) * tile + store
     tiles = all_tiles * split.blocks // split.splits

@@ -2,7 +2,8 @@
 
 Read with cuobjdump, as they are executed in most steps: without what a step jumps over, as masks and the
 clearing of values, and with bodies of inner loops times their rounds. `tests/plugins/test_instructions.py`
-counts products and exponentials of Hopper's attention anew.
+counts products and exponentials of Hopper's attention anew. `LAY_OUT` and `COMBINE_SPLITS`, which have many
+branches, are about.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Loop:
         exponentials: MUFU.EX2.
         matrices: LDSM.
         masking: More instructions where some rows do not see some of the keys.
+        storing: Instructions behind a tile's last step.
     """
 
     instructions: int
@@ -39,6 +41,7 @@ class Loop:
     exponentials: int = 0
     matrices: int = 0
     masking: int = 0
+    storing: int = 0
 
     def issue_cycles(self, warps: int) -> float:
         """That the schedulers need for a block's warps."""
@@ -67,11 +70,9 @@ MMA_DECODE = Loop(instructions=334, products=32, exponentials=10, matrices=24)
 LIST_ROWS, STORE_PARTIAL = 904, 1282
 
 # Attention by wgmma: head size 128, 128 rows and 128 keys; latents, 64 rows and 64 keys of either warpgroup.
-FULL_BRANCH = Loop(instructions=530, products=16, exponentials=66, masking=181)
-BLOCK_BRANCH = Loop(instructions=526, products=16, exponentials=66, masking=293)
-LATENT = Loop(instructions=840, products=44, exponentials=36)
-STORE_LATENT = 794
-STORE_TILE = 500  # of a warp: a tile's rows, weighted and stored
+FULL_BRANCH = Loop(instructions=530, products=16, exponentials=66, masking=181, storing=517)
+BLOCK_BRANCH = Loop(instructions=526, products=16, exponentials=66, masking=293, storing=343)
+LATENT = Loop(instructions=840, products=44, exponentials=36, storing=521)
 
 # Products of the experts by wgmma, a step along K: BF16 256 and 128 columns a warpgroup, E4M3 128.
 PRODUCT_256 = Loop(instructions=88, products=4)
@@ -99,4 +100,6 @@ LOGITS_SMALLEST = Loop(instructions=388, products=12, matrices=10)
 SPLIT_WEIGHTS = 146
 SELECT, LAY_OUT = 415, 300
 # A round of a block's loop over a row.
-SWIGLU, SWIGLU_FP8, PERMUTE, PERMUTE_FP8, COMBINE, ROTATE = 414, 771, 257, 629, 233, 150
+SWIGLU, SWIGLU_FP8, PERMUTE, PERMUTE_FP8, COMBINE, ROTATE = 414, 771, 257, 629, 233, 257
+# Of a warp: new keys and values into the cache; up to four parts of a split row put together.
+CACHE_WRITE, COMBINE_SPLITS = 248, 500

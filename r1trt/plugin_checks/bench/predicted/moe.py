@@ -21,6 +21,7 @@ from r1trt.plugin_checks.bench.predicted.machine import (
     L2_CYCLES,
     MEMORY_CYCLES,
     SCHEDULERS,
+    WARP,
     Machine,
 )
 from r1trt.plugin_checks.bench.predicted.products import Product, product, takes_hopper
@@ -162,7 +163,7 @@ def selection(machine: Machine, e: Experts) -> tuple[KernelTime, ...]:
         counts = ceil_div(blocks, 128)
         rows = Work(
             chains=[(2 + counts) * L2_CYCLES + lay_out] * blocks,
-            cycles={"issue": 100.0 * 16 / SCHEDULERS * blocks},
+            cycles={"issue": float(instructions.LAY_OUT * 16 // SCHEDULERS * blocks)},
             l2_bytes=2.0 * blocks * blocks * e.experts + 12.0 * e.rows,
         )
         kernels.append(kernel_time("router_rows", rows, machine, launch=0.0))
@@ -194,8 +195,8 @@ class Move:
 
 def moving(machine: Machine, move: Move) -> KernelTime:
     """Its time."""
-    rounds, warps = ceil_div(move.vectors, move.threads), move.threads // 32
-    issue = rounds * move.instructions * warps / SCHEDULERS
+    rounds = ceil_div(move.vectors, move.threads)
+    issue = ceil_div(move.vectors, WARP) * move.instructions / SCHEDULERS  # other warps have nothing to do
     work = Work(
         chains=[(1 + rounds) * MEMORY_CYCLES + issue] * move.blocks, per_sm=move.per_sm,
         cycles={"issue": issue * move.blocks}, memory_bytes=move.moved,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from r1trt.plugin_checks.bench.predicted import instructions
 from r1trt.plugin_checks.bench.predicted.instructions import (
-    STORE_TILE,
     Loop,
 )
 from r1trt.plugin_checks.bench.predicted.kernel_time import (
@@ -88,7 +87,7 @@ def _work(steps: list[int], loop: Loop, memory: float) -> Work:
     """
     cycles = step_cycles(loop)
     # The first softmax has no products beside it, nor has what is stored; some keys are hidden once a tile.
-    ends = (loop.instructions + loop.masking + STORE_TILE) * CONSUMER_WARPS / SCHEDULERS
+    ends = (loop.instructions + loop.masking + loop.storing) * CONSUMER_WARPS / SCHEDULERS
     chains = [count * max(*cycles.values(), STEP_BYTES / L2_BYTES) + ends for count in steps]
     total = sum(steps)
     return Work(

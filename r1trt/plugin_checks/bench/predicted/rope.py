@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from r1trt.plugin_checks.bench.predicted import instructions
 from r1trt.plugin_checks.bench.predicted.kernel_time import Prediction, Work, ceil_div, kernel_time
-from r1trt.plugin_checks.bench.predicted.machine import L2_CYCLES, MEMORY_CYCLES, SCHEDULERS, Machine
+from r1trt.plugin_checks.bench.predicted.machine import L2_CYCLES, MEMORY_CYCLES, SCHEDULERS, WARP, Machine
 
 THREADS, PER_SM = 256, 8
 ENOUGH_TOKENS = 512  # from which a token's heads are one block's
@@ -25,8 +25,10 @@ def rope(machine: Machine, *, tokens: int, heads: int, kv_heads: int, head_dim: 
     parts = parts_of_token(tokens, every, head_dim)
     rounds = ceil_div(every * (head_dim // 16), parts * THREADS)
     load = L2_CYCLES if hot else MEMORY_CYCLES
-    warps = THREADS // 32
-    issue = (rounds * instructions.ROTATE + TABLE_INSTRUCTIONS) * warps / SCHEDULERS
+    # Of all warps that have heads, and of those that have a position's pairs.
+    of_heads = ceil_div(every * (head_dim // 16), WARP) * instructions.ROTATE
+    of_table = parts * ceil_div(head_dim // 2, WARP) * TABLE_INSTRUCTIONS
+    issue = (of_heads + of_table) / SCHEDULERS / parts
     moved = 4.0 * tokens * every * head_dim
     work = Work(
         chains=[(1 + rounds) * load + issue] * (tokens * parts), per_sm=PER_SM,
