@@ -96,6 +96,7 @@ SIMT_UNSANITIZED void threadMain() {
 
 SIMT_UNSANITIZED void growTeam(Team& team, int threads) {
   if (team.arena == nullptr) {
+    makeAgent(team.agent);
     void* memory = mmap(nullptr, kArenaSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     team.arena = static_cast<char*>(memory);
   }
@@ -199,6 +200,7 @@ void blockOrder(unsigned blocks, unsigned& a, unsigned& b) {
 bool runGrid() {
   int teams = std::min(kTeams, std::max(1, kMaxFibers / g.threads));
   for (int i = 0; i < teams; ++i) growTeam(g.teams[i], g.threads);
+  makeAgent(g.reader);
   initLauncher(&g.launcher);
   release(g.start_tag);
   unsigned blocks = g.grid.x * g.grid.y * g.grid.z, a = 1, b = 0;

@@ -36,7 +36,9 @@ inline void loadBox(void* shared, CUtensorMap const* map, Barrier* full, int col
   simt::bulkCopy(shared, map, full, {column, row, matrix}, 3);
 }
 
-inline void fenceStores() {}
+inline void fenceStores() {
+  simt::fenceStores();
+}
 template <int kBarrier, int kCount>
 void syncSome() {
   simt::namedBarrier(kBarrier, kCount, true);

@@ -82,6 +82,8 @@ struct State {
   NamedBarrier named[kNamedBarriers];
   BulkCopies bulk;
   WarpProducts products[kMaxWarps];
+  Agent reader;       // to ThreadSanitizer products read shared memory as it, too
+  char proxy_tag[8];  // what it sees of others' writes
 };
 
 State& state();

@@ -73,6 +73,13 @@ LATENT_MUTANTS = [
         LATENT,
     ),
     race(
+        "stored weights are not fenced from products",
+        "hopper_latent_tile.cuh",
+        "  fenceStores();\n  arrive(&shared.given",
+        "  arrive(&shared.given",
+        LATENT,
+    ),
+    race(
         "a row's m is overwritten while the row's lanes read it",
         "hopper_latent_tile.cuh",
         "  __syncwarp();  // a row's four lanes have read m\n",
@@ -226,6 +233,14 @@ PREFILL_MUTANTS = [
         "giveTurn(lane.warpgroup)",
         FULL,
         report=ENDLESS,
+        long=True,
+    ),
+    race(
+        "zeros of values are not fenced from products",
+        "hopper_prefill_tile.cuh",
+        "  fenceStores();\n  syncSome",
+        "  syncSome",
+        "seq=70,lam=none,past=(14,)",
         long=True,
     ),
     race(
