@@ -46,7 +46,7 @@ from r1trt.parts.plan import PlannedPart, planned_parts
 from r1trt.precision.checks import graph_hash, layer_nodes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import yaml_from_plan
-from r1trt.progress import Progress
+from r1trt.progress import Progress, ignore
 from r1trt.text import size_text
 
 Weights = Mapping[str, ir.TensorProtocol]
@@ -210,29 +210,15 @@ def _build_part(
         return
     shutil.rmtree(directory, ignore_errors=True)
     progress(phase, 0, 1)
-    plan = replace(
-        build.plan,
-        model_hash=graph_hash(graph),
-        layers={name: build.plan.layers[name] for name in layer_nodes(graph)},
-    )
     weights = _weights_of_part(build.weights, graph, build.plan)
-    graphs = graphs_from_plan(
-        graph,
-        plan,
-        prepared.target,
-        prepared.limits,
-        weights=weights,
-        external_experts=build.external_experts,
-    )
     with atomic_directory(directory, kind=BuildManifest.KIND) as made:
-        artifact = write_build(
+        artifact = write_part(
             made,
-            export=replace(prepared.export, model=graph),
-            target=prepared.target,
-            limits=prepared.limits,
-            plan=plan,
-            graphs=graphs,
-            plugins=prepared.plugins,
+            graph,
+            prepared,
+            build.plan,
+            external_experts=build.external_experts,
+            weights=weights,
             contents=build.contents,
             progress=progress,
         )
@@ -241,6 +227,53 @@ def _build_part(
         if not artifact.manifest.is_finished and prepared.missing is None:
             build_engines_by_config(artifact, config, progress)
     progress(phase, 1, 1)
+
+
+def write_part(
+    directory: Path,
+    graph: ir.Model,
+    prepared: PreparedBuild,
+    plan: PrecisionPlan,
+    *,
+    external_experts: bool,
+    weights: Weights | None = None,
+    contents: Mapping[str, FileContent] | None = None,
+    progress: Progress = ignore,
+) -> BuildArtifact:
+    """Write one part without its engines: graphs, the plan of its layers, profiles, and what is constant.
+
+    Args:
+        directory: An existing, empty directory.
+        graph: The part's exported graph.
+        prepared: The build of the whole model.
+        plan: Of the whole model, with all scales.
+        external_experts: Whether expert stacks are inputs.
+        weights: The part's weights that were quantized already, by name.
+        contents: What the checkpoint's files held, as far as they were read before.
+        progress: Called with (phase, done, total).
+
+    Raises:
+        R1TrtError: What `write_build` and `graphs_from_plan` raise.
+    """
+    own = replace(
+        plan,
+        model_hash=graph_hash(graph),
+        layers={name: plan.layers[name] for name in layer_nodes(graph)},
+    )
+    graphs = graphs_from_plan(
+        graph, own, prepared.target, prepared.limits, weights=weights, external_experts=external_experts
+    )
+    return write_build(
+        directory,
+        export=replace(prepared.export, model=graph),
+        target=prepared.target,
+        limits=prepared.limits,
+        plan=own,
+        graphs=graphs,
+        plugins=prepared.plugins,
+        contents=contents,
+        progress=progress,
+    )
 
 
 def _place(part: PlannedPart, count: int, build_id: str) -> PartOf:
