@@ -67,13 +67,6 @@ def test_the_newest_receipt_of_an_h200_is_taken(script: ModuleType, tmp_path: Pa
     assert script.measured(script.newest_receipt(tmp_path)) == {ROWS[0].name: 40.0}
 
 
-def test_times_of_kernels_that_are_not_modelled_are_left_out(script: ModuleType) -> None:
-    before = {**receipt("NVIDIA H200", "01", 40.0), "started": "2026-11-28T06:23:36+00:00"}
-    assert script.measured(before) == {}
-    before["stages"]["time"]["rows"][0]["name"] = ROWS[-1].name
-    assert script.measured(before) == {ROWS[-1].name: 40.0}
-
-
 def test_rows_without_a_time_stay_empty(script: ModuleType) -> None:
     for lacking in (receipt("NVIDIA H200", "01", None), None):
         rows = script.table(lacking).splitlines()[4:]

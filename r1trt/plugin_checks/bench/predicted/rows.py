@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import singledispatch
 
 from r1trt.plugin_checks.bench import attention_rows, latent_rows, moe_rows, rope_rows
@@ -14,23 +13,7 @@ from r1trt.plugin_checks.bench.predicted.machine import Machine
 from r1trt.plugin_checks.bench.predicted.rope import rope
 from r1trt.plugin_checks.bench.row_times import Row
 
-# When attention's kernels became those that are modelled: what was measured before is others' time.
-ATTENTION_SINCE = "2026-11-28T07:00:00+00:00"
-
 ROWS: list[Row] = [*attention_rows.ROWS, *latent_rows.ROWS, *moe_rows.ROWS, *rope_rows.ROWS]
-
-
-def is_measured(row: Row, started: str) -> bool:
-    """Whether a receipt that was started then has a time of the modelled kernels of a row.
-
-    Args:
-        row: The row.
-        started: As the receipt has it.
-    """
-    attention = isinstance(
-        row, attention_rows.PrefillRow | attention_rows.DecodeRow | latent_rows.LatentDecodeRow
-    )
-    return not attention or datetime.fromisoformat(started) >= datetime.fromisoformat(ATTENTION_SINCE)
 
 
 @singledispatch
