@@ -36,10 +36,6 @@ struct Place {
   }
 };
 
-__device__ __forceinline__ void syncAt(int barrier, int count) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
 // What a lane has.
 struct Sums {
   float s[kScores], o[kOutputs];
@@ -103,6 +99,7 @@ __device__ __forceinline__ void storeWeights(Shared& shared, Place const& place,
 // P and m to the other warpgroup. It has used those of the tile before, for this one has.
 __device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, Sums const& sums) {
   storeWeights(shared, place, sums);
+  __syncwarp();  // a row's four lanes have read m
   if (place.thread % kWarpSize % 4 == 0) {
     shared.m[place.row] = sums.softmax.m[0];
     shared.m[place.row + 8] = sums.softmax.m[1];
@@ -116,14 +113,15 @@ __device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, 
 __device__ __forceinline__ void clearValues(Shared& shared, Place const& place, int tile) {
   int const keys = shared.work.keys - (shared.work.first + tile) * kKeys;
   if (keys >= kKeys) return;
-  constexpr int kVectors = kHalfGroups * 8;  // of 16 bytes in a row
+  syncSome<kWarpgroup>(kWarpgroupBarrier + place.warpgroup);  // other warps' scores of them are multiplied
+  constexpr int kVectors = kHalfGroups * 8;                   // of 16 bytes in a row
   for (int i = keys * kVectors + place.thread; i < kKeys * kVectors; i += kWarpgroup) {
     int const row = i / kVectors, vector = i % kVectors;
     char* const group = shared.k[tile % kStages][firstGroup(place.warpgroup) + vector / 8];
     *reinterpret_cast<uint4*>(group + row * kSwizzleBytes + vector % 8 * 16) = uint4{};
   }
   fenceStores();
-  syncAt(kWarpgroupBarrier + place.warpgroup, kWarpgroup);
+  syncSome<kWarpgroup>(kWarpgroupBarrier + place.warpgroup);
 }
 
 // Of a stage, what lies 16 keys further on at each step.
@@ -232,7 +230,7 @@ __device__ __forceinline__ void addSums(Shared& shared, Place const& place, Sums
     shared.l[place.warpgroup][place.row] = sums.softmax.l[0];
     shared.l[place.warpgroup][place.row + 8] = sums.softmax.l[1];
   }
-  syncAt(kConsumersBarrier, kConsumers);
+  syncSome<kConsumersBarrier, kConsumers>();
 #pragma unroll
   for (int r = 0; r < 2; ++r) sums.softmax.l[r] += shared.l[place.warpgroup ^ 1][place.row + 8 * r];
 }
