@@ -32,6 +32,7 @@ FOLDERS = (
     "runtime",
     "calibrate",
     "plugin_tools",
+    "parts",
     "build",
     "evaluate",
     "validate",

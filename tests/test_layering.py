@@ -46,6 +46,7 @@ ORDER = (
     "calibrate",
     "plugin_tools",
     "estimate",
+    "parts",
     "build",
     "profile",
     "evaluate",

@@ -202,10 +202,18 @@ def _adopt_children(old: Path, target: Path) -> None:
     An export's directory holds the builds made of it; a new export must not take them along.
     """
     for child in sorted(old.iterdir()):
-        is_artifact = child.is_dir() and (child / MANIFEST_FILE).is_file()
+        is_artifact = child.is_dir() and (child / MANIFEST_FILE).is_file() and not _is_part(child)
         if (is_artifact or child.name.startswith(".")) and not os.path.lexists(target / child.name):
             child.rename(target / child.name)
     _fsync(target)
+
+
+def _is_part(directory: Path) -> bool:
+    """Whether an artifact is a part of the one around it, and goes with it."""
+    try:
+        return read_manifest(directory).get("part") is not None
+    except ArtifactError:
+        return False
 
 
 def _remove_tree(path: Path) -> None:

@@ -13,7 +13,7 @@ from r1trt.artifacts.base import Manifest
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.export import ReadWeightFile
-from r1trt.artifacts.fields import Check, Count, FileName, PathText, Size, Sm
+from r1trt.artifacts.fields import Check, Count, FileName, PathText, Sha256, Size, Sm
 from r1trt.artifacts.manifest import Kind
 from r1trt.errors import BuildError
 from r1trt.text import listing
@@ -95,6 +95,31 @@ class PluginsEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartOf:
+    """Which part of a model a build is.
+
+    Attributes:
+        build: What all parts of one model have in common, in hex.
+        index: Its place, from 0.
+        count: How many parts there are.
+        first_layer: Its first decoder layer; the first part has the embedding in front of it.
+        last_layer: Its last one; the last part has the head behind it.
+    """
+
+    build: Sha256
+    index: Size
+    count: Count
+    first_layer: Size
+    last_layer: Size
+
+    def __post_init__(self) -> None:
+        if self.index >= self.count or self.first_layer > self.last_layer:
+            raise ValueError(
+                f"part {self.index} of {self.count}, layers {self.first_layer} to {self.last_layer}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildManifest(Manifest):
     """What a build is.
 
@@ -121,6 +146,9 @@ class BuildManifest(Manifest):
         plugins: The plugin library; None without plugins.
         plugin_libraries: Libraries to load in front of the engine.
         network_check: Number of layers by how the network obeys the plan; empty without a network.
+        part: Which part of a model this is; None for a whole one.
+        parts: Parts that a whole model consists of, each a build in a directory of its own; 0 where it has an
+            engine of its own.
     """
 
     KIND: ClassVar[Kind] = "engine"
@@ -146,6 +174,8 @@ class BuildManifest(Manifest):
     plugins: PluginsEntry | None = None
     plugin_libraries: tuple[FileName, ...] = ()
     network_check: Mapping[str, Size] = field(default_factory=dict)
+    part: PartOf | None = None
+    parts: Size = 0
 
     def __post_init__(self) -> None:
         if self.cache and self.capacity is None:
@@ -166,8 +196,8 @@ class BuildManifest(Manifest):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the engines are there."""
-        return bool(self.engines)
+        """Whether the engines are there, its own or its parts'."""
+        return bool(self.engines) or (self.parts > 0 and self.status == "complete")
 
     @property
     def embeds_plugins(self) -> bool:
@@ -278,6 +308,21 @@ class BuildArtifact(BuildDirectory):
                     [f"{name}: {why}, {sizes[name]} bytes expected" for name, why in damaged.items()]
                 ),
                 fix="copy the directory again, or build again",
+            )
+
+    def require_one_engine(self, use: str) -> None:
+        """Raises BuildError for a model in parts, and for a part of one, where one engine is needed.
+
+        Args:
+            use: What it is needed for, as in "profiling".
+        """
+        if self.manifest.parts or self.manifest.part is not None:
+            found = "a part of a model" if self.manifest.part else f"{self.manifest.parts} parts"
+            raise BuildError(
+                f"For {use} a model has to be one engine.",
+                where=self.path,
+                found=found,
+                fix="build the export without --parts, and name that directory",
             )
 
     @property

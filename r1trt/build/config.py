@@ -57,6 +57,9 @@ class BuildConfig:
         timing_cache: File with the timings of earlier builds, for the backend "tensorrt"; None takes one in
             the user's cache directory.
         dump_passes: Directory for the graph behind each pass, without weights; None writes none.
+        parts: Number of engines that the layers are divided over; None makes one, or as few as
+            `max_part_bytes` allows.
+        max_part_bytes: Most bytes of a part's weights; None sets no limit.
     """
 
     model: Path | None = None
@@ -83,9 +86,11 @@ class BuildConfig:
     allow_fake_fp8: bool = False
     timing_cache: Path | None = None
     dump_passes: Path | None = None
+    parts: int | None = None
+    max_part_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_size", "max_input_len", "max_seq_len"):
+        for name in ("max_batch_size", "max_input_len", "max_seq_len", "parts", "max_part_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is too small.", found=value, expected=">= 1")
@@ -103,6 +108,13 @@ class BuildConfig:
             raise UsageError("--max-seq-len is the KV cache's capacity, and --no-cache builds none.")
         if not self.cache and self.kv_cache is not None:
             raise UsageError("--kv-cache is the KV cache's type, and --no-cache builds none.")
+        if self.is_split and self.dump_passes is not None:
+            raise UsageError("--dump-passes is for one graph, and parts are several.")
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the model is to be cut into parts."""
+        return self.parts is not None or self.max_part_bytes is not None
 
     @property
     def names_text(self) -> bool:

@@ -14,6 +14,7 @@ from r1trt.build.builder_api import backend_available
 from r1trt.build.config import BuildConfig
 from r1trt.build.engines import build_engines
 from r1trt.build.plugins import plugins_of_unfinished
+from r1trt.build.prepare import PreparedBuild
 from r1trt.build.target import require_timing_cache_fits
 from r1trt.build.write import file_entry
 from r1trt.cuda_driver import compute_capabilities
@@ -39,6 +40,8 @@ _DECIDED = (
         "kv_cache",
         "backend",
         "plugins",
+        "parts",
+        "max_part_bytes",
     ),
     "dump_passes",
 )
@@ -62,7 +65,7 @@ def finish_build(source: BuildArtifact, config: BuildConfig, progress: Progress 
         BuildError: Its files changed, or the builder refuses.
         UnavailableError: The engine needs what is not here either.
     """
-    _require_unfinished(source, config)
+    require_unfinished(source, config)
     missing = backend_available(source.manifest.backend)
     if missing is not None:
         raise builder_unavailable(source.path, source.manifest.backend, missing)
@@ -88,6 +91,16 @@ def build_engines_by_config(build: BuildArtifact, config: BuildConfig, progress:
         timing_cache=config.timing_cache,
         allow_fake_fp8=config.allow_fake_fp8,
         progress=progress,
+    )
+
+
+def require_built(prepared: PreparedBuild) -> None:
+    """Raises UnavailableError where a build had to stop in front of its engines."""
+    if prepared.missing is None:
+        return
+    holds_library = prepared.plugins.library is not None
+    raise builder_unavailable(
+        prepared.output, prepared.target.backend, prepared.missing, prepared.compile_for, holds_library
     )
 
 
@@ -119,7 +132,8 @@ def builder_unavailable(
     )
 
 
-def _require_unfinished(source: BuildArtifact, config: BuildConfig) -> None:
+def require_unfinished(source: BuildArtifact, config: BuildConfig) -> None:
+    """Raises ConfigError where a build is finished, or the options contradict what it has decided."""
     if source.manifest.status == "complete":
         raise ConfigError(
             "This directory is a finished build.", where=source.path, fix="name an export to build from"

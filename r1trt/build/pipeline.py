@@ -11,26 +11,21 @@ from pathlib import Path
 from r1trt.artifacts import BuildArtifact, read_artifact
 from r1trt.artifacts.atomic import atomic_directory
 from r1trt.artifacts.build import BuildDirectory, BuildManifest
-from r1trt.artifacts.disk import sha256_of_file
-from r1trt.build.builder_api import backend_available
 from r1trt.build.compensation import compensated_weights
 from r1trt.build.config import BuildConfig, newest_export
-from r1trt.build.finish import build_engines_by_config, builder_unavailable, finish_build
+from r1trt.build.finish import build_engines_by_config, require_built
+from r1trt.build.finish_parts import finish_any_build
 from r1trt.build.graphs import graphs_from_plan
 from r1trt.build.known_weights import read_known_weights
-from r1trt.build.plan import plan_for_target, with_scales
-from r1trt.build.plugins import plugins_for_build, require_plugin_sizes
-from r1trt.build.target import BuildTarget, limits_from_config, target_from_config
+from r1trt.build.parts import build_parts, planned_build
+from r1trt.build.plan import with_scales
+from r1trt.build.prepare import PreparedBuild, prepared_build, require_plan_unedited
 from r1trt.build.write import write_build
-from r1trt.errors import ConfigError
 from r1trt.estimate.planned import planned_model
 from r1trt.estimate.refusal import require_room
-from r1trt.estimate.source import sized_model_from_export
 from r1trt.estimate.steps import Step, build_step
-from r1trt.export.io import ExportedModel, load_export
+from r1trt.parts.plan import PlannedPart
 from r1trt.passes.dump import GraphDump
-from r1trt.precision.implementations import plugin_layers
-from r1trt.precision.plan_file import load_plan
 from r1trt.progress import Progress, ignore
 from r1trt.text import size_text
 
@@ -54,73 +49,58 @@ def build_engine(config: BuildConfig, progress: Progress = ignore) -> Path:
     source = config.model or newest_export()
     artifact = read_artifact(source)
     if isinstance(artifact, BuildArtifact):
-        return finish_build(artifact, config, progress)
-    return _build_export(source, config, progress)
+        return finish_any_build(artifact, config, progress)
+    prepared = prepared_build(source, config)
+    if config.is_split:
+        return build_parts(prepared, planned_build(prepared, config), config, progress)
+    return _build_export(prepared, config, progress)
 
 
-def _build_export(source: Path, config: BuildConfig, progress: Progress) -> Path:
-    given_plan = None if config.plan is None else load_plan(config.plan)
-    target = target_from_config(config, None if given_plan is None else given_plan.precision)
-    export = load_export(source)
-    limits = limits_from_config(config, export)
-    plan = plan_for_target(export, target, plan=given_plan, requantize=config.requantize)
-    missing = backend_available(target.backend)
-    in_plugins = plugin_layers(plan)
-    require_plugin_sizes(export.model, in_plugins)
-    plugins = plugins_for_build(
-        config, target.backend, target.sms, needed=bool(in_plugins), required=missing is None
-    )
-    output = config.output or source / f"{target.arch.name}-{target.precision}"
-    step = _step(export, target, builds=missing is None, calibrated=given_plan is not None)
+def parts_of_build(config: BuildConfig) -> tuple[PlannedPart, ...]:
+    """The parts that `build_engine` would make; nothing is read but headers, and nothing is written.
+
+    Raises:
+        R1TrtError: Bad input, or a model that cannot be cut so.
+    """
+    return planned_build(prepared_build(config.model or newest_export(), config), config)
+
+
+def _build_export(prepared: PreparedBuild, config: BuildConfig, progress: Progress) -> Path:
+    export, output = prepared.export, prepared.output
+    step = _step(prepared, calibrated=config.plan is not None)
     require_room(step, output)
     progress(f"estimated: {size_text(step.memory)} of memory, {size_text(step.disk)} of disk", 1, 1)
     dump = None if config.dump_passes is None else GraphDump(config.dump_passes)
     contents = read_known_weights(export, output, progress)
-    _require_plan_unedited(BuildDirectory(path=output), config)
+    require_plan_unedited(BuildDirectory(path=output), config)
 
-    plan = with_scales(plan, export, calibration=config.calibration_options, progress=progress)
+    plan = with_scales(prepared.plan, export, calibration=config.calibration_options, progress=progress)
     with compensated_weights(plan, export, config, progress) as (plan, weights):
         progress("typing the graph", 0, 1)
-        graphs = graphs_from_plan(export.model, plan, target, limits, weights=weights, after_pass=dump)
+        graphs = graphs_from_plan(
+            export.model, plan, prepared.target, prepared.limits, weights=weights, after_pass=dump
+        )
         progress("typing the graph", 1, 1)
         with atomic_directory(output, kind=BuildManifest.KIND) as directory:
             build = write_build(
                 directory,
                 export=export,
-                target=target,
-                limits=limits,
+                target=prepared.target,
+                limits=prepared.limits,
                 plan=plan,
                 graphs=graphs,
-                plugins=plugins,
+                plugins=prepared.plugins,
                 contents=contents,
                 progress=progress,
             )
-            if not build.manifest.is_finished and missing is None:
+            if not build.manifest.is_finished and prepared.missing is None:
                 build_engines_by_config(build, config, progress)
-    if missing is not None:
-        lacks_library = bool(in_plugins) and plugins.library is None
-        compile_for = target.arch.name if lacks_library else None
-        raise builder_unavailable(output, target.backend, missing, compile_for, plugins.library is not None)
+    require_built(prepared)
     return output
 
 
-def _step(export: ExportedModel, target: BuildTarget, *, builds: bool, calibrated: bool) -> Step:
+def _step(prepared: PreparedBuild, *, calibrated: bool) -> Step:
     """What the build takes of this machine, estimated before anything is read."""
-    model = sized_model_from_export(export.artifact)
-    planned = planned_model(model, target.arch.name, target.precision, export.artifact.manifest.capacity)
-    engines = len(target.sms) if builds else 0
-    return build_step(model, planned, target.backend, engines, calibrated=calibrated)
-
-
-def _require_plan_unedited(output: BuildDirectory, config: BuildConfig) -> None:
-    """Refuse to write a new plan over one that somebody has edited."""
-    plan = output.precision_plan
-    if not plan.is_file() or (config.plan is not None and config.plan.resolve() == plan.resolve()):
-        return
-    written = BuildManifest.read(output.path).plan_sha256
-    if written is not None and written != sha256_of_file(plan):
-        raise ConfigError(
-            "The precision plan of the earlier build was edited, and a new build would replace it.",
-            where=plan,
-            fix=f"use it with --plan {plan}, or remove it",
-        )
+    target, capacity = prepared.target, prepared.export.artifact.manifest.capacity
+    planned = planned_model(prepared.sized, target.arch.name, target.precision, capacity)
+    return build_step(prepared.sized, planned, target.backend, prepared.engines, calibrated=calibrated)

@@ -15,6 +15,7 @@ from r1trt.calibrate.options import CALIBRATION_METHODS, MIN_TOKENS, PERCENTILE,
 from r1trt.cli.options import (
     DIRECTORY,
     FILE,
+    ByteSize,
     UnicodePath,
     json_option,
     max_seq_len_option,
@@ -23,6 +24,7 @@ from r1trt.cli.options import (
     trust_plugins_option,
 )
 from r1trt.cli.output import print_result, progress_reporter
+from r1trt.cli.parts import part_lines, parts_json
 from r1trt.text import size_text
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ EPILOG = """
 Examples:
   r1trt build --arch ada --fp8
   r1trt build engines/SmolLM2 --arch cpu -o /data/smollm2-cpu
+  r1trt build engines/R1 --arch hopper --parts 8 --dry-run
 """
 
 
@@ -146,7 +149,20 @@ Examples:
     metavar="DIR",
     help="Write the graph behind each pass there, without weights, for a graph viewer.",
 )
-@output_option("ARCH-PRECISION in MODEL")
+@click.option(
+    "--parts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Divide the layers over N engines, which run in turn or on several machines.",
+)
+@click.option(
+    "--max-part-bytes",
+    type=ByteSize(),
+    metavar="B",
+    help="Divide them over as few engines as keep their weights within B, such as 40GB.",
+)
+@click.option("--dry-run", is_flag=True, help="For parts: show them, and build nothing.")
+@output_option("ARCH-PRECISION in MODEL, with -parts for parts")
 @json_option
 def build(
     fp8: bool,
@@ -155,6 +171,7 @@ def build(
     bf16: bool,
     fp32: bool,
     no_cache: bool,
+    dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -167,16 +184,26 @@ def build(
     """
     from r1trt.artifacts import BuildArtifact
     from r1trt.build.config import BuildConfig
-    from r1trt.build.pipeline import build_engine
+    from r1trt.build.pipeline import build_engine, parts_of_build
 
     precision = _precision({"fp8": fp8, "int8": int8, "int4": int4, "bf16": bf16, "fp32": fp32})
     config = BuildConfig(**options, precision=precision, cache=not no_cache)
+    if dry_run and not config.is_split:
+        raise click.UsageError("--dry-run shows parts: add --parts or --max-part-bytes.")
+    parts = parts_of_build(config) if config.is_split else ()
+    if dry_run:
+        print_result({"parts": parts_json(parts)}, part_lines(parts), as_json=as_json)
+        return
+    if parts:
+        click.echo("\n".join(part_lines(parts)), err=True)
     started = time.perf_counter()
     with progress_reporter() as progress:
         path = build_engine(config, progress)
     seconds = time.perf_counter() - started
     built = BuildArtifact.read(path)
     result = {"path": str(path), "seconds": round(seconds, 3), "manifest": built.manifest.to_json()}
+    if parts:
+        result["parts"] = parts_json(parts)
     print_result(result, _lines(built, seconds), as_json=as_json)
 
 
@@ -190,7 +217,7 @@ def _precision(flags: Mapping[BuildPrecision, bool]) -> BuildPrecision | None:
 
 def _lines(built: BuildArtifact, seconds: float) -> list[str]:
     path, manifest = built.path, built.manifest
-    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     engines = [f"  {engine.file}  {size_text(engine.bytes)}" for engine in manifest.engines]
     rows = f"for {manifest.max_batch_size} x {manifest.capacity} tokens"
     check = manifest.network_check  # empty where there is no TensorRT network
@@ -209,6 +236,7 @@ def _lines(built: BuildArtifact, seconds: float) -> list[str]:
     return [
         f"built {path} ({size_text(size)}) with {manifest.backend} in {seconds:.1f} s",
         *engines,
+        *([f"  {manifest.parts} parts, each in a directory of its own"] if manifest.parts else []),
         *([f"  KV cache: {size_text(manifest.kv_cache_bytes)} {rows}"] if manifest.kv_cache_bytes else []),
         *network,
         f"next: r1trt validate {shlex.quote(str(path))}",

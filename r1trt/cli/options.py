@@ -56,6 +56,23 @@ class Share(click.ParamType[float]):
             self.fail(f"{value!r} is not a share, such as 1% or 0.01", param, ctx)
 
 
+class ByteSize(click.ParamType[int]):
+    """A number of bytes: 4000000000, or 4GB."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number, 4 * 10^9 for "4GB"."""
+        found = _BYTES.fullmatch(str(value).strip())
+        size = 0 if found is None else int(float(found[1]) * _BYTE_UNITS[(found[2] or "").upper()])
+        if size < 1:
+            self.fail(f"{value!r} is not a size, such as 4000000000 or 4GB", param, ctx)
+        return size
+
+
+_BYTES = re.compile(r"(\d{1,18}(?:\.\d{1,9})?) ?([kKMGT]?B)?", re.ASCII)
+_BYTE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
 # As the hub takes them.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 

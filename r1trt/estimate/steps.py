@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from r1trt.arch import Backend
@@ -81,7 +81,13 @@ def export_step(model: SizedModel, *, copy: bool = False) -> Step:
 
 
 def build_step(
-    model: SizedModel, planned: PlannedModel, backend: Backend, engines: int, *, calibrated: bool = False
+    model: SizedModel,
+    planned: PlannedModel,
+    backend: Backend,
+    engines: int,
+    *,
+    calibrated: bool = False,
+    part_bytes: Sequence[int] = (),
 ) -> Step:
     """A build.
 
@@ -91,8 +97,10 @@ def build_step(
         backend: Builder.
         engines: Engines that it makes here; 0 where ONNX Runtime runs the graph, or the builder is elsewhere.
         calibrated: FP8 scales are given, and need not be measured.
+        part_bytes: Bytes of each part's weights, where layers are divided over several engines.
     """
-    weights, stored = planned.bytes, sum(model.stored_bytes.values())
+    parts = part_bytes or [planned.bytes]
+    weights, stored = sum(parts), sum(model.stored_bytes.values())
     memory, seconds = WRITE_MEMORY, BUILD_SECONDS + (stored + weights) / TYPED_IN_SECOND
     if planned.plan.missing_scales and not calibrated:
         memory += _calibration_memory(model)
@@ -102,15 +110,15 @@ def build_step(
         seconds += parameters(model) / COMPENSATED_IN_SECOND
     least = WRITE_MEMORY
     if backend != "onnxruntime" and engines:
-        memory = max(memory, builder_memory(weights))
-        least = least_builder_memory(weights)
-        seconds += engines * builder_seconds(weights)
-    written = weights if backend == "onnxruntime" else weights + engines * engine_bytes(weights)
+        memory = max(memory, builder_memory(max(parts)))
+        least = least_builder_memory(max(parts))
+        seconds += engines * sum(map(builder_seconds, parts))
+    written = weights + (0 if backend == "onnxruntime" else engines * sum(map(engine_bytes, parts)))
     return Step(
         name=f"build --arch {planned.arch} --{planned.precision}",
         memory=memory,
         least_memory=least,
-        disk=written + COMPANION_BYTES,
+        disk=written + len(parts) * COMPANION_BYTES,
         seconds=seconds,
     )
 

@@ -8,12 +8,13 @@ Legend: S tokens of one call, D hidden size.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from r1trt.errors import ExportError
+from r1trt.graph.interface import INPUT_IDS
 
 _LAYER_RESULT = re.compile(r"^model\.layers\.\d+\.mlp_residual$")
 _EMBEDDING = "model.embed_tokens"
@@ -69,7 +70,7 @@ def segments_of_model(model: ir.Model) -> list[Segment]:
             fix="export the checkpoint again with this version",
         )
     names = [EMBEDDING, *(str(node.name).removesuffix(".mlp_residual") for node in cuts[1:]), HEAD]
-    values = ["input_ids", *(str(node.outputs[0].name) for node in cuts), str(model.graph.outputs[0].name)]
+    values = [INPUT_IDS, *(str(node.outputs[0].name) for node in cuts), str(model.graph.outputs[0].name)]
     return [
         _segment(model, name, given, made)
         for name, given, made in zip(names, values[:-1], values[1:], strict=True)
@@ -82,11 +83,26 @@ def _cuts(graph: ir.Graph) -> Iterator[ir.Node]:
             yield node
 
 
-def _segment(model: ir.Model, name: str, given: str, made: str) -> Segment:
-    others = [value for value in model.graph.inputs if value.name != "input_ids"]
-    graph = ir.convenience.extract(model.graph, [given, *map(str, (value.name for value in others))], [made])
+def layer_results(graph: ir.Graph) -> list[ir.Value]:
+    """The residual stream behind each decoder layer, FLOAT [B, S, D]."""
+    return [node.outputs[0] for node in _cuts(graph) if node.name != _EMBEDDING]
+
+
+def extracted(model: ir.Model, given: str, made: Sequence[str]) -> ir.Model:
+    """The part of a graph that computes some values from another one, as a graph of its own.
+
+    Args:
+        model: The graph, which is left as it is.
+        given: The value that takes the place of `input_ids`; of the other inputs, those that are read stay.
+        made: Its outputs.
+    """
+    others = [str(value.name) for value in model.graph.inputs if value.name != INPUT_IDS]
+    graph = ir.convenience.extract(model.graph, [given, *others], list(made))
     for value in [value for value in graph.inputs if value.name != given and not value.uses()]:
         graph.inputs.remove(value)
-    piece = ir.Model(graph, ir_version=model.ir_version)
     graph.opset_imports.update(model.graph.opset_imports)
-    return Segment(name=name, model=piece, input=given, output=made)
+    return ir.Model(graph, ir_version=model.ir_version)
+
+
+def _segment(model: ir.Model, name: str, given: str, made: str) -> Segment:
+    return Segment(name=name, model=extracted(model, given, [made]), input=given, output=made)

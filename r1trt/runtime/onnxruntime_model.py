@@ -37,6 +37,7 @@ class LoadOptions:
         profile: Beginning of the path of the file that its profiler writes; None runs without it.
         huge_page_seconds: How long loading a build may take to move weights to huge pages, where they are
             not; 0.1 is enough for 150 MB, a server waits longer.
+        memory: Bytes that parts of a model, and its caches, may take; None means what is available.
     """
 
     threads: int | None = None
@@ -44,6 +45,7 @@ class LoadOptions:
     spin_us: int = _SPIN_US
     profile: Path | None = None
     huge_page_seconds: float = 0.1
+    memory: int | None = None
 
 
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"

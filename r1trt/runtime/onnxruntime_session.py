@@ -2,7 +2,7 @@
 
 Imports nothing that a server's Python environment lacks: the graph's interface is asked of ONNX Runtime.
 
-Legend: B rows of one call, S tokens of one call, V vocabulary, C cache capacity.
+Legend: B rows of one call, S tokens of one call, V vocabulary, C cache capacity, D hidden size.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from r1trt.graph.interface import ONLY_LAST
+from r1trt.graph.interface import HIDDEN_IN, INPUT_IDS, ONLY_LAST
 from r1trt.machine import memory_of_machine
 from r1trt.runtime.onnxruntime_model import LoadOptions, inference_session
 from r1trt.runtime.session import (
@@ -75,9 +76,11 @@ class OnnxRuntimeSession:
             assert isinstance(graph, Path), "a serialized graph has no directory of its own"
             weight_base = graph.parent
         self._where = graph if isinstance(graph, Path) else weight_base
-        self._session = inference_session(graph, weight_base, options or LoadOptions())
+        self._load = partial(inference_session, graph, weight_base, options or LoadOptions())
+        self._session = self._load()
         self._outputs = dict(outputs or {LOGITS: LOGITS})
         self._input_names = frozenset(value.name for value in self._session.get_inputs())
+        self._given = HIDDEN_IN if HIDDEN_IN in self._input_names else INPUT_IDS
         defaults = {value.name for value in self._session.get_overridable_initializers()}
         self._chooses_tokens = ONLY_LAST in defaults
         self._cache_shapes, self._cache_types = self._shapes_of_caches(), self._types_of_caches()
@@ -111,16 +114,21 @@ class OnnxRuntimeSession:
 
     def run(
         self,
-        input_ids_BS: Int64Array,
+        input_ids_BS: Int64Array | Float32Array,
         seq_len_B: Int64Array,
         past_len_B: Int64Array,
         first_row: int = 0,
         *,
         only_last: bool = False,
     ) -> Outputs:
-        """Appends tokens to a range of rows; see `Session.run`."""
+        """Appends tokens to a range of rows; see `Session.run`.
+
+        A part of a model but the first gets the hidden state [B,S,D] that the part before it gave, in place
+        of token ids [B,S].
+        """
         check_call(self.limits, self.rows, first_row, input_ids_BS, seq_len_B, past_len_B)
-        arrays = {"input_ids": input_ids_BS, "seq_len": seq_len_B, "past_len": past_len_B}
+        arrays = {self._given: input_ids_BS, "seq_len": seq_len_B, "past_len": past_len_B}
+        self.load()
         try:
             binding = self._binding(first_row, len(input_ids_BS), only_last and self._chooses_tokens)
             for name, array in arrays.items():
@@ -166,15 +174,24 @@ class OnnxRuntimeSession:
         for cache in self._caches.values():
             cache[row] = 0.0
 
+    def load(self) -> None:
+        """Loads the graph again where `unload` freed it. Raises SessionError where that fails."""
+        if self._session is None:
+            self._session = self._load()
+
+    def unload(self) -> None:
+        """Frees the graph and its weights until the next call; the caches stay."""
+        self._bindings.clear()
+        self._session = None
+
     def end_profile(self) -> Path:
         """Ends the profiler that the session was loaded with, and names the file that it wrote."""
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Frees the model and its caches."""
-        self._bindings.clear()
+        self.unload()
         self._caches = {}
-        self._session = None
 
     def _binding(self, first_row: int, B: int, only_last: bool) -> Any:
         """The caches of a range of rows, bound: that takes half a millisecond, and ranges come again."""

@@ -1,33 +1,43 @@
 """Checks of a call against a session's limits, before any backend sees it.
 
-Legend: B rows of one call, S tokens of one call.
+Legend: B rows of one call, S tokens of one call, D hidden size.
 """
 
 from __future__ import annotations
 
-from r1trt.runtime.session import Int64Array, SessionError, SessionLimits
+from r1trt.runtime.session import Float32Array, Int64Array, SessionError, SessionLimits
 from r1trt.text import size_text
+
+_IDS_RANK, _HIDDEN_RANK = 2, 3
 
 
 def check_call(
     limits: SessionLimits,
     rows: int,
     first_row: int,
-    input_ids_BS: Int64Array,
+    given: Int64Array | Float32Array,
     seq_len_B: Int64Array,
     past_len_B: Int64Array,
 ) -> None:
     """Check one call on a range of the table's rows.
 
+    Args:
+        limits: Of the session.
+        rows: Of its table.
+        first_row: The call's first row.
+        given: Token ids [B,S], or the hidden state [B,S,D] that a part of a model gets.
+        seq_len_B: Real tokens of each row.
+        past_len_B: Tokens that each row holds.
+
     Raises:
         SessionError: Says which limit, and by how much.
     """
-    _check_shapes(rows, first_row, input_ids_BS, seq_len_B, past_len_B)
+    _check_shapes(rows, first_row, given, seq_len_B, past_len_B)
     if first_row and not limits.addressable_rows:
         raise SessionError(
             "A call of this engine has to begin at the table's first row.", found=f"row {first_row}"
         )
-    S = input_ids_BS.shape[1]
+    S = given.shape[1]
     if limits.max_input_len is not None and limits.max_input_len < S:
         raise SessionError(
             "One call has more tokens than the engine accepts.",
@@ -42,26 +52,35 @@ def check_call(
             expected=f"seq_len from 0 to {S}, past_len from 0",
         )
     _check_room(limits.capacity, S, past_len_B)
+    if given.ndim == _IDS_RANK:
+        _check_ids(limits, given)
+
+
+def _check_shapes(
+    rows: int,
+    first_row: int,
+    given: Int64Array | Float32Array,
+    seq_len_B: Int64Array,
+    past_len_B: Int64Array,
+) -> None:
+    B = given.shape[0] if given.ndim else 0
+    fits = given.ndim in (_IDS_RANK, _HIDDEN_RANK) and given.size and 0 <= first_row <= rows - B
+    if not fits or seq_len_B.shape != (B,) or past_len_B.shape != (B,):
+        raise SessionError(
+            "The arrays of a call do not fit each other, or the batch that the session was reset to.",
+            found=f"input {given.shape}, seq_len {seq_len_B.shape}, past_len {past_len_B.shape}"
+            f" from row {first_row}",
+            expected=f"[B, S] or [B, S, D], [B], [B] with S >= 1, and rows from 0 to {rows - 1}",
+            fix="call reset(rows) first",
+        )
+
+
+def _check_ids(limits: SessionLimits, input_ids_BS: Int64Array | Float32Array) -> None:
     if not 0 <= input_ids_BS.min() <= input_ids_BS.max() < limits.vocab_size:
         raise SessionError(
             "A token id is not in the vocabulary.",
             found=f"ids from {input_ids_BS.min()} to {input_ids_BS.max()}",
             expected=f"0 to {limits.vocab_size - 1}",
-        )
-
-
-def _check_shapes(
-    rows: int, first_row: int, input_ids_BS: Int64Array, seq_len_B: Int64Array, past_len_B: Int64Array
-) -> None:
-    B = input_ids_BS.shape[0] if input_ids_BS.ndim else 0
-    fits = input_ids_BS.ndim == 2 and input_ids_BS.size and 0 <= first_row <= rows - B
-    if not fits or seq_len_B.shape != (B,) or past_len_B.shape != (B,):
-        raise SessionError(
-            "The arrays of a call do not fit each other, or the batch that the session was reset to.",
-            found=f"input_ids {input_ids_BS.shape}, seq_len {seq_len_B.shape}, past_len {past_len_B.shape}"
-            f" from row {first_row}",
-            expected=f"[B, S], [B], [B] with S >= 1, and rows from 0 to {rows - 1}",
-            fix="call reset(rows) first",
         )
 
 
