@@ -48,11 +48,6 @@ RUN_OPTIONS = (
         metavar="FILE",
         help="The library to check; default: what r1trt build would take, else a new one.",
     ),
-    click.option(
-        "--unproven-kernels",
-        is_flag=True,
-        help="Take kernels that no GPU has run yet, too, where no library is named.",
-    ),
     output_option("none; the page is printed alone"),
     click.option("--quick", is_flag=True, help="Few cases and rows."),
     click.option(

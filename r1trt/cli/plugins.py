@@ -37,11 +37,6 @@ plugins.add_command(report)
     help="NVIDIA's TensorRT headers; default: looked for, and not needed.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Compilers at a time.")
-@click.option(
-    "--unproven-kernels",
-    is_flag=True,
-    help="Take kernels that no GPU has run yet, too; r1trt build takes such a library only by name.",
-)
 @json_option
 def build(as_json: bool, **options: Any) -> None:
     """Compile the plugins with nvcc; a second call with the same inputs takes the library from the cache."""
@@ -60,7 +55,6 @@ def build(as_json: bool, **options: Any) -> None:
         f"operators  {', '.join(library.operators)}",
         f"code for   {', '.join(f'SM{sm}' for sm in library.sms)}",
         f"headers    {library.headers}",
-        f"kernels    {'unproven ones, too' if library.unproven_kernels else 'those that a GPU has run'}",
         f"sha256     {library.sha256}",
     ]
     print_result(result, lines, as_json=as_json)

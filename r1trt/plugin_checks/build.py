@@ -54,16 +54,13 @@ class Built:
     kernels: Path
 
 
-def plugin_library(
-    named: Path | None, sm: int, log: Callable[[str], None], *, unproven: bool = False
-) -> PluginLibrary:
+def plugin_library(named: Path | None, sm: int, log: Callable[[str], None]) -> PluginLibrary:
     """The library to check; nothing is run, so there need not be a GPU.
 
     Args:
         named: The file; None takes what `r1trt build` would take, or builds one.
         sm: Compute capability that it must have code for.
         log: Told of each step.
-        unproven: Whether one that is not named takes kernels that no GPU has run yet.
 
     Raises:
         BuildError: The file is not a plugin library, has no code for the GPU, or a source does not compile.
@@ -73,9 +70,9 @@ def plugin_library(
         library = library_from_path(named)
         require_code_for(library, [sm], where=named)
         return library
-    if (found := find_library(sm, unproven=unproven)) is not None:
+    if (found := find_library(sm)) is not None:
         return found
-    config = PluginBuildConfig(arch=arch_of(sm), jobs=os.cpu_count() or 2, unproven_kernels=unproven)
+    config = PluginBuildConfig(arch=arch_of(sm), jobs=os.cpu_count() or 2)
     return build_plugins(config, log)
 
 
@@ -131,12 +128,12 @@ def build_for_host(objects: ObjectCache) -> Built:
 def build_for_gpu(context: Context, objects: ObjectCache, plugins: PluginLibrary) -> tuple[Built, Result]:
     """What is loaded beside a plugin library, for one compute capability."""
     context.log(f"plugins: {plugins.path}")
-    kernels, left_out = kernel_library(context, objects, unproven=plugins.unproven_kernels)
+    kernels, left_out = kernel_library(context, objects)
     built = Built(plugins=plugins.path.absolute(), harness=harness_library(objects), kernels=kernels)
     return built, {"plugins": plugins.as_manifest(), "nvcc": plugins.nvcc, "stages_left_out": left_out}
 
 
-def kernel_library(context: Context, objects: ObjectCache, *, unproven: bool) -> tuple[Path, str | None]:
+def kernel_library(context: Context, objects: ObjectCache) -> tuple[Path, str | None]:
     """Compiles the kernels' sources and links them with their C names.
 
     Returns:
@@ -147,7 +144,7 @@ def kernel_library(context: Context, objects: ObjectCache, *, unproven: bool) ->
     """
     chain, sources = toolchain_from_machine(), source_directory()
     kernels = sources / "kernels"
-    native = partial(native_compilation, chain, sm=context.sm, unproven=unproven)
+    native = partial(native_compilation, chain, sm=context.sm)
     required = [
         *(native(path) for path in (*sorted(kernels.glob("*/*.cu")), CUDA_MEMORY)),
         Compilation(
@@ -171,8 +168,8 @@ def kernel_library(context: Context, objects: ObjectCache, *, unproven: bool) ->
     return objects.linked("kernels", files, command, libraries=libraries), left_out
 
 
-def native_compilation(chain: Toolchain, source: Path, *, sm: int, unproven: bool) -> Compilation:
+def native_compilation(chain: Toolchain, source: Path, *, sm: int) -> Compilation:
     """How nvcc compiles a kernel, or what the checks add to them, for one GPU."""
     sources = source_directory()
     folders = [sources / "kernels"]
-    return cuda_compilation(chain, source, sources, [target_sm(sm)], folders=folders, unproven=unproven)
+    return cuda_compilation(chain, source, sources, [target_sm(sm)], folders=folders)

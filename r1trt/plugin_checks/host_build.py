@@ -31,7 +31,12 @@ KERNEL_FLAGS = (
 )  # fmt: skip
 # Of Hopper's own kernels those that the host layer runs, in a library of their own: in the others the kernels
 # that every GPU has take their calls.
-HOPPER_ON_HOST = ("dynamic_moe/hopper_gemm.cu",)
+HOPPER_ON_HOST = (
+    "dynamic_moe/hopper_gemm.cu",
+    "hla_attention/hopper_block.cu",
+    "hla_attention/hopper_full.cu",
+    "hla_attention/hopper_latent.cu",
+)
 SANITIZER_FLAGS = {
     "plain": (),
     "asan": ("-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"),

@@ -18,7 +18,10 @@ from r1trt.plugin_checks.memory import Memory
 from r1trt.plugin_checks.plugin_layers import Arrays, PluginCase, PluginRun, plugin_cases
 
 REPLAYS = 3
-TOLERANCE = "`errors`: the largest |output - FP64| over the largest element, over `tolerance`; 1 is the limit"
+TOLERANCE = (
+    "`errors`: the largest |output - FP64| over what is allowed: `tolerance` times the largest element, with "
+    "FP8 what the reference allows for that element; 1 is the limit"
+)
 
 One = Callable[[PluginLibraryUnderTest, Memory, PluginCase, np.random.Generator], Result]
 

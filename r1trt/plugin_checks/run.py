@@ -47,7 +47,6 @@ class RunConfig:
         host: Whether the kernels run on the CPU, without times.
         sm: Compile for this compute capability and run nothing; None takes the GPU's.
         plugin_library: The library to check; None takes what `r1trt build` would take, or builds one.
-        unproven_kernels: Whether a library that is not named takes kernels that no GPU has run yet.
     """
 
     stages: tuple[str, ...] = STAGES
@@ -61,7 +60,6 @@ class RunConfig:
     host: bool = False
     sm: int | None = None
     plugin_library: Path | None = None
-    unproven_kernels: bool = False
 
     def __post_init__(self) -> None:
         if unknown := set(self.stages) - set(STAGES):
@@ -78,12 +76,6 @@ class RunConfig:
                 where="--plugin-library",
                 found=self.plugin_library,
                 fix="leave out --host or --plugin-library",
-            )
-        if self.unproven_kernels and (self.plugin_library is not None or self.host):
-            raise UsageError(
-                "Only a library that is built here is given unproven kernels; on the CPU all of them run.",
-                where="--unproven-kernels",
-                fix="leave it out, or build the library with it: r1trt plugins build --unproven-kernels",
             )
         if self.time_budget <= 0:
             raise UsageError(
@@ -165,7 +157,7 @@ def run_checks(config: RunConfig, log: Log) -> Outcome:
 
 
 def _library(config: RunConfig, sm: int, log: Log) -> PluginLibrary:
-    return build.plugin_library(config.plugin_library, sm, log, unproven=config.unproven_kernels)
+    return build.plugin_library(config.plugin_library, sm, log)
 
 
 def _context(name: str, config: RunConfig, sm: int, receipt: Receipt, budget: Budget, log: Log) -> Context:

@@ -37,7 +37,6 @@ from r1trt.plugin_tools.sources import (
 )
 from r1trt.plugin_tools.targets import (
     TARGETS,
-    UNPROVEN_FLAGS,
     cuda_compilation,
     require_overlapping_products,
 )
@@ -73,14 +72,12 @@ class PluginBuildConfig:
         output: Folder that the library is copied to; None leaves it in the cache.
         headers: Folder of NVIDIA's TensorRT headers; None looks for them and does without if there are none.
         jobs: Compilers that run at the same time.
-        unproven_kernels: Whether kernels that no GPU has run yet are taken.
     """
 
     arch: str = ALL
     output: Path | None = None
     headers: Path | None = None
     jobs: int = 2
-    unproven_kernels: bool = False
 
     def __post_init__(self) -> None:
         if self.arch not in (*GPU_ARCHITECTURES, ALL):
@@ -153,8 +150,6 @@ class _Job:
     def _key(self) -> str:
         digest = hashlib.sha256()
         flags = [*CXX_FLAGS, *LINK_FLAGS, *SYSTEM_LIBRARIES, self.headers.version]
-        if self.config.unproven_kernels:
-            flags += UNPROVEN_FLAGS
         versions = [self.toolchain.nvcc_version, self.toolchain.cxx_version, self.source_hash]
         for text in [str(SCHEMA), *flags, *versions, *(TARGETS[sm] for sm in self.config.sms)]:
             digest.update(text.encode() + b"\0")
@@ -170,7 +165,6 @@ class _Job:
                 "sms": list(self.config.sms),
                 "headers": self.headers.version,
                 "nvcc": self.toolchain.nvcc_version,
-                "unproven_kernels": self.config.unproven_kernels,
             }
         )
 
@@ -178,8 +172,7 @@ class _Job:
         """How a source is compiled."""
         chain = self.toolchain
         if source.suffix == ".cu":
-            unproven = self.config.unproven_kernels
-            return cuda_compilation(chain, source, self.sources, self.config.sms, unproven=unproven)
+            return cuda_compilation(chain, source, self.sources, self.config.sms)
         info = [f"-DR1TRT_BUILD_INFO={json.dumps(self.info())}"] if source.name == "register.cpp" else []
         return Compilation(
             source=source,

@@ -43,7 +43,6 @@ class PluginLibrary:
         headers: Version of NVIDIA's headers that it was compiled with; "own" for the project's.
         nvcc: Version of the CUDA compiler.
         cached: Whether it was there already when it was asked for.
-        unproven_kernels: Whether it takes kernels that no GPU has run yet.
     """
 
     path: Path
@@ -55,7 +54,6 @@ class PluginLibrary:
     headers: str
     nvcc: str
     cached: bool = True
-    unproven_kernels: bool = False
 
     def as_manifest(self) -> dict[str, Any]:
         """The library's entry in a manifest."""
@@ -66,7 +64,6 @@ class PluginLibrary:
             "sms": list(self.sms),
             "headers": self.headers,
             "nvcc": self.nvcc,
-            "unproven_kernels": self.unproven_kernels,
         }
 
 
@@ -100,18 +97,16 @@ def library_from_path(path: Path, *, cached: bool = True) -> PluginLibrary:
         headers=str(info["headers"]),
         nvcc=str(info["nvcc"]),
         cached=cached,
-        unproven_kernels=info.get("unproven_kernels") is True,
     )
 
 
-def find_library(*sms: int, unproven: bool = False) -> PluginLibrary | None:
+def find_library(*sms: int) -> PluginLibrary | None:
     """Finds a library that was built before: the one that R1TRT_PLUGINS names, else the newest in the cache.
 
     Of the cache, only libraries that were built from the sources that are here count.
 
     Args:
         sms: Compute capabilities that it must have code for.
-        unproven: Whether one of the cache has kernels that no GPU has run yet, or none of them.
 
     Raises:
         BuildError: R1TRT_PLUGINS names something else, or a library without code for one of `sms`.
@@ -120,11 +115,7 @@ def find_library(*sms: int, unproven: bool = False) -> PluginLibrary | None:
         library = library_from_path(Path(named))
         require_code_for(library, sms, where=f"{LIBRARY_VARIABLE}={named}")
         return library
-    fitting = (
-        library
-        for library in _current_libraries()
-        if library.unproven_kernels is unproven and not _sms_without_code(library, sms)
-    )
+    fitting = (library for library in _current_libraries() if not _sms_without_code(library, sms))
     return next(fitting, None)
 
 

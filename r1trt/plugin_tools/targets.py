@@ -19,7 +19,6 @@ TARGETS: Mapping[int, str] = MappingProxyType(
 NVCC_OPTIONS = "nvcc.options"
 # Sources of Hopper's own instructions, which no other SM has.
 HOPPER_SOURCES = (
-    "hopper_attention.cu",
     "hopper_block.cu",
     "hopper_full.cu",
     "hopper_gemm.cu",
@@ -27,8 +26,6 @@ HOPPER_SOURCES = (
 )
 HOPPER_SM = 90
 HOPPER_FLAGS = ("-DR1TRT_HOPPER_KERNELS",)
-UNPROVEN_FLAGS = ("-DR1TRT_UNPROVEN_KERNELS",)
-"""Of kernels, and ways to launch them, that no GPU has run yet."""
 # The tensor-core instruction that products of FP8 by FP8 are made of, in each SM's machine code. HMMA is that
 # of 16 bits: nvcc widens both operands to FP16 in front of it, where the SM has no FP8 instruction of that
 # form (SM90 and SM100 multiply FP8 by wgmma and tcgen05 alone). SM80 and SM86 never get such products.
@@ -72,7 +69,6 @@ def cuda_compilation(
     sms: Sequence[int],
     *,
     folders: Sequence[Path] = (),
-    unproven: bool = False,
 ) -> Compilation:
     """How nvcc compiles a CUDA source of the plugins.
 
@@ -82,7 +78,6 @@ def cuda_compilation(
         sources: The plugins' folder.
         sms: Compute capabilities to make code for, of `TARGETS`.
         folders: Where further quoted includes are searched.
-        unproven: Whether kernels that no GPU has run yet are taken.
     """
     for_hopper = HOPPER_SM in sms and source.name in HOPPER_SOURCES
     targets = [TARGETS[HOPPER_SM]] if for_hopper else [TARGETS[sm] for sm in sms]
@@ -94,7 +89,6 @@ def cuda_compilation(
         flags=(
             *codes,
             *(HOPPER_FLAGS if for_hopper else ()),
-            *(UNPROVEN_FLAGS if unproven else ()),
             *("-ccbin", str(chain.cxx)),
         ),
         options=sources / NVCC_OPTIONS,

@@ -41,7 +41,7 @@ class ScheduleConfig:
     """
 
     device: str = "h100"
-    receipt: str = "docs/benchmarks/operators_nvidia-h200_2026-11-28.json"
+    receipt: str = "docs/benchmarks/operators_nvidia-h200_2026-11-28_first.json"
     models: tuple[str, ...] = ("r1-distill-llama-8b", "r1-70b")
     prompts: tuple[int, ...] = (512, 2048, 8192)
     batches: tuple[int, ...] = (1, 4, 8, 16, 22, 32, 64, 128, 256)

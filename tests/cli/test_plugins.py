@@ -16,7 +16,7 @@ from r1trt.errors import BuildError
 from r1trt.plugin_checks.build import plugin_library
 from r1trt.plugin_checks.machine import header
 from r1trt.plugin_checks.receipt import open_receipt
-from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE, find_library
+from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import SOURCE_VARIABLE
 
 
@@ -34,12 +34,9 @@ def doctor(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return plugins
 
 
-RUN = (
-    "--time-budget --seed --receipt --plugin-library --unproven-kernels -o --output --quick --only --again"
-    " --host --json"
-)
+RUN = "--time-budget --seed --receipt --plugin-library -o --output --quick --only --again --host --json"
 OPTIONS = {
-    "build": "--arch -o --output --headers --jobs --unproven-kernels --json",
+    "build": "--arch -o --output --headers --jobs --json",
     "check": f"--stage --sm {RUN}",
     "bench": RUN,
     "report": "receipt -o --output --json",
@@ -146,15 +143,3 @@ def test_doctor_survives_a_library_that_is_none(
     assert "Not a plugin library" in plugins["library"]["problem"]
     assert main(["doctor"]) == 0
     assert "not usable" in capsys.readouterr().out
-
-
-def test_a_library_of_unproven_kernels_is_taken_by_name_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plugins", "build", "--arch", "hopper", "--unproven-kernels", "--json"]) == 0
-    built = json.loads(capsys.readouterr().out)
-    assert built["unproven_kernels"] and find_library(90) is None
-    found = find_library(90, unproven=True)
-    assert found is not None and found.sha256 == built["sha256"]
-    assert main(["plugins", "build", "--arch", "hopper", "--json"]) == 0
-    proven = json.loads(capsys.readouterr().out)
-    assert not proven["unproven_kernels"] and proven["key"] != built["key"]
-    assert (library := find_library(90)) is not None and library.key == proven["key"]

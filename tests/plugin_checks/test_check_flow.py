@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -19,7 +18,6 @@ from r1trt.errors import UsageError
 from r1trt.plugin_checks import build, check
 from r1trt.plugin_checks.context import HOST, Budget, Context
 from r1trt.plugin_checks.stages import STAGES
-from r1trt.plugin_tools.library import INFO_MARKER
 
 pytestmark = pytest.mark.slow
 
@@ -117,34 +115,6 @@ def test_a_quick_run_is_no_full_one(tmp_path: Path) -> None:
     for quick in (("--quick",), ()):
         run("check", "--host", "--stage", "check", *quick, "--receipt", str(path), rc=0)
         assert content(path)["stages"]["check"]["quick"] is bool(quick)
-
-
-def library(path: Path, headers: str) -> Path:
-    """A file that describes itself as a library for SM89."""
-    info = {
-        "key": "k",
-        "sources": "s",
-        "operators": [],
-        "sms": [89],
-        "headers": headers,
-        "nvcc": "13",
-    }
-    path.write_bytes(b"\x7fELF" + INFO_MARKER + json.dumps(info).encode() + b"\0")
-    return path
-
-
-def test_another_library_of_the_same_sources_is_checked_anew(tmp_path: Path) -> None:
-    path = tmp_path / "receipt.json"
-    for name in ("own", "official", "own"):
-        plugins = library(tmp_path / f"{name}.so", name)
-        options = ("--stage", "build", "--sm", "89", "--plugin-library", str(plugins))
-        run("check", *options, "--receipt", str(path), rc=0)
-        found = content(path)
-        assert found["plugin_library"] == hashlib.sha256(plugins.read_bytes()).hexdigest()
-        assert found["stages"]["build"]["files"]["plugins"] == str(plugins)
-        assert list(found["stages"]) == ["build"]
-        found["stages"]["check"] = {"finished": True, "cases": [], "failures": []}
-        path.write_text(json.dumps(found))
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

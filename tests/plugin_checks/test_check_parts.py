@@ -214,10 +214,7 @@ def test_a_sanitizer_is_ended_with_the_time(tmp_path: Path, monkeypatch: pytest.
 def test_the_cuda_sources_compile() -> None:
     """What only a GPU runs its compiler accepts; `moe_stages.cu` leans on the kernels' inner headers."""
     chain = toolchain_from_machine()
-    sources = [
-        build.native_compilation(chain, path, sm=90, unproven=False)
-        for path in (build.CUDA_MEMORY, build.MOE_STAGES)
-    ]
+    sources = [build.native_compilation(chain, path, sm=90) for path in (build.CUDA_MEMORY, build.MOE_STAGES)]
     with objects() as cache:
         assert all(compiled.path.is_file() for compiled in cache.objects(sources))
 

@@ -33,6 +33,7 @@ from r1trt.plugin_tools.build import TARGETS
 from r1trt.plugin_tools.library import LIBRARY_FILE, LIBRARY_VARIABLE
 from r1trt.plugin_tools.sources import SOURCE_VARIABLE, hash_of_sources
 from r1trt.plugin_tools.status import problem_of_library
+from r1trt.plugin_tools.targets import HOPPER_FLAGS, HOPPER_SOURCES
 
 
 @pytest.fixture(autouse=True)
@@ -101,21 +102,38 @@ def require_sound(path: Path) -> None:
     assert sorted(item["creator"] for item in findings(child) if "creator" in item) == sorted(OPERATORS)
 
 
-@pytest.mark.slow
-def test_cmake_builds_the_same(tmp_path: Path) -> None:
-    """With NVIDIA's headers of TensorRT 10, and for one architecture."""
-    headers = official_headers()
+def configured(folder: Path, *options: str) -> Path:
+    """CMake's build folder, with NVIDIA's headers of TensorRT 10."""
     nvcc = str(toolchain_from_machine().nvcc)
-    options = ["-DCMAKE_BUILD_TYPE=Release", "-DR1TRT_SMS=90a", f"-DTENSORRT_INCLUDE_DIR={headers}"]
-    tool("cmake", "-S", str(PLUGINS), "-B", str(tmp_path), f"-DCMAKE_CUDA_COMPILER={nvcc}", *options)
+    defined = [f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DTENSORRT_INCLUDE_DIR={official_headers()}", *options]
+    tool("cmake", "-S", str(PLUGINS), "-B", str(folder), "-DCMAKE_BUILD_TYPE=Release", *defined)
+    return folder
+
+
+@pytest.mark.slow
+def test_cmake_builds_the_same(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """For one architecture: Hopper's own kernels take minutes, and are built with `--all-cases`."""
+    target = "90a" if pytestconfig.getoption("--all-cases") else "89"
+    folder = configured(tmp_path, f"-DR1TRT_SMS={target}")
     done = subprocess.run(
-        ["cmake", "--build", str(tmp_path), "-j", "2"], capture_output=True, text=True, check=False
+        ["cmake", "--build", str(folder), "-j", "2"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    path = tmp_path / LIBRARY_FILE
+    path = folder / LIBRARY_FILE
     library = library_from_path(path)
-    assert (library.sms, library.operators, library.headers[:6]) == ((90,), tuple(OPERATORS), "10.14.")
+    found = (f"{library.sms[0]}", library.operators, library.headers[:6])
+    assert found == (target.removesuffix("a"), tuple(OPERATORS), "10.14.")
     require_sound(path)
+
+
+def test_cmake_compiles_hoppers_kernels_as_they_are(tmp_path: Path) -> None:
+    folder = configured(tmp_path, "-DR1TRT_SMS=90a", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+    commands = {
+        Path(entry["file"]).name: entry["command"]
+        for entry in json.loads((folder / "compile_commands.json").read_text())
+    }
+    for name in HOPPER_SOURCES:
+        assert HOPPER_FLAGS[0] in commands[name].split() and "sm_90a" in commands[name], name
 
 
 # ------------------------------------------------------------------ what is built, and from what

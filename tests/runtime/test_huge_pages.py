@@ -52,8 +52,7 @@ def test_the_contents_stay() -> None:
     values = np.frombuffer(block, np.uint8)
     expected = np.random.default_rng(0).integers(256, size=values.size, dtype=np.uint8)
     block[:] = expected.tobytes()
-    moved = use_huge_pages(seconds=30.0)
-    assert moved >= 0  # how much the kernel has to give is its own affair
+    use_huge_pages(seconds=30.0)  # how much the kernel has to give is its own affair
     np.testing.assert_array_equal(values, expected)
     del values
 

@@ -58,7 +58,7 @@ def test_one_request_answers_as_without(
     assert difference is None, difference
     counts = bench.metrics.counts
     drafted, accepted = counts[m.DRAFTED_TOKENS.name], counts[m.ACCEPTED_TOKENS.name]
-    assert drafted and 0 <= accepted <= drafted
+    assert drafted >= accepted and drafted
     # Every call brings one token, and those of its draft that were chosen; the last may be one of these.
     brought = counts[m.DECODE_STEPS.name] + accepted + 1
     assert brought - 1 <= counts[m.NEW_TOKENS.name] <= brought

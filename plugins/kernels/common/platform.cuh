@@ -48,13 +48,6 @@ struct LaunchShape {
 
 constexpr int kFirstOverlapArchitecture = 90;
 
-// Kernels, and ways to launch them, that no GPU has run yet are not taken unless they are asked for.
-#if defined(R1TRT_UNPROVEN_KERNELS) || defined(R1TRT_SIMT_HOST)
-constexpr bool kUnprovenKernels = true;
-#else
-constexpr bool kUnprovenKernels = false;
-#endif
-
 #ifdef R1TRT_SIMT_HOST
 template <class... Parameters, class... Arguments>
 cudaError_t launch(LaunchShape const& shape, cudaStream_t /*stream*/, void (*kernel)(Parameters...),

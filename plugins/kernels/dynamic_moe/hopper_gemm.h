@@ -13,24 +13,17 @@ constexpr int64_t leastHopperRows(int64_t experts) {
   return experts > 1 ? experts : 128;
 }
 
-// Scales with which E4M3 by E4M3 has run on a GPU: of blocks, and of the rows' own.
-inline bool scalesTaken(ScaleLayout layout, bool is_static) {
-  return kUnprovenKernels || (layout == ScaleLayout::kBlock128 && !is_static);
-}
-
 // Whether products of rows in groups are theirs, with SwiGLU apart: FP8 by FP8, or 16 bits.
 inline bool hopperSuits(DynamicMoeParams const& p, int sm, int64_t rows, int32_t groups, bool quantized) {
-  bool const is_static = p.x_scale != nullptr || p.mid_scale != nullptr;
   return sm == kHopperArchitecture && rows >= leastHopperRows(groups) &&
-         ((quantized && scalesTaken(p.scale_layout, is_static)) || p.weight_type == p.data_type);
+         (quantized || p.weight_type == p.data_type);
 }
 
 // Whether they compute a product: plain columns. TMA wants rows of whole 16 bytes, which n and k always are.
 inline bool hopperTakes(GroupedGemm const& g, int sm) {
   bool const plain = sm == kHopperArchitecture && !g.gated && !g.out_quantized && g.n % 16 == 0 &&
                      g.k % 16 == 0 && g.rows >= leastHopperRows(g.groups);
-  bool const fp8 = g.quantized && scalesTaken(g.scale_layout, g.a_scale != nullptr);
-  return plain && (fp8 || g.weight_type == g.data_type);
+  return plain && (g.quantized || g.weight_type == g.data_type);
 }
 
 // Parts of the weights, that of the group behind the experts included, and matrices of one.

@@ -9,7 +9,7 @@ namespace r1trt::kernels::hla {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPartsAtOnce = 8;
+constexpr int kPartsAtOnce = 4;
 using Word = Vector<uint32_t, 4>;  // 16 bytes
 
 struct CacheWrite {
@@ -39,52 +39,117 @@ __global__ void __launch_bounds__(kThreads)
   writeRows(p, values, b, s, slot);
 }
 
-// One branch of one row: the splits by their share of the softmax.
-__device__ __forceinline__ void addBranch(Attention const& a, int64_t row, float weight, int column,
-                                          float (&sum)[4]) {
-  float largest = -INFINITY, total = 0.0F, out[4] = {};
-  float const* const lse = a.partial_lse + row * a.splits;
-  for (int i = 0; i < a.splits; ++i) largest = fmaxf(largest, lse[i]);
-  float const offset = largest == -INFINITY ? 0.0F : largest;
-  auto const* const parts =
-      reinterpret_cast<Vector<float, 4> const*>(a.partial + row * a.splits * a.params.v_head_dim + column);
-  int const pitch = a.params.v_head_dim / 4;
-#pragma unroll kPartsAtOnce  // no branch keeps their loads apart: a part without a key is written, too
-  for (int i = 0; i < a.splits; ++i) {
-    float const share = fastExp2(lse[i] - offset);
-    total += share;
-    Vector<float, 4> const part = parts[i * pitch];
+// The splits' shares of one branch of one row's softmax, a lane two of them.
+struct Shares {
+  static_assert(kMaxSplits == 2 * kWarpSize, "two of a lane");
+  float mine[2];
+
+  // Of all, `weight`.
+  __device__ __forceinline__ void find(float const* lse, int splits, float weight) {
+    int const lane = static_cast<int>(threadIdx.x) % kWarpSize;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) out[j] += share * part.value[j];
+    for (int i = 0; i < 2; ++i) {
+      int const split = lane + i * kWarpSize;
+      mine[i] = split < splits ? lse[split] : -INFINITY;
+    }
+    float const largest = warpMax(fmaxf(mine[0], mine[1]));
+    float const offset = largest == -INFINITY ? 0.0F : largest;
+#pragma unroll
+    for (float& share : mine) share = fastExp2(share - offset);
+    float const total = warpSum(mine[0] + mine[1]), factor = total > 0.0F ? weight / total : 0.0F;
+#pragma unroll
+    for (float& share : mine) share *= factor;
   }
-  float const factor = total > 0.0F ? weight / total : 0.0F;
+
+  // By all lanes of a warp; of a split that is not there anything.
+  __device__ __forceinline__ float of(int split) const {
+    float const low = __shfl_sync(kAllLanes, mine[0], split % kWarpSize);
+    float const high = __shfl_sync(kAllLanes, mine[1], split % kWarpSize);
+    return split < kWarpSize ? low : high;
+  }
+};
+
+// A thread's part of a row: 4 of its columns, of every `step`-th split from `first` on.
+struct Part {
+  int column, first, step;
+};
+
+// One branch: the thread's splits by their shares. By all lanes of a warp, which are a row's.
+__device__ __forceinline__ void addBranch(Attention const& a, int64_t row, float weight, Part const& part,
+                                          float (&sum)[4]) {
+  auto const* const outputs = reinterpret_cast<Vector<float, 4> const*>(
+      a.partial + row * a.splits * a.params.v_head_dim + part.column);
+  int const pitch = a.params.v_head_dim / 4;
+  Shares shares;
+  for (int begin = part.first; begin - part.first < a.splits; begin += kPartsAtOnce * part.step) {
+    Vector<float, 4> values[kPartsAtOnce] = {};  // by loads that wait for nothing
 #pragma unroll
-  for (int j = 0; j < 4; ++j) sum[j] += out[j] * factor;
+    for (int i = 0; i < kPartsAtOnce; ++i) {
+      int const split = begin + i * part.step;
+      if (split < a.splits) values[i] = outputs[split * pitch];  // one without a key is there, too
+    }
+    if (begin == part.first) shares.find(a.partial_lse + row * a.splits, a.splits, weight);
+#pragma unroll
+    for (int i = 0; i < kPartsAtOnce; ++i) {
+      float const share = shares.of(begin + i * part.step);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum[j] += share * values[i].value[j];
+    }
+  }
 }
 
+struct Sums {
+  Vector<float, 4> of[kThreads];
+};
+
+// What a row's threads have is added by those of the first split. By all threads.
+__device__ __forceinline__ void addParts(Part const& part, int columns, float (&sum)[4]) {
+  R1TRT_SHARED(Sums, sums);
+  int const thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) sums.of[thread].value[j] = sum[j];
+  __syncthreads();
+  if (part.first != 0) return;
+  for (int other = 1; other < part.step; ++other) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum[j] += sums.of[thread + other * columns].value[j];
+  }
+}
+
+// A row's threads are `parts` times those of its columns.
 template <class T>
-__global__ void __launch_bounds__(kThreads) combineKernel(Attention const a) {
+__global__ void __launch_bounds__(kThreads) combineKernel(Attention const a, int const parts) {
   HlaAttentionParams const& p = a.params;
-  int64_t const s = blockIdx.x, b = blockIdx.y;
+  int const columns = p.v_head_dim / 4, of_row = columns * parts, thread = static_cast<int>(threadIdx.x);
+  int const place = static_cast<int>(blockIdx.x) * (kThreads / of_row) + thread / of_row;
+  int64_t const s = place / p.heads, b = blockIdx.y;
+  int const head = place % p.heads;
+  Part const part{thread % columns * 4, thread % of_row / columns, parts};
   waitForLastGrid();
-  if (s >= tokensOf(p, b)) return;
-  int const columns = p.v_head_dim / 4,
-            i = static_cast<int>(blockIdx.z) * kThreads + static_cast<int>(threadIdx.x);
-  if (i < p.heads * columns) {
-    int const head = i / columns, column = i % columns * 4;
-    float const lam = lamOf(p, b, s, head);
+  bool const exists = s < tokensOf(p, b);
+  float sum[4] = {};
+  if (exists) {
     int64_t const in_head = s * a.group + head % a.group;
     int64_t const row = (b * p.kv_heads + head / a.group) * p.seq * a.group + in_head;
     int64_t const all_rows = static_cast<int64_t>(p.batch) * p.kv_heads * p.seq * a.group;
-    float sum[4] = {};
-    if (lam > 0.0F) addBranch(a, row, lam, column, sum);
-    if (lam < 1.0F) addBranch(a, all_rows + row, 1.0F - lam, column, sum);
-    Vector<T, 4> result;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) result.value[j] = fromFloat<T>(sum[j]);
-    T* const y = static_cast<T*>(p.y) + ((b * p.seq + s) * p.heads + head) * p.v_head_dim;
-    *reinterpret_cast<Vector<T, 4>*>(y + column) = result;
+    float const lam = lamOf(p, b, s, head);
+    if (lam > 0.0F) addBranch(a, row, lam, part, sum);
+    if (lam < 1.0F) addBranch(a, all_rows + row, 1.0F - lam, part, sum);
   }
+  addParts(part, columns, sum);
+  if (!exists || part.first != 0) return;
+  Vector<T, 4> result;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) result.value[j] = fromFloat<T>(sum[j]);
+  T* const y = static_cast<T*>(p.y) + ((b * p.seq + s) * p.heads + head) * p.v_head_dim;
+  *reinterpret_cast<Vector<T, 4>*>(y + part.column) = result;
+}
+
+// So many that each has as many splits as it loads at once, but whole warps, and at most a block's threads.
+int partsOf(int splits, int columns) {
+  int parts = columns < kWarpSize ? kWarpSize / columns : 1;
+  while (parts * kPartsAtOnce < splits && 2 * parts * columns <= kThreads) parts *= 2;
+  return parts;
 }
 
 }  // namespace
@@ -104,11 +169,12 @@ cudaError_t launchCacheWrite(Attention const& a, cudaStream_t stream) {
 
 cudaError_t launchCombine(Attention const& a, cudaStream_t stream) {
   HlaAttentionParams const& p = a.params;
-  dim3 const grid(static_cast<unsigned>(p.seq), static_cast<unsigned>(p.batch),
-                  static_cast<unsigned>(ceilDiv(p.heads * (p.v_head_dim / 4), kThreads)));
+  int const columns = p.v_head_dim / 4, parts = partsOf(a.splits, columns);
+  int const rows = kThreads / (columns * parts);  // of a block
+  dim3 const grid(static_cast<unsigned>(ceilDiv(p.seq * p.heads, rows)), static_cast<unsigned>(p.batch));
   auto* const kernel =
       p.data_type == DataType::kBFloat16 ? combineKernel<__nv_bfloat16> : combineKernel<__half>;
-  return launch({"hla_combine", grid, kThreads, 0, a.overlaps}, stream, kernel, a);
+  return launch({"hla_combine", grid, kThreads, 0, a.overlaps}, stream, kernel, a, parts);
 }
 
 }  // namespace r1trt::kernels::hla

@@ -3,7 +3,6 @@
 
 #include <cmath>
 
-#include "hopper_attention.h"
 #include "hopper_latent.h"
 #include "hopper_prefill.h"
 #include "stages.cuh"
@@ -169,7 +168,7 @@ size_t hlaAttentionWorkspaceSize(HlaAttentionParams const& params) noexcept {
   int64_t const by_splits = static_cast<int64_t>(params.batch) * params.kv_heads * rows * hla::kMaxSplits;
   size_t const partial =
       hla::workspaceSize(params, hla::kBranches * (by_blocks < by_splits ? by_blocks : by_splits));
-  size_t const votes = kUnprovenKernels ? hla::prefill::hopperWorkspaceSize(params) : 0;
+  size_t const votes = hla::prefill::hopperWorkspaceSize(params);
   return partial > votes ? partial : votes;
 }
 
@@ -184,7 +183,7 @@ cudaError_t launchHlaAttention(HlaAttentionParams const& params, cudaStream_t st
   int const sm = params.sm != 0 ? params.sm : limits.sm;
   hla::Attention attention =
       hla::attentionFromParams(params, sm, params.num_sms != 0 ? params.num_sms : limits.num_sms);
-  attention.overlaps = kUnprovenKernels && sm >= kFirstOverlapArchitecture;
+  attention.overlaps = sm >= kFirstOverlapArchitecture;
   if (attention.splits > 1) {
     int64_t const rows = hla::partialRows(params, attention.splits);
     if (params.workspace_size < hla::workspaceSize(params, rows)) return cudaErrorMemoryAllocation;
@@ -194,17 +193,13 @@ cudaError_t launchHlaAttention(HlaAttentionParams const& params, cudaStream_t st
   }
 
   cudaError_t error = params.key_cache != nullptr ? hla::launchCacheWrite(attention, stream) : cudaSuccess;
-  bool const latent = hla::takenByHopperLatent(params, sm);
-  if (error == cudaSuccess && hla::hopperBuilt() && hla::prefill::takes(attention, sm)) {
+  if (error == cudaSuccess && hla::hopperBuilt() && hla::prefill::hopperTakes(attention, sm)) {
     return hla::launchPrefill(attention, sm, stream);
   }
-  attention.full_elsewhere = hla::hopperBuilt() && hla::hopperTakes(attention, sm);
-  // What is left of a call without lam are the rows of padding, where there can be any.
-  bool const others = !attention.full_elsewhere || params.lam != nullptr || params.seq_len != nullptr ||
-                      params.past_len != nullptr;
-  if (error == cudaSuccess && latent) error = hla::launchHopperLatent(attention, stream);
-  if (error == cudaSuccess && others && !latent) error = hla::launchTiles(attention, sm, stream);
-  if (error == cudaSuccess && attention.full_elsewhere) error = hla::launchHopperAttention(attention, stream);
+  if (error == cudaSuccess) {
+    error = hla::takenByHopperLatent(params, sm) ? hla::launchHopperLatent(attention, stream)
+                                                 : hla::launchTiles(attention, sm, stream);
+  }
   return error == cudaSuccess && attention.splits > 1 ? hla::launchCombine(attention, stream) : error;
 }
 

@@ -118,15 +118,12 @@ struct BlockSights {
   }
 };
 
-// (1 - lam) O / l.
 template <class Tile>
 __device__ __forceinline__ Target<typename Tile::T> blockTarget(BlockCall const& call, BlockRows const& rows,
                                                                 int row) {
-  int const token = rows.token(call.tiles, row), head = rows.head(call.tiles, row);
+  int const token = rows.token(call.tiles, row);
   if (!isOurs(call.a, call.tiles, rows, token)) return {};
-  float const lam = lamOf(call.a.params, rows.b, token, head);
-  if (lam >= 1.0F) return {};
-  return {outputRow<Tile>(call.a.params, rows.b, token, head), 1.0F - lam, false};
+  return targetOf<Tile>(call.a.params, rows.b, token, rows.head(call.tiles, row));
 }
 
 template <class Tile>
@@ -138,7 +135,8 @@ __device__ __forceinline__ void consumeTile(BlockCall const& call, BlockRows con
                                                blockTarget<Tile>(call, rows, lane.row + 8)};
   Sums<Tile> sums;
   attend<false>(shared, lane, sights, keys.tiles(), call.a.scale_log2, at, sums);
-  storeRows(sums, targets);
+  // (1 - lam) O / l.
+  storeRows(sums, targets, [&](float lam) { return Share{1.0F - countedLam(call.a.params, lam), false}; });
 }
 
 }  // namespace r1trt::kernels::hla::prefill

@@ -12,20 +12,33 @@
 
 #ifndef R1TRT_HOPPER_KERNELS
 
-namespace r1trt::kernels::hla::prefill {
+namespace r1trt::kernels::hla {
+
+bool hopperBuilt() {
+  return false;
+}
+
+namespace prefill {
 
 cudaError_t launchHopperAttention(Attention const& /*attention*/, cudaStream_t /*stream*/) {
   return cudaErrorNotSupported;
 }
 
-}  // namespace r1trt::kernels::hla::prefill
+}  // namespace prefill
+}  // namespace r1trt::kernels::hla
 
 #else
 
 #include "hopper_full.cuh"
 #include "hopper_launch.cuh"
 
-namespace r1trt::kernels::hla::prefill {
+namespace r1trt::kernels::hla {
+
+bool hopperBuilt() {
+  return true;
+}
+
+namespace prefill {
 namespace {
 
 template <class Tile>
@@ -74,6 +87,7 @@ cudaError_t launchHopperAttention(Attention const& a, cudaStream_t stream) {
   return launchByType<Launch>(a, stream);
 }
 
-}  // namespace r1trt::kernels::hla::prefill
+}  // namespace prefill
+}  // namespace r1trt::kernels::hla
 
 #endif

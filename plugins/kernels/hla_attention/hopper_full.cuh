@@ -110,14 +110,11 @@ struct FullSight {
   }
 };
 
-// lam O / l, and what the block branch left there where lam is below 1.
 template <class Tile>
 __device__ __forceinline__ Target<typename Tile::T> fullTarget(Attention const& a, FullRows const& rows,
                                                                int token) {
   if (token < 0 || token >= rows.tokens) return {};
-  float const lam = lamOf(a.params, rows.b, token, rows.head);
-  if (lam <= 0.0F) return {};
-  return {outputRow<Tile>(a.params, rows.b, token, rows.head), lam, lam < 1.0F};
+  return targetOf<Tile>(a.params, rows.b, token, rows.head);
 }
 
 template <class Tile>
@@ -128,7 +125,11 @@ __device__ __forceinline__ void consumeTile(FullCall const& call, FullRows const
                                                fullTarget<Tile>(call.a, rows, rows.token0 + lane.row + 8)};
   Sums<Tile> sums;
   attend<true>(shared, lane, sight, ceilDiv(rows.keys, kKeys), call.a.scale_log2, at, sums);
-  storeRows(sums, targets);
+  // lam O / l, and what the block branch left there where lam is below 1.
+  storeRows(sums, targets, [&](float lam) {
+    float const counted = countedLam(call.a.params, lam);
+    return Share{counted, counted < 1.0F};
+  });
 }
 
 }  // namespace r1trt::kernels::hla::prefill

@@ -8,7 +8,7 @@
 // run beside one another and share them in L2. 128 heads: 242 FLOPs a byte, so that on an H200 the products
 // (989 TFLOP/s) and the bytes (4.8 TB/s) take about as long; with fewer heads the bytes are the bound. A
 // tile's products take 2,176 cycles; shared memory moves 296 KiB for it in 2,368: 92 % at most, of which the
-// turns of the warpgroups, the loads behind them and L2 are expected to leave 55 to 70 %. Not measured yet.
+// turns of the warpgroups, the loads behind them and L2 are expected to leave 55 to 70 %.
 #include "hopper_latent.h"
 
 #ifndef R1TRT_HOPPER_KERNELS
@@ -34,16 +34,16 @@ __global__ void __launch_bounds__(latent::kThreads, 1)
     hopperLatent(__grid_constant__ const latent::Call call) {
 #ifdef R1TRT_HOPPER_DEVICE
   using namespace latent;
-  extern __shared__ char memory[];
+  R1TRT_DYNAMIC_SHARED(memory);
   // Without a detour over integers, from which the compiler no longer sees that it is shared memory.
   auto& shared = *reinterpret_cast<Shared*>(memory + (-sharedAddress(memory) & (kTileAlignment - 1)));
   Work const work = findWork(call.a);
-  if (work.split == 0) clearPadding<T>(call.a, work);
-  if (work.row0 >= work.rows) return;
+  startNextGrid();
   if (threadIdx.x == 0) {
     shared.work = work;
     prefetchMap(&call.keys);
     initBarrier(&shared.queries, 1);
+    for (Barrier& given : shared.given) initBarrier(&given, kWarpgroup);
     for (int stage = 0; stage < kStages; ++stage) {
       for (int part = 0; part < kParts; ++part) {
         initBarrier(&shared.full[stage][part], 1);
@@ -52,6 +52,9 @@ __global__ void __launch_bounds__(latent::kThreads, 1)
     }
     fenceBarrierInit();
   }
+  waitForLastGrid();  // new keys are in the cache
+  if (work.split == 0) clearPadding<T>(call.a, work);
+  if (work.row0 >= work.rows) return;
   __syncthreads();
   if (threadIdx.x < kWarpgroup) {
     giveRegisters<kProducerRegisters>();
@@ -80,7 +83,10 @@ cudaError_t launchLatent(Attention const& a, cudaStream_t stream) {
   static_assert(kSharedBytes <= 227 << 10, "all that a block may have");
   dim3 const grid(static_cast<unsigned>(ceilDiv<int64_t>(queries, latent::kRows)),
                   static_cast<unsigned>(a.splits), static_cast<unsigned>(p.batch));
-  return launch({"hopper_latent", grid, latent::kThreads, kSharedBytes}, stream, hopperLatent<T>, call);
+  // NOTES: the lengths are read in front of the wait: the kernel before must be this call's own.
+  bool const overlap = a.overlaps && writesCache(p);
+  return launch({"hopper_latent", grid, latent::kThreads, kSharedBytes, overlap}, stream, hopperLatent<T>,
+                call);
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // prefill.
 #pragma once
 
-#include "hopper_attention.h"
+#include "hopper_prefill.h"
 
 namespace r1trt::kernels::hla {
 
@@ -14,8 +14,8 @@ inline bool hopperLatentTakes(HlaAttentionParams const& p, int sm) {
   int64_t const slots = p.key_cache != nullptr ? p.cache_capacity : p.seq;
   int64_t const queries = static_cast<int64_t>(p.seq) * p.heads;
   bool const sizes = p.qk_head_dim == kLatentQk && p.v_head_dim == kLatentV && p.kv_heads == 1;
-  return kUnprovenKernels && sm == kHopperArchitecture && sizes && p.lam == nullptr && p.scale >= 0.0F &&
-         slots > 0 && slots * p.batch <= INT32_MAX && queries <= INT32_MAX && queries * p.batch <= INT32_MAX;
+  return sm == kHopperArchitecture && sizes && p.lam == nullptr && p.scale >= 0.0F && slots > 0 &&
+         slots * p.batch <= INT32_MAX && queries <= INT32_MAX && queries * p.batch <= INT32_MAX;
 }
 
 // Parts of the keys: the fewest with which the blocks, one on an SM, end soonest. By the capacity, for

@@ -1,4 +1,5 @@
 // The products of the latent form's tiles by wgmma (PTX ISA 8.7, section 9.7.15), of BF16 or FP16, into FP32.
+// On the tests' host layer by its functions.
 #pragma once
 
 #include <type_traits>
@@ -6,6 +7,21 @@
 #include "../common/hopper.cuh"
 
 namespace r1trt::kernels::hla::latent {
+
+#ifdef R1TRT_SIMT_HOST
+template <class T>
+void multiplyScores(float (&d)[32], uint64_t q, uint64_t k, int more) {
+  hopper::multiplyTiles(hopper::kOperand<T>, d, q, k, more);
+}
+template <class T>
+void addValues(float (&d)[128], uint64_t p, uint64_t v) {
+  hopper::multiplyValues(hopper::kOperand<T>, d, nullptr, p, v, 1);
+}
+template <class T>
+void addValues(float (&d)[128], uint32_t const (&p)[4], uint64_t v) {
+  hopper::multiplyValues(hopper::kOperand<T>, d, p, 0, v, 1);
+}
+#else
 
 #define R1TRT_REGISTERS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define R1TRT_REGISTERS_16(i) \
@@ -88,5 +104,7 @@ __device__ __forceinline__ void addValues(float (&d)[128], uint32_t const (&p)[4
 #undef R1TRT_REGISTERS_64
 #undef R1TRT_REGISTERS_16
 #undef R1TRT_REGISTERS_4
+
+#endif
 
 }  // namespace r1trt::kernels::hla::latent

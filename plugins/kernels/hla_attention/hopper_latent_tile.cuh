@@ -1,8 +1,8 @@
 // One block of the latent form on sm_90a: 64 rows against its split's keys, 64 at a time.
 //
 // Two warpgroups have 256 of the output's columns each. They take turns: each makes the weights of every
-// other tile, uses them from its registers, and gives them to the other through shared memory; its own scores
-// are multiplied while it waits for the other's weights and multiplies those.
+// other tile, uses them from its registers, and gives them to the other through shared memory. While one
+// makes weights, the other multiplies: values by the weights that it was given, then its own scores.
 //
 // Legend, as in FlashAttention: S scores, P weights, O output, m a row's largest score, l the sum of its
 // weights (of a warpgroup's own tiles). A lane has the rows lane / 4 and lane / 4 + 8 of its warp's 16; of
@@ -35,14 +35,6 @@ struct Place {
     }
   }
 };
-
-__device__ __forceinline__ void syncAt(int barrier, int count) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-// Without to wait.
-__device__ __forceinline__ void arriveAt(int barrier, int count) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(count) : "memory");
-}
 
 // What a lane has.
 struct Sums {
@@ -107,12 +99,13 @@ __device__ __forceinline__ void storeWeights(Shared& shared, Place const& place,
 // P and m to the other warpgroup. It has used those of the tile before, for this one has.
 __device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, Sums const& sums) {
   storeWeights(shared, place, sums);
+  __syncwarp();  // a row's four lanes have read m
   if (place.thread % kWarpSize % 4 == 0) {
     shared.m[place.row] = sums.softmax.m[0];
     shared.m[place.row + 8] = sums.softmax.m[1];
   }
   fenceStores();
-  arriveAt(kWeightsBarrier + place.warpgroup, kConsumers);
+  arrive(&shared.given[place.warpgroup]);
 }
 
 // Values behind the last key may be anything, and nothing times a NaN is one. A warpgroup's own columns; the
@@ -120,14 +113,15 @@ __device__ __forceinline__ void giveWeights(Shared& shared, Place const& place, 
 __device__ __forceinline__ void clearValues(Shared& shared, Place const& place, int tile) {
   int const keys = shared.work.keys - (shared.work.first + tile) * kKeys;
   if (keys >= kKeys) return;
-  constexpr int kVectors = kHalfGroups * 8;  // of 16 bytes in a row
+  syncSome<kWarpgroup>(kWarpgroupBarrier + place.warpgroup);  // other warps' scores of them are multiplied
+  constexpr int kVectors = kHalfGroups * 8;                   // of 16 bytes in a row
   for (int i = keys * kVectors + place.thread; i < kKeys * kVectors; i += kWarpgroup) {
     int const row = i / kVectors, vector = i % kVectors;
     char* const group = shared.k[tile % kStages][firstGroup(place.warpgroup) + vector / 8];
     *reinterpret_cast<uint4*>(group + row * kSwizzleBytes + vector % 8 * 16) = uint4{};
   }
   fenceStores();
-  syncAt(kWarpgroupBarrier + place.warpgroup, kWarpgroup);
+  syncSome<kWarpgroup>(kWarpgroupBarrier + place.warpgroup);
 }
 
 // Of a stage, what lies 16 keys further on at each step.
@@ -145,7 +139,7 @@ template <class T>
 __device__ __forceinline__ void beginGiven(Shared& shared, Place const& place, int tile, Sums& sums) {
   Stage const stage(tile);
   wait(&shared.full[stage.index][place.warpgroup], stage.parity);
-  syncAt(kWeightsBarrier + (place.warpgroup ^ 1), kConsumers);
+  wait(&shared.given[place.warpgroup ^ 1], tile / 2 % 2);
   float decay[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -165,8 +159,8 @@ __device__ __forceinline__ void beginGiven(Shared& shared, Place const& place, i
   commitProducts();
 }
 
+// They have been multiplied.
 __device__ __forceinline__ void endGiven(Shared& shared, Place const& place, int tile, Sums& sums) {
-  waitProducts<0>();
   holdRegisters(sums.o);
   giveBack(shared, place, tile, place.warpgroup);
 }
@@ -212,19 +206,19 @@ __device__ __forceinline__ void firstTile(Call const& call, Shared& shared, Plac
   addOwn<T>(shared, place, 0, decay, sums);
 }
 
-// The other warpgroup's tile in front of the own one, and the own one.
+// The other warpgroup's tile in front of the own one, and the own one. The other's comes first: its values
+// are there already, and while they are multiplied the own tile's keys land, whose stage this warpgroup gave
+// back just before.
 template <class T>
 __device__ __forceinline__ void twoTiles(Call const& call, Shared& shared, Place const& place, int tile,
                                          Sums& sums) {
   float decay[2];
-  beginScores<T>(shared, tile, sums);
   beginGiven<T>(shared, place, tile - 1, sums);
+  beginScores<T>(shared, tile, sums);
   waitProducts<1>();
-  endScores<T>(call, shared, place, tile, sums, decay);
-  // NOTES: ptxas puts a wait for products in front of arithmetic that does not need them, and the two would
-  // not overlap; but not in front of a loop that needs the sums. None is negative: the loop ends at once.
-  wait(&shared.queries, sums.softmax.l[0] + sums.softmax.l[1] < 0.0F ? 1 : 0);
   endGiven(shared, place, tile - 1, sums);
+  waitProducts<0>();
+  endScores<T>(call, shared, place, tile, sums, decay);
   giveWeights(shared, place, sums);
   addOwn<T>(shared, place, tile, decay, sums);
 }
@@ -236,7 +230,7 @@ __device__ __forceinline__ void addSums(Shared& shared, Place const& place, Sums
     shared.l[place.warpgroup][place.row] = sums.softmax.l[0];
     shared.l[place.warpgroup][place.row + 8] = sums.softmax.l[1];
   }
-  syncAt(kConsumersBarrier, kConsumers);
+  syncSome<kConsumersBarrier, kConsumers>();
 #pragma unroll
   for (int r = 0; r < 2; ++r) sums.softmax.l[r] += shared.l[place.warpgroup ^ 1][place.row + 8 * r];
 }
@@ -284,6 +278,7 @@ __device__ __forceinline__ void consume(Call const& call, Shared& shared) {
   for (; tile < work.tiles; tile += 2) twoTiles<T>(call, shared, place, tile, sums);
   if (tile == work.tiles) {  // the last tile is the other warpgroup's
     beginGiven<T>(shared, place, tile - 1, sums);
+    waitProducts<0>();
     endGiven(shared, place, tile - 1, sums);
   }
   addSums(shared, place, sums);

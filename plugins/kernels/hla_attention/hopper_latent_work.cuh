@@ -18,8 +18,8 @@ constexpr int kWarpgroupWarps = kWarpgroup / kWarpSize, kConsumers = 2 * kWarpgr
 constexpr int kThreads = kWarpgroup + kConsumers;
 constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
 constexpr int kScores = kKeys / 2, kOutputs = kHalf / 2;  // of a lane
-// Named barriers: a warpgroup's weights lie in shared memory; a warpgroup alone; both.
-constexpr int kWeightsBarrier = 1, kWarpgroupBarrier = 3, kConsumersBarrier = 5;
+// Named barriers: a warpgroup alone; both.
+constexpr int kWarpgroupBarrier = 1, kConsumersBarrier = 3;
 
 static_assert(kRows == kKeys, "a box has as many rows of queries as of keys");
 
@@ -62,7 +62,7 @@ struct Shared {
   alignas(kTileAlignment) char k[kStages][kGroups][kGroupBytes];
   alignas(kTileAlignment) char p[kGroupBytes];
   float m[kRows], l[2][kRows];
-  Barrier queries, full[kStages][kParts], empty[kStages][kParts];
+  Barrier queries, full[kStages][kParts], empty[kStages][kParts], given[2];
   Work work;
 };
 

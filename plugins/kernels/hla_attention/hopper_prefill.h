@@ -1,16 +1,30 @@
-// Both branches of prefill by Hopper's own instructions, for sm_90a, in place of hopper_attention's full
-// branch beside the other kernel's block branch. No GPU has run them yet.
+// Both branches of prefill by Hopper's own instructions, for sm_90a. Compiled in where R1TRT_HOPPER_KERNELS
+// is defined.
 #pragma once
 
-#include "hopper_attention.h"
+#include "stages.cuh"
 
-namespace r1trt::kernels::hla::prefill {
+namespace r1trt::kernels::hla {
+
+constexpr int kHopperArchitecture = 90;
+
+// Whether this library was compiled with kernels of Hopper's own instructions.
+bool hopperBuilt();
+
+namespace prefill {
+
+constexpr int kHopperLeastTokens = 64;  // fewer leave most of a tile's 128 rows empty
 
 // Whether a call is theirs: both branches, but for the block branch of first tokens with first_to_first.
-inline bool takes(Attention const& a, int sm) {
+inline bool hopperTakes(Attention const& a, int sm) {
   HlaAttentionParams const& p = a.params;
+  auto is = [&](int qk, int v) { return p.qk_head_dim == qk && p.v_head_dim == v; };
+  bool const sizes = is(64, 64) || is(128, 128) || is(192, 128);
   int64_t const fresh = static_cast<int64_t>(p.batch) * p.seq;
-  return kUnprovenKernels && hopperTakes(a, sm) && a.slots > 0 && fresh * p.heads <= INT32_MAX;
+  int64_t const rows = p.key_cache != nullptr ? static_cast<int64_t>(p.batch) * p.kv_heads * a.slots : fresh;
+  return sm == kHopperArchitecture && sizes && p.value_cache == nullptr == (p.key_cache == nullptr) &&
+         p.seq >= kHopperLeastTokens && a.splits == 1 && a.scale_log2 > 0.0F && p.heads <= 65535 &&
+         a.slots > 0 && rows <= INT32_MAX && fresh * p.heads <= INT32_MAX;
 }
 
 // Where the block branch's kernel leaves to the full branch's which tiles have weight.
@@ -22,4 +36,5 @@ cudaError_t launchHopperBlock(Attention const& attention, cudaStream_t stream);
 // y += lam * the full branch, where lam is above 0; where lam is 1, y is not read. Rows of padding become 0.
 cudaError_t launchHopperAttention(Attention const& attention, cudaStream_t stream);
 
-}  // namespace r1trt::kernels::hla::prefill
+}  // namespace prefill
+}  // namespace r1trt::kernels::hla

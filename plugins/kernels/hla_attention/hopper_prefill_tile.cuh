@@ -39,9 +39,14 @@ struct Shared {
 // NOTES: a reference to dynamic shared memory as it is declared, so that the compiler knows its address and
 // computes those of tiles in uniform registers. It begins where it is aligned if nothing static lies in
 // front.
+#ifdef R1TRT_SIMT_HOST
+#define R1TRT_HOPPER_SHARED(Type, name) \
+  Type& name = *reinterpret_cast<Type*>(::simt::dynamicShared(::r1trt::kernels::hopper::kTileAlignment))
+#else
 #define R1TRT_HOPPER_SHARED(Type, name)                                                             \
   extern __shared__ __align__(::r1trt::kernels::hopper::kTileAlignment) char r1trt_hopper_shared[]; \
   Type& name = *reinterpret_cast<Type*>(r1trt_hopper_shared)
+#endif
 
 // By one thread; to be followed by a barrier.
 template <class Tile>

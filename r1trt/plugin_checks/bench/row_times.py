@@ -53,8 +53,11 @@ def ceilings(name: str) -> dict[str, Any]:
     a, b = (torch.randn(SQUARE, SQUARE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     units = [tensor.to(torch.float8_e4m3fn) for tensor in (a, b)]
     one = torch.ones((), device="cuda")
+    # In a graph a copy may be the copy engine's, which a kernel that reads and writes outruns.
+    words = [tensor.view(torch.int32) for tensor in (source, target)]
     calls = {
         "copy": lambda: target.copy_(source),
+        "kernel": lambda: torch.bitwise_not(words[0], out=words[1]),
         "bf16": lambda: a @ b,
         "fp8": lambda: torch._scaled_mm(units[0], units[1].t(), one, one, out_dtype=torch.bfloat16),
     }
@@ -65,7 +68,9 @@ def ceilings(name: str) -> dict[str, Any]:
         except RuntimeError as error:
             found["left_out"][key] = str(error).splitlines()[0]
             continue
-        found[key] = (2 * COPY_BYTES if key == "copy" else 2 * SQUARE**3) / us * 1e6
+        found[key] = (2 * COPY_BYTES if key in ("copy", "kernel") else 2 * SQUARE**3) / us * 1e6
+    if copies := [found.pop(key) for key in ("copy", "kernel") if key in found]:
+        found["copy"] = max(copies)
     return found
 
 

@@ -1,7 +1,7 @@
 // Runs CUDA C++ kernel sources on the CPU: g++ -x c++ -DR1TRT_SIMT_HOST, and simt_*.cpp linked to them.
 //
 // Limits: no clusters or spinning on memory; no weak memory beyond what ThreadSanitizer's happens-before
-// sees, and no proxies (a missing fence.proxy.async is not found); exp2 and its like are those of libm.
+// sees (a missing fence.proxy.async only in front of products); exp2 and its like are those of libm.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -86,6 +86,9 @@ inline unsigned __float_as_uint(float value) {
 }
 inline float rsqrtf(float value) {
   return 1.0F / std::sqrt(value);
+}
+[[noreturn]] inline void __trap() {
+  simt::fail("__trap");
 }
 using std::max;
 using std::min;

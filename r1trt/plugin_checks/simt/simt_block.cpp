@@ -96,6 +96,7 @@ SIMT_UNSANITIZED void threadMain() {
 
 SIMT_UNSANITIZED void growTeam(Team& team, int threads) {
   if (team.arena == nullptr) {
+    makeAgent(team.agent);
     void* memory = mmap(nullptr, kArenaSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     team.arena = static_cast<char*>(memory);
   }
@@ -110,8 +111,9 @@ SIMT_UNSANITIZED void growTeam(Team& team, int threads) {
 }
 
 SIMT_UNSANITIZED void* allocateShared(size_t bytes, size_t alignment) {
-  if (alignment > kMaxSharedAlignment) fail("shared memory aligned to more than 128 bytes");
-  size_t offset = (g.arena_used + kRedzone - 1) / kRedzone * kRedzone + kRedzone;
+  if (alignment > kMaxSharedAlignment) fail("shared memory aligned to more than 1024 bytes");
+  size_t const step = std::max(alignment, kRedzone);
+  size_t const offset = (g.arena_used + kRedzone + step - 1) / step * step;
   g.shared_bytes += bytes;
   if (offset + bytes + kRedzone > kArenaSize ||
       g.shared_bytes > static_cast<size_t>(configuration().shared_limit)) {
@@ -127,7 +129,7 @@ SIMT_UNSANITIZED void* allocateShared(size_t bytes, size_t alignment) {
   return address;
 }
 
-SIMT_UNSANITIZED void prepareBlock(unsigned linear, size_t dynamic_bytes) {
+SIMT_UNSANITIZED void prepareBlock(unsigned linear) {
   g.block_index.x = linear % g.grid.x;
   g.block_index.y = linear / g.grid.x % g.grid.y;
   g.block_index.z = linear / (g.grid.x * g.grid.y);
@@ -154,8 +156,7 @@ SIMT_UNSANITIZED void prepareBlock(unsigned linear, size_t dynamic_bytes) {
 #ifdef SIMT_ASAN
   __asan_poison_memory_region(g.team->arena, kArenaSize);
 #endif
-  g.dynamic =
-      dynamic_bytes != 0 ? static_cast<char*>(allocateShared(dynamic_bytes, kMaxSharedAlignment)) : nullptr;
+  g.dynamic = nullptr;
 }
 
 // What a block may not leave behind; null if there is nothing.
@@ -164,8 +165,8 @@ SIMT_UNSANITIZED char const* wrongAtEnd() {
   return sameProducts(g.products, g.threads) ? nullptr : "the warps of a warpgroup issued different products";
 }
 
-SIMT_UNSANITIZED bool runBlock(unsigned linear, size_t dynamic_bytes) {
-  prepareBlock(linear, dynamic_bytes);
+SIMT_UNSANITIZED bool runBlock(unsigned linear) {
+  prepareBlock(linear);
   Thread* first = pickNext();
   g.current = first;
   switchFiber(&g.launcher, first->fiber);
@@ -196,9 +197,10 @@ void blockOrder(unsigned blocks, unsigned& a, unsigned& b) {
   }
 }
 
-bool runGrid(size_t dynamic_bytes) {
+bool runGrid() {
   int teams = std::min(kTeams, std::max(1, kMaxFibers / g.threads));
   for (int i = 0; i < teams; ++i) growTeam(g.teams[i], g.threads);
+  makeAgent(g.reader);
   initLauncher(&g.launcher);
   release(g.start_tag);
   unsigned blocks = g.grid.x * g.grid.y * g.grid.z, a = 1, b = 0;
@@ -207,7 +209,7 @@ bool runGrid(size_t dynamic_bytes) {
   for (unsigned i = 0; i < blocks && good; ++i) {
     g.team = &g.teams[i % static_cast<unsigned>(teams)];
     g.team->turn = 1 - g.team->turn;
-    good = runBlock(static_cast<unsigned>((static_cast<uint64_t>(a) * i + b) % blocks), dynamic_bytes);
+    good = runBlock(static_cast<unsigned>((static_cast<uint64_t>(a) * i + b) % blocks));
   }
   for (int i = 0; i < teams; ++i) {
     acquire(g.teams[i].end_tag[0]);
@@ -267,7 +269,10 @@ SIMT_UNSANITIZED dim3 const& gridShape() {
 SIMT_UNSANITIZED uint3 const& blockIndex() {
   return g.block_index;
 }
-SIMT_UNSANITIZED char* dynamicShared() {
+SIMT_UNSANITIZED char* dynamicShared(size_t alignment) {
+  if (g.dynamic == nullptr && g.dynamic_bytes != 0) {
+    g.dynamic = static_cast<char*>(allocateShared(g.dynamic_bytes, alignment));
+  }
   return g.dynamic;
 }
 char const* lastError() {
@@ -378,7 +383,8 @@ cudaError_t launch(char const* name, dim3 grid, dim3 block, size_t shared_bytes,
   }
   g.threads = static_cast<int>(threads);
   g.random = 0x9E3779B97F4A7C15ULL * static_cast<uint64_t>(configuration().seed + 1) | 1U;
-  if (runGrid(shared_bytes)) return cudaSuccess;
+  g.dynamic_bytes = shared_bytes;
+  if (runGrid()) return cudaSuccess;
   fprintf(stderr, "simt: %s\n", g.error);
   resetThreads();
   return cudaErrorLaunchFailure;

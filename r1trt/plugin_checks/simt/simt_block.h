@@ -81,7 +81,8 @@ Thread& self();
 dim3 const& blockShape();
 dim3 const& gridShape();
 uint3 const& blockIndex();
-char* dynamicShared();
+// The block's; whoever asks first places it, at a multiple of `alignment` and of no power of two above.
+char* dynamicShared(size_t alignment = 128);
 
 // A fatal misuse: ends the launch, which returns cudaErrorLaunchFailure.
 [[noreturn]] void fail(char const* message);

@@ -117,10 +117,15 @@ SIMT_UNSANITIZED void switchFiber(Fiber* from, Fiber* to) {
 #endif
 }
 
+SIMT_UNSANITIZED void makeAgent([[maybe_unused]] Agent& agent) {
+#ifdef SIMT_TSAN
+  if (agent.tsan == nullptr) agent.tsan = __tsan_create_fiber(0);
+#endif
+}
+
 SIMT_UNSANITIZED void actAs([[maybe_unused]] Agent& agent, void (*act)(void*), void* argument) {
 #ifdef SIMT_TSAN
   constexpr unsigned kNoSync = 1;
-  if (agent.tsan == nullptr) agent.tsan = __tsan_create_fiber(0);
   void* const before = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(agent.tsan, kNoSync);
 #endif

@@ -39,6 +39,8 @@ void initLauncher(Fiber* launcher);
 struct Agent {
   void* tsan = nullptr;
 };
+// By the launcher: it sees what its maker has seen.
+void makeAgent(Agent& agent);
 void actAs(Agent& agent, void (*act)(void*), void* argument);
 
 // Happens-before edges for ThreadSanitizer; nothing without it.

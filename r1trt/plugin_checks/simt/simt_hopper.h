@@ -36,7 +36,9 @@ inline void loadBox(void* shared, CUtensorMap const* map, Barrier* full, int col
   simt::bulkCopy(shared, map, full, {column, row, matrix}, 3);
 }
 
-inline void fenceStores() {}
+inline void fenceStores() {
+  simt::fenceStores();
+}
 template <int kBarrier, int kCount>
 void syncSome() {
   simt::namedBarrier(kBarrier, kCount, true);
@@ -63,6 +65,10 @@ void waitProducts() {
 template <int kCount>
 void holdRegisters(float (&)[kCount]) {}
 
+template <class T>
+constexpr simt::Operand kOperand =
+    std::is_same_v<T, __half> ? simt::Operand::kFloat16 : simt::Operand::kBfloat16;
+
 template <int kRegisters>
 void multiplyTiles(simt::Operand operand, float (&d)[kRegisters], uint64_t a, uint64_t b, int accumulate) {
   simt::issueProduct({operand, 2 * kRegisters, d, nullptr, a, b, false, accumulate != 0});
@@ -78,13 +84,19 @@ template <int kRegisters>
 void multiplyF16(float (&d)[kRegisters], uint64_t a, uint64_t b, int accumulate) {
   multiplyTiles(simt::Operand::kFloat16, d, a, b, accumulate);
 }
+// A from four registers, or where they are null, by descriptor.
+template <int kRegisters>
+void multiplyValues(simt::Operand operand, float (&d)[kRegisters], uint32_t const* a, uint64_t a_tile,
+                    uint64_t b, int accumulate) {
+  simt::issueProduct({operand, 2 * kRegisters, d, a, a_tile, b, true, accumulate != 0});
+}
 template <int kRegisters>
 void multiplyValuesBf16(float (&d)[kRegisters], uint32_t const (&a)[4], uint64_t b, int accumulate) {
-  simt::issueProduct({simt::Operand::kBfloat16, 2 * kRegisters, d, a, 0, b, true, accumulate != 0});
+  multiplyValues(simt::Operand::kBfloat16, d, a, 0, b, accumulate);
 }
 template <int kRegisters>
 void multiplyValuesF16(float (&d)[kRegisters], uint32_t const (&a)[4], uint64_t b, int accumulate) {
-  simt::issueProduct({simt::Operand::kFloat16, 2 * kRegisters, d, a, 0, b, true, accumulate != 0});
+  multiplyValues(simt::Operand::kFloat16, d, a, 0, b, accumulate);
 }
 
 template <int kRegisters>

@@ -15,7 +15,7 @@ namespace simt {
 
 constexpr size_t kArenaSize = 320 << 10;
 constexpr size_t kRedzone = 128;
-constexpr size_t kMaxSharedAlignment = 128;
+constexpr size_t kMaxSharedAlignment = 1024;
 constexpr int kMaxWarps = kMaxThreads / kWarpSize;
 constexpr int kMaxSharedVariables = 64;
 constexpr unsigned kReadyRing = 2 * kMaxThreads;
@@ -71,7 +71,7 @@ struct State {
   Barrier barrier;
   SharedVariable shared[kMaxSharedVariables];
   int shared_count;
-  size_t shared_bytes, arena_used;
+  size_t shared_bytes, arena_used, dynamic_bytes;
   char* dynamic;
   Fiber launcher;
   uint64_t random;
@@ -82,6 +82,8 @@ struct State {
   NamedBarrier named[kNamedBarriers];
   BulkCopies bulk;
   WarpProducts products[kMaxWarps];
+  Agent reader;       // to ThreadSanitizer products read shared memory as it, too
+  char proxy_tag[8];  // what it sees of others' writes
 };
 
 State& state();

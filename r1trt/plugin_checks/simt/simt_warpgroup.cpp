@@ -36,9 +36,23 @@ SIMT_UNSANITIZED int sizeOf(Operand operand) {
   return operand == Operand::kE4m3 ? 1 : 2;
 }
 
+struct Chunk {
+  uint64_t half[2];
+};
+
 // The one function that sanitizers see: reads of shared memory, by the lane that came last.
-void readChunk(unsigned char (&bytes)[kChunk], uint32_t address) {
-  std::memcpy(bytes, sharedPointer(swizzled128(address)), kChunk);
+// NOTES: returned in registers: who reads as somebody else has no stack of his own.
+Chunk loadChunk(uint32_t address) {
+  char const* const from = sharedPointer(swizzled128(address));
+  Chunk chunk;
+  std::memcpy(&chunk.half[0], from, sizeof chunk.half[0]);
+  std::memcpy(&chunk.half[1], from + sizeof chunk.half[0], sizeof chunk.half[1]);
+  return chunk;
+}
+
+SIMT_UNSANITIZED void readChunk(unsigned char (&bytes)[kChunk], uint32_t address) {
+  Chunk const chunk = loadChunk(address);
+  std::memcpy(bytes, &chunk, kChunk);
 }
 
 // A row of 32 bytes along K.
@@ -122,14 +136,34 @@ SIMT_UNSANITIZED void addProduct(ProductCall const& call, Tiles const& tiles, Ac
   }
 }
 
+struct Reading {
+  WarpProducts& products;
+  Product const& product;
+  int warp;
+  Tiles& tiles;
+};
+
+SIMT_UNSANITIZED void readOperands(Reading const& reading) {
+  readA(reading.product, reading.warp, reading.tiles);
+  readB(reading.product.call, reading.tiles);
+  release(reading.products.tag);
+}
+
+SIMT_UNSANITIZED void readByProxy(void* argument) {
+  acquire(state().proxy_tag);
+  readOperands(*static_cast<Reading*>(argument));
+}
+
 SIMT_UNSANITIZED void execute(WarpProducts& products, Product& product, int warp) {
   static Tiles tiles;
   if (product.done) return;
-  readA(product, warp, tiles);
-  readB(product.call, tiles);
+  Reading reading{products, product, warp, tiles};
+#ifdef SIMT_TSAN
+  actAs(state().reader, readByProxy, &reading);
+#endif
+  readOperands(reading);
   addProduct(product.call, tiles, *product.sum);
   product.done = true;
-  release(products.tag);
 }
 
 SIMT_UNSANITIZED ProductCall& callOf(Thread* thread) {
@@ -235,6 +269,10 @@ SIMT_UNSANITIZED void WarpProducts::reset() {
   fenced = false;
   issued = 0;
   for (Accumulator& sum : accumulator) sum.d[0] = nullptr;
+}
+
+SIMT_UNSANITIZED void fenceStores() {
+  release(state().proxy_tag);
 }
 
 SIMT_UNSANITIZED void fenceProducts() {

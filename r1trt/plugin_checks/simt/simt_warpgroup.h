@@ -4,6 +4,9 @@
 // Each warp multiplies its own 16 of the 64 rows, whenever it comes. Operands are read at issue (where copies
 // land late), at the wait (where they land at once), or at random; accumulators are NaN until the wait. Sums
 // are FP32 in the order of k; hardware adds E4M3 in fewer bits.
+//
+// ThreadSanitizer sees operands read twice: by the warp, which barriers order, and by somebody who sees what
+// bulk copies wrote, and of threads' writes those in front of a fence.proxy.async.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +57,7 @@ struct WarpProducts {
   void reset();
 };
 
+void fenceStores();
 void fenceProducts();
 void issueProduct(ProductCall const& call);
 void commitProducts();

@@ -269,8 +269,11 @@ bool pipelines() {
 
 constexpr int kValueRows = 32, kGroupBytes = kValueRows * kSwizzleBytes;
 
+// Whether B's rows become 0 by stores before they are multiplied.
+enum Zeros { kNoZeros, kZeros, kZerosNoFence };
+
 template <class T>
-__global__ void multiplyRows(float* d_out, T const* a_in, CUtensorMap map, int first) {
+__global__ void multiplyRows(float* d_out, T const* a_in, CUtensorMap map, int first, Zeros zeros) {
   R1TRT_DYNAMIC_SHARED(memory);
   R1TRT_SHARED(Barrier, full);
   char* const tile = tilesOf(memory);
@@ -282,6 +285,14 @@ __global__ void multiplyRows(float* d_out, T const* a_in, CUtensorMap map, int f
   __syncthreads();
   wait(&full, 0);
   int const thread = static_cast<int>(threadIdx.x);
+  if (zeros != kNoZeros) {
+    for (int i = thread; i < 256; i += 128) {
+      char* const rows = tile + i / 128 * kGroupBytes + first * kSwizzleBytes;
+      *reinterpret_cast<uint4*>(rows + i % 128 * 16) = uint4{};
+    }
+    if (zeros != kZerosNoFence) fenceStores();
+    __syncthreads();
+  }
   int const row = thread / 32 * 16 + thread % 32 / 4, k = thread % 4 * 2;
   uint32_t a[4];
   for (int i = 0; i < 4; ++i) std::memcpy(&a[i], a_in + (row + i % 2 * 8) * 16 + k + i / 2 * 8, 4);
@@ -293,19 +304,19 @@ __global__ void multiplyRows(float* d_out, T const* a_in, CUtensorMap map, int f
   for (int i = 0; i < 64; ++i) d_out[(row + i / 2 % 2 * 8) * 128 + i / 4 * 8 + k + i % 2] = sum[i];
 }
 
-template <class T>
+template <class T, Zeros kKind = kNoZeros>
 bool multipliesRows() {
   std::vector<T> const a = numbers<T>(64 * 16, 7), b = numbers<T>(kValueRows * 128, 5);
   CUtensorMap const map = mapOf(b.data(), kValueRows, 128, kValueRows);
   for (int first : {0, 16}) {
     std::vector<float> d(64 * 128);
-    if (launch({"rows", 1, 128, kDynamicShared}, nullptr, multiplyRows<T>, d.data(), a.data(), map, first) !=
-        cudaSuccess) {
+    if (launch({"rows", 1, 128, kDynamicShared}, nullptr, multiplyRows<T>, d.data(), a.data(), map, first,
+               kKind) != cudaSuccess) {
       return false;
     }
     for (int i = 0; i < 64 * 128; ++i) {
       float want = 0;
-      for (int k = 0; k < 16; ++k) {
+      for (int k = 0; k < 16 && kKind == kNoZeros; ++k) {
         want += toFloat(a[static_cast<size_t>(i / 128 * 16 + k)]) *
                 toFloat(b[static_cast<size_t>((first + k) * 128 + i % 128)]);
       }
@@ -317,24 +328,27 @@ bool multipliesRows() {
 
 // ---- named barriers: warp 1 fills what warp 0 reads, and does not wait for it
 
-__global__ void handOver(int* out, bool arrives) {
+enum Arrival { kNever, kBehind, kInFront };
+
+__global__ void handOver(int* out, Arrival arrival) {
   struct Row {
     int value[32];
   };
   R1TRT_SHARED(Row, row);
   int const lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x >= 32) {
+    if (arrival == kInFront) arriveSome<64>(3);
     row.value[lane] = lane;
-    if (arrives) arriveSome<64>(3);
+    if (arrival == kBehind) arriveSome<64>(3);
     return;
   }
   syncSome<3, 64>();
   out[lane] = row.value[31 - lane];
 }
 
-bool handsOver(bool arrives) {
+bool handsOver(Arrival arrival) {
   int out[32];
-  bool good = launch({"handOver", 1, 64}, nullptr, handOver, &out[0], arrives) == cudaSuccess;
+  bool good = launch({"handOver", 1, 64}, nullptr, handOver, &out[0], arrival) == cudaSuccess;
   for (int i = 0; i < 32 && good; ++i) good = out[i] == 31 - i;
   return good;
 }
@@ -348,8 +362,11 @@ NamedCases const kCases = {
     {"pipeline_e4m3", pipelines<__nv_fp8_e4m3>},
     {"rows_bf16", multipliesRows<Bf16>},
     {"rows_fp16", multipliesRows<__half>},
-    {"named_barrier", [] { return handsOver(true); }},
-    {"no_arrival", [] { return handsOver(false); }},
+    {"rows_cleared", multipliesRows<Bf16, kZeros>},
+    {"named_barrier", [] { return handsOver(kBehind); }},
+    {"no_arrival", [] { return handsOver(kNever); }},
+    {"early_arrival", [] { return handsOver(kInFront); }},
+    {"no_proxy_fence", multipliesRows<Bf16, kZerosNoFence>},
     {"no_full_wait", pipelines<Bf16, kNoFullWait>},
     {"no_empty_wait", pipelines<Bf16, kNoEmptyWait>},
     {"wrong_parity", pipelines<Bf16, kWrongParity>},

@@ -12,13 +12,16 @@ from kernels.build import SANITIZERS, build_program, sanitizer_environment
 SOURCE = Path(__file__).parent / "hopper_defects.cu"
 GOOD = (
     "boxes", "boxes_of_stacks", "tensor_maps", "pipeline_bf16", "pipeline_fp16", "pipeline_e4m3", "rows_bf16",
-    "rows_fp16", "named_barrier",
+    "rows_fp16", "rows_cleared", "named_barrier",
 )  # fmt: skip
 NO_SUCH_CASE = 2
 ENDLESS = "a phase of an mbarrier that never ends"
 # A defect, the build that finds it, when copies land then, and what the report says; no words: wrong numbers.
 DEFECTS = [
     ("no_arrival", "plain", "late", "a named barrier"),
+    ("early_arrival", "tsan", "eager", "data race"),
+    ("no_proxy_fence", "tsan", "eager", "data race"),
+    ("no_proxy_fence", "tsan", "late", "data race"),
     ("no_full_wait", "plain", "late", "more arrivals"),
     ("no_full_wait", "tsan", "eager", "data race"),
     ("no_empty_wait", "plain", "late", "more arrivals"),

@@ -33,7 +33,7 @@ class Mutant:
         sanitizer: The build that finds it.
         schedules: The schedules that find it.
         hopper: Whether it is in one of Hopper's own kernels, which then take the cases.
-        long: Whether its case takes minutes under the sanitizer; it then runs with `--all-cases` alone.
+        long: Whether it runs with `--all-cases` alone: it takes minutes, or another one is much like it.
     """
 
     name: str

@@ -456,6 +456,7 @@ BARRIERS = [
             GEMM_16BIT,
         ),
         MANY,
+        long=True,
     ),
     race(
         "no barrier before the output is staged",

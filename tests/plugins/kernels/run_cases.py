@@ -18,6 +18,7 @@ from kernels.build import sanitizer_environment
 from kernels.library import HostKernels
 
 from r1trt.plugin_checks.cases.operators import OPERATORS
+from r1trt.plugin_checks.cases.selection import LARGER
 
 FAILED = 3
 TESTS = Path(__file__).resolve().parents[1]
@@ -39,7 +40,7 @@ def run_cases(
         library: What `build_library` returned for `sanitizer`.
         sanitizer: `plain`, `asan` or `tsan`.
         operator: A key of `OPERATORS`.
-        cases: Names of cases; none: all.
+        cases: Names of cases, of those too that only a GPU is to run; none: all but these.
         schedules: Seeds, and when copies land.
         timeout_s: Ends a process that hangs.
     """
@@ -68,6 +69,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     library, operator = HostKernels(arguments.library), OPERATORS[arguments.operator]
     cases = {str(case): case for case in (operator.quick if arguments.quick else operator.cases)}
+    known = cases | {str(case): case for case in LARGER[arguments.operator]}
     failed = False
     for schedule in arguments.schedule or ["0:0"]:
         seed, landing = map(int, schedule.split(":"))
@@ -75,7 +77,7 @@ def main() -> int:
         for name in arguments.case or cases:
             begin = time.monotonic()
             try:
-                error = operator.run(library, cases[name])
+                error = operator.run(library, known[name])
                 print(f"{time.monotonic() - begin:6.2f} s  {error:.3f}  {name}", flush=True)
             except AssertionError as failure:
                 print(f"schedule {schedule}: {name}: {failure}", flush=True)

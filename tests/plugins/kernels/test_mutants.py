@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import pytest
-from kernels import mutants_attention, mutants_hopper, mutants_moe, mutants_rope
+from kernels import mutants_attention, mutants_hopper, mutants_hopper_attention, mutants_moe, mutants_rope
 from kernels.build import build_library
 from kernels.mutant import Mutant, Schedules
 from kernels.run_cases import FAILED, run_cases
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 MUTANTS = {
     "rope": mutants_rope.MUTANTS,
-    "attention": mutants_attention.MUTANTS,
+    "attention": [*mutants_attention.MUTANTS, *mutants_hopper_attention.MUTANTS],
     "moe": [*mutants_moe.MUTANTS, *mutants_hopper.MUTANTS],
 }
 ALL = [(operator, mutant) for operator, mutants in MUTANTS.items() for mutant in mutants]
