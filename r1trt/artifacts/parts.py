@@ -141,7 +141,7 @@ class PartsArtifact:
         Raises:
             ArtifactError: One is missing, of another build, in another's place, or changed.
         """
-        return tuple(self._part(index) for index in range(len(self.manifest.parts)))
+        return tuple(self.part(index) for index in range(len(self.manifest.parts)))
 
     def require_unchanged(self) -> None:
         """Hashes all files of all parts.
@@ -152,7 +152,12 @@ class PartsArtifact:
         for entry, part in zip(self.manifest.parts, self.parts(), strict=True):
             _require_content(part, entry.files)
 
-    def _part(self, index: int) -> BuildArtifact:
+    def part(self, index: int) -> BuildArtifact:
+        """One part, checked to be the one that is meant; the others need not be there.
+
+        Raises:
+            ArtifactError: It is missing, of another build, in another's place, or changed.
+        """
         entry, count = self.manifest.parts[index], len(self.manifest.parts)
         path = self.whole.path / entry.directory
         if not path.is_dir():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,17 @@ from r1trt.cli.options import engine_argument, json_option, prompt_lookup_option
 from r1trt.cli.output import print_result, printable
 
 if TYPE_CHECKING:
+    from r1trt.runtime.generate import GenerateConfig
     from r1trt.runtime.generation import GenerationStatistics
     from r1trt.runtime.sampling import SamplingConfig
+    from r1trt.runtime.session import Session
 
 EPILOG = """
 \b
 Examples:
   r1trt generate engines/SmolLM2/cpu-fp32 --prompt "What is the capital of France?"
   r1trt generate engines/SmolLM2/cpu-fp32 --prompt "Once upon a time" --raw --temperature 0.8 --seed 3
+  r1trt generate engines/SmolLM2/cpu-parts --prompt "Once upon a time" --cluster 127.0.0.1:6379
 """
 
 
@@ -31,15 +35,23 @@ Examples:
 @prompt_lookup_option
 @answering_options
 @trust_plugins_option
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Run the parts of ENGINE on a Ray cluster, an actor each: HOST:PORT of its head, or `local` for one"
+    " of this process. Ray trusts its network.",
+)
 @json_option
-def generate(engine: Path, as_json: bool, **options: Any) -> None:
+def generate(engine: Path, as_json: bool, cluster: str | None, **options: Any) -> None:
     """Answer a prompt with ENGINE, a build directory; the text appears as it is generated."""
     from r1trt.runtime.generate import GenerateConfig
     from r1trt.runtime.generate import generate as generate_text
 
-    generation = generate_text(GenerateConfig(engine=engine, **options))
-    print_notes(generation.notes)
-    text = text_of_pieces(generation, shown=not as_json)
+    config = GenerateConfig(engine=engine, **options)
+    with nullcontext() if cluster is None else _session_on_cluster(cluster, config) as session:
+        generation = generate_text(config, session=session)
+        print_notes(generation.notes)
+        text = text_of_pieces(generation, shown=not as_json)
     statistics = generation.statistics
     assert statistics is not None
     if as_json:
@@ -48,6 +60,16 @@ def generate(engine: Path, as_json: bool, **options: Any) -> None:
         return
     click.echo()
     click.echo(f"r1trt: {statistics_text(statistics)}", err=True)
+
+
+@contextmanager
+def _session_on_cluster(address: str, config: GenerateConfig) -> Iterator[Session]:
+    from r1trt.cluster.config import ClusterConfig
+    from r1trt.cluster.open import opened_session
+
+    on_cluster = ClusterConfig(directory=config.engine, threads=config.threads)
+    with opened_session(address, on_cluster, lambda text: click.echo(f"r1trt: {text}", err=True)) as session:
+        yield session
 
 
 def print_notes(notes: tuple[str, ...]) -> None:

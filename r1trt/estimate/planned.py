@@ -64,15 +64,18 @@ class PlannedModel:
         experts = [weight for weight in self.weights if weight.part == EXPERTS]
         return sum(self.sample.count(weight.name) * weight.bytes for weight in experts)
 
-    def work(self, call: CallSize) -> list[tuple[Cost, int]]:
-        """Costs of all layers in one call, each with how many layers have it."""
-        found: list[tuple[Cost, int]] = []
+    def costs(self, call: CallSize) -> dict[str, Cost]:
+        """Cost of each of the sample's layers in one call, by its name."""
+        found: dict[str, Cost] = {}
         for name, node in layer_nodes(self.sample.model).items():
             operator = layer_operator_of(node)
             if operator is not None:
-                cost = operator.cost(operator.spec_from_node(node), self.plan.layers[name], call)
-                found.append((cost, self.sample.count(name)))
+                found[name] = operator.cost(operator.spec_from_node(node), self.plan.layers[name], call)
         return found
+
+    def work(self, call: CallSize) -> list[tuple[Cost, int]]:
+        """Costs of all layers in one call, each with how many layers have it."""
+        return [(cost, self.sample.count(name)) for name, cost in self.costs(call).items()]
 
     def activation_bytes(self, call: CallSize) -> int:
         """Bytes of what the largest layer reads and writes in one call, without weights and caches."""

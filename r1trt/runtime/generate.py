@@ -14,6 +14,7 @@ from r1trt.runtime.generation import Generation
 from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.prompt_lookup import require_draft_length
 from r1trt.runtime.sampling_defaults import sampling_defaults_from_dir
+from r1trt.runtime.session import Session
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 RAW_NOTE = "The model has no chat template: it goes on with the prompt as it stands."
@@ -56,11 +57,12 @@ class GenerateConfig(AnsweringConfig):
             raise UsageError("Give a system text, or messages that have it.", found="both")
 
 
-def generate(config: GenerateConfig) -> Generation:
+def generate(config: GenerateConfig, session: Session | None = None) -> Generation:
     """Load an engine and start a generation.
 
     Args:
         config: What to generate.
+        session: The engine, where it is loaded already.
 
     Returns:
         An iterable of text pieces, whose `statistics` are set once it is exhausted.
@@ -75,7 +77,9 @@ def generate(config: GenerateConfig) -> Generation:
     prompt_ids = prompt_ids_from_config(tokenizer, config)
     sampling = config.sampling(defaults)
     started = time.perf_counter()
-    session = session_from_engine(config.engine, threads=config.threads, trust_plugins=config.trust_plugins)
+    session = session or session_from_engine(
+        config.engine, threads=config.threads, trust_plugins=config.trust_plugins
+    )
     load_seconds = time.perf_counter() - started
     continuation = config.continuation(tokenizer, sampling, prompt_ids)
     raw_note = RAW_NOTE if tokenizer.is_raw and not config.raw else None

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from r1trt.graph.interface import HIDDEN_IN, INPUT_IDS, ONLY_LAST
 from r1trt.machine import memory_of_machine
 from r1trt.runtime.expert_source import ExpertSource, StackInputs
+from r1trt.runtime.free_memory import return_free_memory
 from r1trt.runtime.onnxruntime_model import LoadOptions, inference_session
 from r1trt.runtime.session import (
     LOGITS,
@@ -138,15 +139,16 @@ class OnnxRuntimeSession:
             for name, array in arrays.items():
                 if name in self._input_names:
                     binding.bind_cpu_input(name, np.ascontiguousarray(array))
-            for name in self._outputs.values():  # anew: memory of the last call would be taken for this one
+            names = list(dict.fromkeys(self._outputs.values()))  # one may be two results
+            for name in names:  # anew: memory of the last call would be taken for this one
                 binding.bind_output(name)
             self._session.run_with_iobinding(binding)
             values = binding.get_outputs_as_ortvaluevector()
             # Outputs come in the order of binding: the caches first.
-            arrays_out = [values[len(self._caches) + index].numpy() for index in range(len(self._outputs))]
+            made = {name: values[len(self._caches) + at].numpy() for at, name in enumerate(names)}
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise SessionError("ONNX Runtime failed at a call.", where=self._where, found=error) from error
-        results: Outputs = dict(zip(self._outputs, arrays_out, strict=True))
+        results: Outputs = {result: made[name] for result, name in self._outputs.items()}
         if self.limits.last_token_logits:
             results[LOGITS] = results[LOGITS][:, None]
         return results
@@ -188,6 +190,7 @@ class OnnxRuntimeSession:
         """Frees the graph and its weights until the next call; the caches stay."""
         self._bindings.clear()
         self._session = self._stacks = None
+        return_free_memory()
 
     def end_profile(self) -> Path:
         """Ends the profiler that the session was loaded with, and names the file that it wrote."""

@@ -81,6 +81,11 @@ class Scheduler:
         self._table = RowTable(rows, pinned=pinned, reuse=config.prefix_reuse, answers=config.reuse_answers)
         self._decode_next = False
 
+    @property
+    def chunk_tokens(self) -> int:
+        """Prompt tokens of one call, as configured or as measured."""
+        return self._sizes.piece
+
     def submit(self, request: GenerationRequest, client: Client) -> None:
         """Enters a request into the queue.
 

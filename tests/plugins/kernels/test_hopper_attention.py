@@ -14,7 +14,7 @@ from r1trt.plugin_checks.cases.operators import OPERATORS
 from r1trt.plugin_checks.cases.selection import LARGER
 
 ATTENTION = OPERATORS["attention"]
-SCHEDULES = [(0, LATE), (0, EAGER), (-1, EAGER), (5, RANDOM)]
+SCHEDULES = [(0, LATE), (-1, EAGER), (5, RANDOM)]
 LEAST_TOKENS = 64  # of a prefill that they take
 MOST_COST = 3 * 10**8  # of a case: about a second
 LITTLE_SHARED_MEMORY = 96 * 1024

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from kernels.build import build_library
 from kernels.library import EAGER, LATE, RANDOM, HostKernels
+from kernels.run_cases import run_cases
 
 from r1trt.plugin_checks.cases.arrays import FLOAT8_E4M3, FLOAT16
 from r1trt.plugin_checks.cases.moe_cases import BLOCK_128, PER_CHANNEL, SEPARATE, MoeCase
@@ -65,3 +66,21 @@ def test_these_cases_are_its_own(library: HostKernels, case: MoeCase) -> None:
     library.configure(shared_limit=LITTLE_SHARED_MEMORY)
     with pytest.raises(AssertionError, match="hopperProduct"):
         MOE.compute(library, case)
+
+
+# A tile of 16 bits and one of E4M3; the others, of many rows, take minutes.
+SANITIZED = (
+    "seq=21,hidden=208,experts=6,method=2,n_group=3",
+    "seq=12,hidden=144,experts=4,width=272,data_type=1,weight_type=3,layout=1",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sanitizer", "schedule"), [("asan", (5, RANDOM)), ("tsan", (0, EAGER))])
+def test_nothing_is_reported(sanitizer: str, schedule: tuple[int, int], pytestconfig: pytest.Config) -> None:
+    cases = EXISTING if pytestconfig.getoption("--all-cases") else SANITIZED
+    result = run_cases(
+        build_library(sanitizer, hopper=True), sanitizer, "moe", cases=cases, schedules=[schedule]
+    )
+    assert result.returncode == 0, f"{result.stdout[-500:]}{result.stderr[-6000:]}"
+    assert len(result.stdout.splitlines()) == len(cases)
