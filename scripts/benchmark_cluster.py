@@ -11,29 +11,27 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
+import math
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from cluster_requests import PROMPTS, Answer, Submit, answers, requests
 from local_nodes import local_nodes
 from machine import machine
 from receipts import write_receipt
 
 from r1trt.artifacts.build import BuildArtifact
-from r1trt.artifacts.parts import PartsManifest
 from r1trt.cluster.config import ClusterConfig
 from r1trt.cluster.lanes import Lanes
 from r1trt.cluster.open import opened_stages
-from r1trt.cluster.part import session_of_stage
-from r1trt.cluster.session import ClusterSession
 from r1trt.cluster.stages import Stages
-from r1trt.estimate.pipeline import Pipeline, seconds_of_round
+from r1trt.estimate.pipeline import Pipeline, seconds_of_round, steady_bubble
 from r1trt.machine import OthersShare
 from r1trt.serving.config import SchedulerConfig
 from r1trt.serving.metrics import RecordedMetrics
@@ -44,7 +42,7 @@ from r1trt.serving.session import serving_session
 from r1trt.tokenizer.text_tokenizer import TextTokenizer, tokenizer_from_dir
 
 ROWS, NODES, CORES = len(PROMPTS), 3, 2
-CHUNK, PAST, CALLS, PATIENCE = 32, 40, 15, 300.0
+CHUNK, PATIENCE, SIMULATED_ROUNDS = 32, 300.0, 2000
 KILLED = 1
 RECEIPTS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 
@@ -77,29 +75,23 @@ class Benchmark:
 
     def __init__(self, tokenizer: TextTokenizer, new_tokens: int, repeats: int) -> None:
         self._wanted: list[GenerationRequest] = requests(tokenizer, new_tokens)
-        self._repeats = repeats
-        self.tokenizer = tokenizer
-        self.texts: list[str] = []
+        self._texts: list[str] = []
+        self.tokenizer, self.new_tokens, self.repeats = tokenizer, new_tokens, repeats
         self.config = SchedulerConfig(chunk_tokens=CHUNK, prefix_reuse=False)
 
-    def run(self, name: str, submit: Submit, meanwhile: Callable[[list[Answer]], None] | None = None) -> Run:
-        """The fastest of several; one alone with something that happens meanwhile."""
-        if meanwhile is not None:
-            return self._run(name, submit, meanwhile)
-        return min((self._run(name, submit) for _ in range(self._repeats)), key=lambda run: run.seconds)
-
-    def _run(
+    def run(
         self, name: str, submit: Submit, meanwhile: Callable[[list[Answer]], None] = lambda _: None
     ) -> Run:
+        """All requests once; the first run's texts are those that others are compared with."""
         others = OthersShare()
         found, seconds = answers(submit, self._wanted, patience=PATIENCE, meanwhile=meanwhile)
-        self.texts = self.texts or [answer.text for answer in found]
-        pauses = [b - a for answer in found for a, b in zip(answer.times, answer.times[1:], strict=False)]
+        self._texts = self._texts or [answer.text for answer in found]
+        pauses = [b - a for answer in found for a, b in itertools.pairwise(answer.times)]
         return Run(
             name=name,
             seconds=seconds,
             tokens_per_second=sum(answer.tokens for answer in found) / seconds,
-            equal_texts=sum(a.text == text for a, text in zip(found, self.texts, strict=True)),
+            equal_texts=sum(a.text == text for a, text in zip(found, self._texts, strict=True)),
             errors=tuple(answer.error for answer in found if answer.error is not None),
             others=CORES * others.share(),
             longest_pause=max(pauses),
@@ -112,82 +104,101 @@ def one_process(benchmark: Benchmark, engine: Path, threads: int) -> Run:
     scheduler = Scheduler(session, benchmark.tokenizer, benchmark.config, RecordedMetrics())
     thread = SchedulerThread(scheduler)
     try:
-        return benchmark.run(f"one process, {threads} thread{'s' * (threads > 1)}", thread.submit)
+        name = f"one process, {threads} thread{'s' * (threads > 1)}"
+        runs = [benchmark.run(name, thread.submit) for _ in range(benchmark.repeats)]
+        return min(runs, key=lambda run: run.seconds)
     finally:
         thread.close()
         session.close()
 
 
-def in_lanes(benchmark: Benchmark, stages: Stages, lanes: int, *, kill: bool = False) -> Run:
-    """The stages, with some lanes; one stage may be killed when all texts are at their middle."""
+@dataclass(frozen=True, kw_only=True)
+class StagesRun:
+    """What the stages did in one run.
+
+    Attributes:
+        lanes: Micro-batches.
+        seconds: Of the run.
+        calls: Calls that each stage ran, prompts included.
+        stage_seconds: Mean time of a call in each.
+        variation: Standard deviation of these times, as a share of their mean; the mean of all stages'.
+        bubble: Share of all stages' time that they waited.
+    """
+
+    lanes: int
+    seconds: float
+    calls: int
+    stage_seconds: tuple[float, ...]
+    variation: float
+    bubble: float
+
+
+def in_lanes(benchmark: Benchmark, stages: Stages, lanes: int) -> tuple[Run, StagesRun]:
+    """The stages, with some lanes: the fastest of several runs, and what the stages did in it."""
     front = Lanes(stages, benchmark.tokenizer, lanes, benchmark.config, RecordedMetrics())
+    try:
+        runs = [_one_in_lanes(benchmark, stages, lanes, front) for _ in range(benchmark.repeats)]
+    finally:
+        front.close()
+    return min(runs, key=lambda pair: pair[0].seconds)
+
+
+def _one_in_lanes(benchmark: Benchmark, stages: Stages, lanes: int, front: Lanes) -> tuple[Run, StagesRun]:
+    before = stages.work()
+    run = benchmark.run(f"{NODES} nodes, {lanes} lane{'s' * (lanes > 1)}", front.submit)
+    works = [
+        tuple(late - early for late, early in zip(after, first, strict=True))
+        for after, first in zip(stages.work(), before, strict=True)
+    ]
+    means = tuple(seconds / calls for calls, seconds, _ in works)
+    varied = [
+        math.sqrt(max(0.0, squares / calls - mean**2)) / mean
+        for (calls, _, squares), mean in zip(works, means, strict=True)
+    ]
+    return run, StagesRun(
+        lanes=lanes,
+        seconds=run.seconds,
+        calls=int(works[0][0]),
+        stage_seconds=means,
+        variation=sum(varied) / len(varied),
+        bubble=1.0 - sum(seconds for _, seconds, _ in works) / (len(works) * run.seconds),
+    )
+
+
+def with_a_death(benchmark: Benchmark, stages: Stages) -> Run:
+    """As many lanes as stages, one of which is killed when all texts are at their middle."""
+    front = Lanes(stages, benchmark.tokenizer, NODES, benchmark.config, RecordedMetrics())
 
     def killing(found: list[Answer]) -> None:
-        middle = benchmark._wanted[0].max_new_tokens // 2
+        middle = benchmark.new_tokens // 2
         while min(answer.tokens for answer in found) < middle and not all(a.ended.is_set() for a in found):
             time.sleep(0.005)
         os.kill(stages.processes[KILLED][1], signal.SIGKILL)
 
-    name = f"{NODES} nodes, {lanes} lane{'s' * (lanes > 1)}" + (", a stage killed" if kill else "")
     try:
-        return benchmark.run(name, front.submit, killing if kill else None)
+        return benchmark.run(f"{NODES} nodes, {NODES} lanes, a stage killed", front.submit, killing)
     finally:
         front.close()
 
 
-def stage_seconds(directory: Path, rows: int) -> list[float]:
-    """Time of a decode call of so many rows in each part, in this process, alone."""
-    parts = PartsManifest.read(directory)
-    found = []
-    for index in range(len(parts.parts)):
-        session = session_of_stage(directory, index, parts.build, threads=1)
-        session.reset(rows)
-        ids, hidden = np.ones((rows, 1), np.int64), np.ones((rows, 1, parts.hidden_size), np.float32)
-        ones, past = np.ones(rows, np.int64), np.full(rows, PAST, np.int64)
-        given = hidden if index else ids
-        found.append(fastest_seconds(lambda: session.run(given, ones, past, only_last=True)))  # noqa: B023
-        session.close()
-    return found
+def simulated(one: StagesRun, hop: float) -> dict[str, Any]:
+    """What the simulator says of a run, from the mean time of each stage's calls in it."""
+    even = Pipeline(stage_seconds=one.stage_seconds, transfer_seconds=hop, front_seconds=hop)
+    varied = replace(even, variation=one.variation)
+    rounds = one.calls / one.lanes
+    return {
+        **asdict(one),
+        "hop_seconds": hop,
+        "simulated_seconds": rounds * seconds_of_round(even, one.lanes),
+        "simulated_bubble": steady_bubble(even, one.lanes),
+        "varied_seconds": rounds * seconds_of_round(varied, one.lanes, SIMULATED_ROUNDS),
+        "varied_bubble": steady_bubble(varied, one.lanes, SIMULATED_ROUNDS),
+    }
 
 
-def call_seconds(stages: Stages, rows: int) -> float:
-    """Time of a decode call through all stages, one at a time."""
-    session = ClusterSession(stages, 0, rows)
-    session.reset(rows)
-    ids, ones = np.ones((rows, 1), np.int64), np.ones(rows, np.int64)
-    session.step(np.ones((rows, PAST), np.int64), ones * PAST, 0 * ones, only_last=True)
-    return fastest_seconds(lambda: session.step(ids, ones, PAST * ones, only_last=True))
-
-
-def fastest_seconds(call: Callable[[], Any]) -> float:
-    """Of some calls: others use the machine too."""
-    times = []
-    for _ in range(CALLS):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
-def simulated(directory: Path, stages: Stages) -> list[dict[str, Any]]:
-    """What the simulator says of one lane and of three, from times of calls that were measured alone."""
-    found = []
-    for lanes in (1, NODES):
-        rows = -(-ROWS // lanes)
-        seconds, whole = stage_seconds(directory, rows), call_seconds(stages, rows)
-        hop = max(0.0, whole - sum(seconds)) / len(seconds)
-        pipeline = Pipeline(
-            stage_seconds=tuple(seconds), transfer_seconds=hop, front_seconds=hop, cores=CORES
-        )
-        found.append(
-            {
-                "lanes": lanes,
-                "stage_seconds": seconds,
-                "hop_seconds": hop,
-                "decode_tokens_per_second": ROWS / seconds_of_round(pipeline, lanes),
-            }
-        )
-    return found
+def hop_of(one: StagesRun) -> float:
+    """What a run of one lane spends between stages and in the scheduler, a stage's share of a call."""
+    return max(0.0, one.seconds / one.calls - sum(one.stage_seconds)) / len(one.stage_seconds)
 
 
 def run_row(run: dict[str, Any]) -> str:
@@ -205,9 +216,16 @@ def run_row(run: dict[str, Any]) -> str:
 
 def simulated_row(one: dict[str, Any]) -> str:
     """One simulation, as a row of the receipt's table."""
-    stages = ", ".join(f"{1e3 * seconds:.1f}" for seconds in one["stage_seconds"])
-    rate = f"{one['decode_tokens_per_second']:.1f}"
-    return f"| {one['lanes']} | {stages} | {1e3 * one['hop_seconds']:.1f} | {rate} |"
+    names = ("bubble", "simulated_bubble", "varied_bubble")
+    figures = (
+        ", ".join(f"{1e3 * seconds:.1f}" for seconds in one["stage_seconds"]),
+        f"{one['variation']:.0%}",
+        str(one["calls"]),
+        f"{1e3 * one['hop_seconds']:.1f}",
+        *(f"{one[name]:.2f}" for name in ("seconds", "simulated_seconds", "varied_seconds")),
+        *(f"{one[name]:.0%}" for name in names),
+    )
+    return f"| {one['lanes']} | {' | '.join(figures)} |"
 
 
 def recovery_line(one: dict[str, Any]) -> str:
@@ -234,11 +252,13 @@ The stage was killed (SIGKILL) when all {ROWS} texts were at their middle:
 
 {chr(10).join(map(recovery_line, document["recoveries"]))}
 
-What the simulator says of decode alone, on two cores, from the fastest call of each stage alone; a hop is
-what a call through all stages takes beside them, a stage's share:
+Beside it the simulator, given the mean time of each stage's calls in the same run, which has in it that
+stages share cores with each other and with others: with calls that all take so long (*even*), and with calls
+that vary as those of the run did (*varied*). A hop is what one lane spends on each stage beside its calls: it
+is taken from the run with one lane, so that only the run with more lanes tests the simulator.
 
-| lanes | stages, ms | a hop, ms | tokens/s |
-|--:|--:|--:|--:|
+| lanes | calls in stages, ms | vary by | calls | a hop, ms | s | even | varied | waited | even | varied |
+|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 {chr(10).join(map(simulated_row, document["simulated"]))}
 """
 
@@ -256,9 +276,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [one_process(benchmark, options.whole, threads) for threads in (CORES, 1)]
     config = ClusterConfig(directory=options.parts, rows=ROWS, threads=1)
     with local_nodes(NODES) as address, opened_stages(address, config, print) as stages:
-        model = simulated(options.parts, stages)
-        runs += [in_lanes(benchmark, stages, lanes) for lanes in (1, NODES)]
-        runs.append(in_lanes(benchmark, stages, NODES, kill=True))
+        pairs = [in_lanes(benchmark, stages, lanes) for lanes in (1, NODES)]
+        runs += [run for run, _ in pairs]
+        model = [simulated(one, hop_of(pairs[0][1])) for _, one in pairs]
+        runs.append(with_a_death(benchmark, stages))
         recoveries = [asdict(recovery) for recovery in stages.recoveries]
     today = datetime.date.today().isoformat()
     manifest = BuildArtifact.read(options.parts).manifest

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
 
 import r1trt
@@ -39,10 +40,15 @@ class Stage:
     def __init__(self, index: int) -> None:
         self._index = index
         self._life = ""
+        self._calls, self._seconds, self._squares = 0, 0.0, 0.0
 
     def life(self) -> str:
         """The life that it was given; empty for a stage that is not loaded."""
         return self._life
+
+    def work(self) -> tuple[int, float, float]:
+        """Calls that this process has run, their seconds in all, and the sum of the squares of these."""
+        return self._calls, self._seconds, self._squares
 
     def load(self, directory: str, build: str, rows: int, threads: int | None, life: str) -> Message:
         """Loads the part from this machine's disk, and starts a table of empty rows.
@@ -95,6 +101,7 @@ class Stage:
             return given
         if life != self._life:
             return message_of_loss(self._index)
+        started = time.perf_counter()
         try:
             found = self._session.run(
                 array_of_message(given),
@@ -105,6 +112,10 @@ class Stage:
             )
         except R1TrtError as error:
             return message_of_error(error.within(f"stage {self._index}"))
+        self._calls += 1
+        seconds = time.perf_counter() - started
+        self._seconds += seconds
+        self._squares += seconds**2
         if LOGITS in found:
             return {} if call["is_quiet"] else message_of_array(found[LOGITS])
         return message_of_array(found[HIDDEN_OUT])

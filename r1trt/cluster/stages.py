@@ -155,6 +155,11 @@ class Stages:
         for index in lost:
             self._report(f"{self._name(index)} was lost, and runs again after {seconds:.1f} s")
 
+    def work(self) -> list[tuple[int, float, float]]:
+        """What `Stage.work` says of each stage's process."""
+        results = [actor.work.remote() for actor in self._actors]
+        return [tuple(one) for one in self._ray.get(results, timeout=self._config.call_seconds)]
+
     def close(self) -> None:
         """Ends all stages."""
         for actor in self._actors:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 from collections import deque
 from dataclasses import dataclass
 
@@ -25,17 +26,21 @@ class Pipeline:
         front_seconds: Time from the end of a call in the last stage until the micro-batch enters the first
             one again: sampling, and the way there.
         cores: Stages that can work at the same time, where they share a machine; None for all of them.
+        variation: Standard deviation of a call's time, as a share of its mean `stage_seconds`; each time is
+            then drawn from a gamma distribution, the same ones in every simulation.
     """
 
     stage_seconds: tuple[float, ...]
     transfer_seconds: float = 0.0
     front_seconds: float = 0.0
     cores: int | None = None
+    variation: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a pipeline without a stage, and for times that are none."""
         times = (*self.stage_seconds, self.transfer_seconds, self.front_seconds)
         require(bool(self.stage_seconds), "A pipeline has stages", found=0, expected="at least 1")
+        require(self.variation >= 0, "A variation is too small", found=self.variation, expected="at least 0")
         require(min(times) >= 0, "A pipeline's times are too small", found=min(times), expected="at least 0")
         if self.cores is not None:
             require(self.cores >= 1, "A machine has cores", found=self.cores, expected="at least 1")
@@ -78,7 +83,7 @@ def pipeline_run(pipeline: Pipeline, micro_batches: int, rounds: int = 1) -> Pip
     simulation = _Simulation(pipeline, micro_batches, rounds)
     end = simulation.run()
     calls = micro_batches * rounds
-    busy = tuple(calls * seconds / end if end else 0.0 for seconds in pipeline.stage_seconds)
+    busy = tuple(seconds / end if end else 0.0 for seconds in simulation.worked)
     return PipelineRun(seconds=end, busy=busy, calls=calls)
 
 
@@ -93,6 +98,8 @@ class _Simulation:
         self._works = [False] * stages
         self._free_cores = min(pipeline.cores or stages, stages)
         self._order = itertools.count()  # of events at the same time
+        self._random = random.Random(0)  # simulations are the same every time
+        self.worked = [0.0] * stages
         self._events: list[tuple[float, int, int, int, bool]] = []  # time, order, stage, turn, is an end
 
     def run(self) -> float:
@@ -122,8 +129,15 @@ class _Simulation:
             if self._free_cores and self._waiting[stage] and not self._works[stage]:
                 self._works[stage] = True
                 self._free_cores -= 1
-                seconds = self._pipeline.stage_seconds[stage]
+                seconds = self._drawn(self._pipeline.stage_seconds[stage])
+                self.worked[stage] += seconds
                 self._at(now + seconds, stage, self._waiting[stage].popleft(), is_end=True)
+
+    def _drawn(self, mean: float) -> float:
+        if not self._pipeline.variation:
+            return mean
+        square = self._pipeline.variation**2
+        return self._random.gammavariate(1.0 / square, mean * square)
 
     def _at(self, time: float, stage: int, turn: int, *, is_end: bool) -> None:
         heapq.heappush(self._events, (time, next(self._order), stage, turn, is_end))
@@ -138,7 +152,8 @@ def seconds_of_round(pipeline: Pipeline, micro_batches: int, rounds: int = 16) -
     return (later - pipeline_run(pipeline, micro_batches).seconds) / rounds
 
 
-def steady_bubble(pipeline: Pipeline, micro_batches: int) -> float:
+def steady_bubble(pipeline: Pipeline, micro_batches: int, rounds: int = 16) -> float:
     """Share of all stages' time that they wait, in a pipeline that has been running for a while."""
     seconds = pipeline.stage_seconds
-    return 1.0 - micro_batches * sum(seconds) / (len(seconds) * seconds_of_round(pipeline, micro_batches))
+    waited = seconds_of_round(pipeline, micro_batches, rounds)
+    return 1.0 - micro_batches * sum(seconds) / (len(seconds) * waited)

@@ -44,6 +44,14 @@ def test_stages_that_share_cores_work_no_faster_than_these() -> None:
     assert seconds_of_round(one_core, 4) == pytest.approx(4 * 6.0)
 
 
+@pytest.mark.parametrize(("stages", "micro_batches"), [(3, 3), (3, 6), (2, 2), (4, 1)])
+def test_exponential_times_are_a_closed_network(stages: int, micro_batches: int) -> None:
+    """Of N equal stages with exponentially distributed times each works M / (N + M - 1) of the time."""
+    varied = pipeline(*[1.0] * stages, variation=1.0)
+    expected = 1 - micro_batches / (stages + micro_batches - 1)
+    assert steady_bubble(varied, micro_batches, rounds=20000) == pytest.approx(expected, abs=0.01)
+
+
 @pytest.mark.parametrize("stages", [{"stage_seconds": ()}, {"stage_seconds": (1.0, -1.0)}])
 def test_what_is_no_pipeline(stages: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(ConfigError):
