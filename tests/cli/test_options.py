@@ -25,7 +25,7 @@ OPTIONS = {
     "validate": "engine --reference --prompts --max-tokens --trust-plugins --json",
     "generate": (
         "engine --prompt --raw --prompt-lookup --system --max-new-tokens --temperature --top-k --top-p --seed"
-        " --stop --thinking --threads --trust-plugins --json"
+        " --stop --thinking --threads --cluster --trust-plugins --json"
     ),
     "chat": (
         "engine --system --max-new-tokens --temperature --top-k --top-p --seed --stop --thinking --threads"
