@@ -20,7 +20,8 @@ OPTIONS = {
         " --backend --max-batch-size"
         " --max-input-len --max-seq-len --no-cache --kv-cache"
         " --plugins --plugin-library --embed-plugins --trust-plugins"
-        " --allow-fake-fp8 --timing-cache --dump-passes --parts --max-part-bytes --dry-run --output -o --json"
+        " --allow-fake-fp8 --timing-cache --external-experts --dump-passes --parts --max-part-bytes --dry-run"
+        " --output -o --json"
     ),
     "validate": "engine --reference --prompts --max-tokens --trust-plugins --json",
     "generate": (
