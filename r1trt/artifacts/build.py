@@ -12,6 +12,7 @@ from r1trt.arch import ARCHITECTURES, Backend, BuildPrecision
 from r1trt.artifacts.base import Manifest
 from r1trt.artifacts.directory import ModelDirectory
 from r1trt.artifacts.errors import ArtifactError
+from r1trt.artifacts.experts import ExternalExperts
 from r1trt.artifacts.export import ReadWeightFile
 from r1trt.artifacts.fields import Check, Count, FileName, PathText, Sha256, Size, Sm
 from r1trt.artifacts.manifest import Kind
@@ -146,6 +147,8 @@ class BuildManifest(Manifest):
         plugins: The plugin library; None without plugins.
         plugin_libraries: Libraries to load in front of the engine.
         network_check: Number of layers by how the network obeys the plan; empty without a network.
+        external_experts: Inputs of the engine that hold its experts, and what they are made of; None where
+            all weights are constants.
         part: Which part of a model this is; None for a whole one.
         parts: Parts that a whole model consists of, each a build in a directory of its own; 0 where it has an
             engine of its own.
@@ -174,6 +177,7 @@ class BuildManifest(Manifest):
     plugins: PluginsEntry | None = None
     plugin_libraries: tuple[FileName, ...] = ()
     network_check: Mapping[str, Size] = field(default_factory=dict)
+    external_experts: ExternalExperts | None = None
     part: PartOf | None = None
     parts: Size = 0
 
@@ -324,6 +328,12 @@ class BuildArtifact(BuildDirectory):
                 found=found,
                 fix="build the export without --parts, and name that directory",
             )
+
+    @property
+    def loaded_bytes(self) -> int:
+        """What the weights take in memory: those beside the graph, and experts that are its inputs."""
+        experts = self.manifest.external_experts
+        return self.weights.stat().st_size + (0 if experts is None else experts.bytes)
 
     @property
     def engines(self) -> dict[int | None, Path]:

@@ -56,6 +56,8 @@ class BuildConfig:
         allow_fake_fp8: Whether products may run in wider types than the FP8 or INT8 that the plan asks for.
         timing_cache: File with the timings of earlier builds, for the backend "tensorrt"; None takes one in
             the user's cache directory.
+        external_experts: Whether expert stacks are inputs of the engine, bound from the checkpoint when it
+            runs; None means for GPUs where three times the weights exceed this machine's memory.
         dump_passes: Directory for the graph behind each pass, without weights; None writes none.
         parts: Number of engines that the layers are divided over; None makes one, or as few as
             `max_part_bytes` allows.
@@ -85,6 +87,7 @@ class BuildConfig:
     embed_plugins: bool = False
     allow_fake_fp8: bool = False
     timing_cache: Path | None = None
+    external_experts: bool | None = None
     dump_passes: Path | None = None
     parts: int | None = None
     max_part_bytes: int | None = None

@@ -40,6 +40,7 @@ _DECIDED = (
         "kv_cache",
         "backend",
         "plugins",
+        "external_experts",
         "parts",
         "max_part_bytes",
     ),

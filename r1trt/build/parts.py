@@ -24,6 +24,7 @@ from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.lock import locked_for_writing
 from r1trt.build.compensation import compensated_weights
 from r1trt.build.config import BuildConfig
+from r1trt.build.experts import takes_external_experts
 from r1trt.build.finish import build_engines_by_config, require_built
 from r1trt.build.graphs import graphs_from_plan
 from r1trt.build.known_weights import read_known_weights
@@ -45,7 +46,7 @@ from r1trt.parts.plan import PlannedPart, planned_parts
 from r1trt.precision.checks import graph_hash, layer_nodes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import yaml_from_plan
-from r1trt.progress import Progress
+from r1trt.progress import Progress, ignore
 from r1trt.text import size_text
 
 Weights = Mapping[str, ir.TensorProtocol]
@@ -61,6 +62,7 @@ class _Build:
         weights: Weights that were quantized already, by name.
         contents: What the checkpoint's files held.
         build_id: What all parts have in common, in hex.
+        external_experts: Whether expert stacks are inputs of the parts.
     """
 
     prepared: PreparedBuild
@@ -68,6 +70,7 @@ class _Build:
     weights: Weights
     contents: Mapping[str, FileContent]
     build_id: str
+    external_experts: bool
 
 
 def planned_build(prepared: PreparedBuild, config: BuildConfig) -> tuple[PlannedPart, ...]:
@@ -107,7 +110,8 @@ def build_parts(
         R1TrtError: What `build_engine` raises.
     """
     export, output = prepared.export, prepared.output
-    _require_room(prepared, parts, config, progress)
+    external = _external_experts(prepared, parts, config)
+    _require_room(prepared, parts, config, external, progress)
     contents = read_known_weights(export, output, progress)
     require_plan_unedited(BuildDirectory(path=output), config)
     plan = with_scales(prepared.plan, export, calibration=config.calibration_options, progress=progress)
@@ -120,7 +124,8 @@ def build_parts(
             plan=plan,
             weights=weights,
             contents=contents,
-            build_id=_build_id(prepared, plan, parts),
+            build_id=_build_id(prepared, plan, parts, external),
+            external_experts=external,
         )
         graphs = part_graphs(export.model, [part.last_layer for part in parts])
         for part, graph in zip(parts, graphs, strict=True):
@@ -146,8 +151,13 @@ def _workplace(output: Path) -> Iterator[Path]:
 
 
 def _require_room(
-    prepared: PreparedBuild, parts: Sequence[PlannedPart], config: BuildConfig, progress: Progress
+    prepared: PreparedBuild,
+    parts: Sequence[PlannedPart],
+    config: BuildConfig,
+    external_experts: bool,
+    progress: Progress,
 ) -> None:
+    weights, experts = _weights_and_experts(parts)
     target, capacity = prepared.target, prepared.export.artifact.manifest.capacity
     step = build_step(
         prepared.sized,
@@ -155,14 +165,28 @@ def _require_room(
         target.backend,
         prepared.engines,
         calibrated=config.plan is not None,
-        part_bytes=[part.cost.weight_bytes for part in parts],
+        part_bytes=[
+            size - inputs if external_experts else size for size, inputs in zip(weights, experts, strict=True)
+        ],
     )
     require_room(step, prepared.output)
     progress(f"estimated: {size_text(step.memory)} of memory, {size_text(step.disk)} of disk", 1, 1)
 
 
-def _build_id(prepared: PreparedBuild, plan: PrecisionPlan, parts: Sequence[PlannedPart]) -> str:
-    """What decides the parts: the model and its weights, the plan, the target, the limits and the cuts."""
+def _external_experts(prepared: PreparedBuild, parts: Sequence[PlannedPart], config: BuildConfig) -> bool:
+    sizes, experts = _weights_and_experts(parts)
+    return takes_external_experts(config, prepared.target.backend, sizes, sum(experts))
+
+
+def _weights_and_experts(parts: Sequence[PlannedPart]) -> tuple[list[int], list[int]]:
+    """Bytes of each part's weights, and of the routed experts among them."""
+    return [part.cost.weight_bytes for part in parts], [part.cost.expert_bytes for part in parts]
+
+
+def _build_id(
+    prepared: PreparedBuild, plan: PrecisionPlan, parts: Sequence[PlannedPart], external_experts: bool
+) -> str:
+    """What decides the parts: model and weights, plan, target, limits, cuts, and which inputs there are."""
     manifest = prepared.export.artifact.manifest
     inputs = {
         "model": [plan.model_hash, manifest.capacity, manifest.last_token_logits],
@@ -172,6 +196,7 @@ def _build_id(prepared: PreparedBuild, plan: PrecisionPlan, parts: Sequence[Plan
         "limits": asdict(prepared.limits),
         "plugins": None if prepared.plugins.library is None else prepared.plugins.library.sha256,
         "cuts": [part.last_layer for part in parts],
+        "external_experts": external_experts,
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -185,22 +210,15 @@ def _build_part(
         return
     shutil.rmtree(directory, ignore_errors=True)
     progress(phase, 0, 1)
-    plan = replace(
-        build.plan,
-        model_hash=graph_hash(graph),
-        layers={name: build.plan.layers[name] for name in layer_nodes(graph)},
-    )
     weights = _weights_of_part(build.weights, graph, build.plan)
-    graphs = graphs_from_plan(graph, plan, prepared.target, prepared.limits, weights=weights)
     with atomic_directory(directory, kind=BuildManifest.KIND) as made:
-        artifact = write_build(
+        artifact = write_part(
             made,
-            export=replace(prepared.export, model=graph),
-            target=prepared.target,
-            limits=prepared.limits,
-            plan=plan,
-            graphs=graphs,
-            plugins=prepared.plugins,
+            graph,
+            prepared,
+            build.plan,
+            external_experts=build.external_experts,
+            weights=weights,
             contents=build.contents,
             progress=progress,
         )
@@ -209,6 +227,53 @@ def _build_part(
         if not artifact.manifest.is_finished and prepared.missing is None:
             build_engines_by_config(artifact, config, progress)
     progress(phase, 1, 1)
+
+
+def write_part(
+    directory: Path,
+    graph: ir.Model,
+    prepared: PreparedBuild,
+    plan: PrecisionPlan,
+    *,
+    external_experts: bool,
+    weights: Weights | None = None,
+    contents: Mapping[str, FileContent] | None = None,
+    progress: Progress = ignore,
+) -> BuildArtifact:
+    """Write one part without its engines: graphs, the plan of its layers, profiles, and what is constant.
+
+    Args:
+        directory: An existing, empty directory.
+        graph: The part's exported graph.
+        prepared: The build of the whole model.
+        plan: Of the whole model, with all scales.
+        external_experts: Whether expert stacks are inputs.
+        weights: The part's weights that were quantized already, by name.
+        contents: What the checkpoint's files held, as far as they were read before.
+        progress: Called with (phase, done, total).
+
+    Raises:
+        R1TrtError: What `write_build` and `graphs_from_plan` raise.
+    """
+    own = replace(
+        plan,
+        model_hash=graph_hash(graph),
+        layers={name: plan.layers[name] for name in layer_nodes(graph)},
+    )
+    graphs = graphs_from_plan(
+        graph, own, prepared.target, prepared.limits, weights=weights, external_experts=external_experts
+    )
+    return write_build(
+        directory,
+        export=replace(prepared.export, model=graph),
+        target=prepared.target,
+        limits=prepared.limits,
+        plan=own,
+        graphs=graphs,
+        plugins=prepared.plugins,
+        contents=contents,
+        progress=progress,
+    )
 
 
 def _place(part: PlannedPart, count: int, build_id: str) -> PartOf:

@@ -60,6 +60,7 @@ def write_whole(
         plan_sha256=file_entry(files[0]).sha256,
         plugins=None,
         plugin_libraries=(),
+        external_experts=None,
         part=None,
         parts=len(parts),
     )

@@ -13,6 +13,7 @@ from r1trt.artifacts.atomic import atomic_directory
 from r1trt.artifacts.build import BuildDirectory, BuildManifest
 from r1trt.build.compensation import compensated_weights
 from r1trt.build.config import BuildConfig, newest_export
+from r1trt.build.experts import takes_external_experts
 from r1trt.build.finish import build_engines_by_config, require_built
 from r1trt.build.finish_parts import finish_any_build
 from r1trt.build.graphs import graphs_from_plan
@@ -67,7 +68,7 @@ def parts_of_build(config: BuildConfig) -> tuple[PlannedPart, ...]:
 
 def _build_export(prepared: PreparedBuild, config: BuildConfig, progress: Progress) -> Path:
     export, output = prepared.export, prepared.output
-    step = _step(prepared, calibrated=config.plan is not None)
+    step, external = _step(prepared, config)
     require_room(step, output)
     progress(f"estimated: {size_text(step.memory)} of memory, {size_text(step.disk)} of disk", 1, 1)
     dump = None if config.dump_passes is None else GraphDump(config.dump_passes)
@@ -78,7 +79,13 @@ def _build_export(prepared: PreparedBuild, config: BuildConfig, progress: Progre
     with compensated_weights(plan, export, config, progress) as (plan, weights):
         progress("typing the graph", 0, 1)
         graphs = graphs_from_plan(
-            export.model, plan, prepared.target, prepared.limits, weights=weights, after_pass=dump
+            export.model,
+            plan,
+            prepared.target,
+            prepared.limits,
+            weights=weights,
+            external_experts=external,
+            after_pass=dump,
         )
         progress("typing the graph", 1, 1)
         with atomic_directory(output, kind=BuildManifest.KIND) as directory:
@@ -99,8 +106,17 @@ def _build_export(prepared: PreparedBuild, config: BuildConfig, progress: Progre
     return output
 
 
-def _step(prepared: PreparedBuild, *, calibrated: bool) -> Step:
-    """What the build takes of this machine, estimated before anything is read."""
+def _step(prepared: PreparedBuild, config: BuildConfig) -> tuple[Step, bool]:
+    """What the build takes of this machine, and whether experts are inputs; nothing is read for it."""
     target, capacity = prepared.target, prepared.export.artifact.manifest.capacity
     planned = planned_model(prepared.sized, target.arch.name, target.precision, capacity)
-    return build_step(prepared.sized, planned, target.backend, prepared.engines, calibrated=calibrated)
+    external = takes_external_experts(config, target.backend, [planned.bytes], planned.expert_bytes)
+    step = build_step(
+        prepared.sized,
+        planned,
+        target.backend,
+        prepared.engines,
+        calibrated=config.plan is not None,
+        external_experts=external,
+    )
+    return step, external

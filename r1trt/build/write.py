@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from r1trt.build.write_typed import share_weights, weight_bytes, write_typed_mod
 from r1trt.checkpoint.content_hash import FileContent
 from r1trt.estimate.kv_cache import token_bytes_of_node
 from r1trt.export.io import ExportedModel
+from r1trt.graph.stacks import external_experts
 from r1trt.precision.checks import layer_nodes
 from r1trt.precision.plan import PrecisionPlan
 from r1trt.precision.plan_file import save_plan
@@ -73,9 +75,9 @@ def write_build(
     require_free_space(directory, weight_bytes(graphs.engine) * (1 + len(target.sms)))
     _write_graphs(graphs, graph, build, progress)
     save_profiles(profiles_from_graph(graphs.engine.graph, limits), build.profiles)
-    plan_files = save_plan(plan, build.precision_plan)
-    source = _source(export, plan, contents or {})
+    source, plan_files = _source(export, plan, contents or {}), save_plan(plan, build.precision_plan)
     manifest = _manifest(build, export, target, limits, plan, plan_files, source)
+    manifest = replace(manifest, external_experts=external_experts(graphs.stacks, export.weight_base))
     if plugins is not None:
         manifest = plugins.put_beside_engine(directory, manifest)
     manifest.write(directory)

@@ -144,6 +144,12 @@ Examples:
     help="Kernel timings to start from and add to, for --backend tensorrt; default: in the user's cache.",
 )
 @click.option(
+    "--external-experts/--no-external-experts",
+    default=None,
+    help="Experts as inputs of the engine, read from the checkpoint's own files when it is loaded; default: "
+    "for GPUs where three times the weights exceed this machine's memory.",
+)
+@click.option(
     "--dump-passes",
     type=UnicodePath(file_okay=False, path_type=Path),
     metavar="DIR",

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from r1trt.cli.answering_options import answering_options
-from r1trt.cli.options import engine_argument, json_option, prompt_lookup_option, trust_plugins_option
+from r1trt.cli.options import (
+    cluster_option,
+    engine_argument,
+    json_option,
+    prompt_lookup_option,
+    trust_plugins_option,
+)
 from r1trt.cli.output import print_result, printable
 
 if TYPE_CHECKING:
@@ -35,11 +41,9 @@ Examples:
 @prompt_lookup_option
 @answering_options
 @trust_plugins_option
-@click.option(
-    "--cluster",
-    metavar="ADDRESS",
-    help="Run the parts of ENGINE on a Ray cluster, an actor each: HOST:PORT of its head, or `local` for one"
-    " of this process. Ray trusts its network.",
+@cluster_option(
+    "Run the parts of ENGINE on a Ray cluster, an actor each: HOST:PORT of its head, or `local` for one of"
+    " this process."
 )
 @json_option
 def generate(engine: Path, as_json: bool, cluster: str | None, **options: Any) -> None:

@@ -139,6 +139,11 @@ def threads_option(
     return click.option("--threads", type=threads, metavar="N", help=text)
 
 
+def cluster_option(text: str) -> Callable[[Command], Command]:
+    """Adds `--cluster`, whose help begins with `text`."""
+    return click.option("--cluster", metavar="ADDRESS", help=f"{text} Ray trusts its network.")
+
+
 def prompt_lookup_option(command: Command) -> Command:
     """Adds `--prompt-lookup`."""
     return click.option(

@@ -12,7 +12,16 @@ from r1trt.text import size_text
 if TYPE_CHECKING:
     from r1trt.parts.plan import PlannedPart
 
-_HEADER = ("part", "layers", "weights", "cache a token", "prefill ms", "decode ms", "devices")
+_HEADER = (
+    "part",
+    "layers",
+    "weights",
+    "experts of them",
+    "cache a token",
+    "prefill ms",
+    "decode ms",
+    "devices",
+)
 
 
 def part_lines(parts: Sequence[PlannedPart]) -> list[str]:
@@ -40,6 +49,7 @@ def _row(part: PlannedPart) -> tuple[object, ...]:
         part.index,
         f"{part.first_layer}-{part.last_layer}",
         size_text(cost.weight_bytes),
+        size_text(cost.expert_bytes),
         size_text(cost.cache_bytes),
         round(1000 * cost.prefill_seconds, 2),
         round(1000 * cost.decode_seconds, 2),

@@ -11,6 +11,7 @@ import click
 from r1trt.cli.options import (
     DIRECTORY,
     FILE,
+    cluster_option,
     json_option,
     prompt_lookup_option,
     reuse_options,
@@ -92,6 +93,7 @@ class NamedEngine(click.ParamType["tuple[str | None, Path]"]):
 @threads_option(of="of each model", default="the cores that affinity and the container leave, shared out")
 @prompt_lookup_option
 @reuse_options
+@cluster_option("Run the parts of each ENGINE on the Ray cluster whose head is at HOST:PORT, an actor each.")
 @json_option
 def serve(
     engines: tuple[tuple[str | None, Path], ...],
@@ -102,12 +104,10 @@ def serve(
     openai_host: str,
     api_key_file: Path | None,
     model_name: str | None,
-    rows: int | None,
     drain_seconds: float,
-    threads: int | None,
     reuse: dict[str, Any],
-    prompt_lookup: int,
     as_json: bool,
+    **shared: Any,
 ) -> None:
     """Start a Triton server with each ENGINE, a build directory for a CPU, until Ctrl-C.
 
@@ -121,7 +121,7 @@ def serve(
     from r1trt.package.limits import GenerationLimits
     from r1trt.triton_server.serve import ServeConfig, served_models
 
-    limits = GenerationLimits(rows=rows, threads=threads, prompt_lookup=prompt_lookup, **reuse)
+    limits = GenerationLimits(**reuse, **shared)
     config = ServeConfig(
         engines=_engines_to_serve(engines, model_name),
         http_port=http_port,

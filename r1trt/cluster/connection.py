@@ -40,6 +40,24 @@ def ray_module(address: str) -> Any:
         ) from error
 
 
+def require_cluster(address: str) -> None:
+    """Asks, without joining it, whether something listens where a server is to find a cluster.
+
+    Raises:
+        UsageError: That is no address of a cluster that goes on without this process.
+        UnavailableError: Ray is not installed, or nothing listens there.
+    """
+    if address == LOCAL:
+        raise UsageError(
+            "A server does not start a cluster of its own.",
+            found=address,
+            expected="HOST:PORT of its head",
+            fix=f"ray start --head --node-ip-address={LOOPBACK} --port=6379",
+        )
+    _require_listening(address)
+    ray_module(address)
+
+
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
     """The module `ray`, connected to a cluster; it is left again at the end.

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+from r1trt.cluster.lane_metrics import LaneGauges, LaneMetrics
 from r1trt.cluster.session import ClusterSession
 from r1trt.cluster.stages import Stages
 from r1trt.config.checks import require
@@ -48,11 +49,12 @@ class Lanes:
         self._lock = threading.Lock()
         self._free: list[int] = []  # rows of each lane that no request has, or less than none
         self._threads: list[SchedulerThread] = []
+        gauges = LaneGauges(metrics, lanes)
         for lane in range(lanes):
             first, end = lane * rows // lanes, (lane + 1) * rows // lanes
             session = ClusterSession(stages, first, end - first)
             session.reset(end - first)
-            scheduler = Scheduler(session, tokenizer, config, metrics)
+            scheduler = Scheduler(session, tokenizer, config, LaneMetrics(metrics, gauges, lane))
             # One lane is measured, alone; where prompts are cut is then the same in all.
             config = replace(config, chunk_tokens=scheduler.chunk_tokens)
             self._threads.append(SchedulerThread(scheduler))

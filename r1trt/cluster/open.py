@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.cluster.config import ClusterConfig
 from r1trt.cluster.connection import connected
+from r1trt.cluster.lanes import Lanes
 from r1trt.cluster.session import ClusterSession
 from r1trt.cluster.stages import Stages
 from r1trt.errors import UnavailableError, UsageError
+from r1trt.serving.config import SchedulerConfig
+from r1trt.serving.metrics import MetricSink
+from r1trt.tokenizer.text_tokenizer import TextTokenizer
 
 
 @contextmanager
@@ -59,3 +63,33 @@ def opened_session(
     """All of the stages' rows as one session; see `opened_stages`."""
     with opened_stages(address, config, report) as stages:
         yield ClusterSession(stages, 0, config.rows)
+
+
+@contextmanager
+def opened_lanes(
+    address: str,
+    config: ClusterConfig,
+    tokenizer: TextTokenizer,
+    scheduler: SchedulerConfig,
+    metrics: MetricSink,
+    report: Callable[[str], None],
+) -> Iterator[tuple[Lanes, int]]:
+    """As many lanes of requests as there are stages, or rows where these are fewer; see `opened_stages`.
+
+    Args:
+        address: HOST:PORT of the cluster's head.
+        config: What runs, and how.
+        tokenizer: The model's.
+        scheduler: Limits of each lane.
+        metrics: Where measurements go.
+        report: Told of each stage that was started anew.
+
+    Yields:
+        The lanes, and the tokens that a row of the cache holds.
+    """
+    with opened_stages(address, config, report) as stages:
+        lanes = Lanes(stages, tokenizer, min(len(stages.processes), config.rows), scheduler, metrics)
+        try:
+            yield lanes, stages.limits.capacity or 0
+        finally:
+            lanes.close()

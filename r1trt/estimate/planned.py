@@ -16,6 +16,7 @@ from r1trt.estimate.sample import Sample, sample_of_model
 from r1trt.estimate.source import SizedModel
 from r1trt.estimate.typed_weights import TypedWeight, typed_weights
 from r1trt.ops.cost import CallSize, Cost, Dims
+from r1trt.ops.dynamic_moe import EXPERTS
 from r1trt.ops.layer_precision import LayerPrecision
 from r1trt.ops.registry import layer_operator_of
 from r1trt.passes.remove_cache import RemoveCachePass
@@ -56,6 +57,12 @@ class PlannedModel:
     def bytes(self) -> int:
         """Bytes of all typed weights."""
         return sum(self.weight_bytes.values())
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of the routed experts' typed weights, block scales included."""
+        experts = [weight for weight in self.weights if weight.part == EXPERTS]
+        return sum(self.sample.count(weight.name) * weight.bytes for weight in experts)
 
     def costs(self, call: CallSize) -> dict[str, Cost]:
         """Cost of each of the sample's layers in one call, by its name."""

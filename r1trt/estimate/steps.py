@@ -87,6 +87,7 @@ def build_step(
     engines: int,
     *,
     calibrated: bool = False,
+    external_experts: bool = False,
     part_bytes: Sequence[int] = (),
 ) -> Step:
     """A build.
@@ -97,9 +98,10 @@ def build_step(
         backend: Builder.
         engines: Engines that it makes here; 0 where ONNX Runtime runs the graph, or the builder is elsewhere.
         calibrated: FP8 scales are given, and need not be measured.
-        part_bytes: Bytes of each part's weights, where layers are divided over several engines.
+        external_experts: Experts are inputs of the engine, and neither written nor built in.
+        part_bytes: Bytes of what is constant in each part, where layers are divided over several engines.
     """
-    parts = part_bytes or [planned.bytes]
+    parts = part_bytes or [planned.bytes - (planned.expert_bytes if external_experts else 0)]
     weights, stored = sum(parts), sum(model.stored_bytes.values())
     memory, seconds = WRITE_MEMORY, BUILD_SECONDS + (stored + weights) / TYPED_IN_SECOND
     if planned.plan.missing_scales and not calibrated:

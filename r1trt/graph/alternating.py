@@ -32,9 +32,9 @@ class AlternatingTensor(RowTensor):
 
     def __init__(self, stack: ir.TensorProtocol, *, name: str) -> None:
         super().__init__(stack.dtype, [int(size) for size in stack.shape if isinstance(size, int)], name=name)
-        self._stack = stack
+        self.stack = stack
 
     def rows(self) -> Iterator[Array]:
         """Rows in order, those of an expert at a time."""
         _, count, columns = self._dims
-        return alternating((chunk.reshape(-1, columns) for chunk in rows_of(self._stack, columns)), count)
+        return alternating((chunk.reshape(-1, columns) for chunk in rows_of(self.stack, columns)), count)

@@ -62,12 +62,12 @@ class JoinedScales(ir.LazyTensor):
 
     def __init__(self, parts: Sequence[ir.TensorProtocol], shape: Sequence[int], *, name: str) -> None:
         super().__init__(self._joined, ir.DataType.FLOAT, ir.Shape(shape), name=name)
-        self._parts = parts
+        self.parts = tuple(parts)
 
     def _joined(self) -> ir.TensorProtocol:
         """Raises CheckpointError where a scale is no positive finite number."""
-        arrays = [part.numpy().astype(np.float32).reshape(-1) for part in self._parts]
-        for part, array in zip(self._parts, arrays, strict=True):
+        arrays = [part.numpy().astype(np.float32).reshape(-1) for part in self.parts]
+        for part, array in zip(self.parts, arrays, strict=True):
             require_positive_scales(str(part.name), array)
         shape = [int(size) for size in self.shape if isinstance(size, int)]
         return ir.Tensor(np.concatenate(arrays).reshape(shape), name=self.name)

@@ -215,6 +215,26 @@ class WeightTensor(ir.LazyTensor):
         self._scales = scales
         self._transposed = transposed
 
+    @property
+    def source(self) -> WeightSource:
+        """Where the values come from."""
+        return self._source
+
+    @property
+    def element_type(self) -> ir.DataType:
+        """Type of the elements, also where they are declared as bytes."""
+        return self._converts_to
+
+    @property
+    def scales(self) -> tuple[float, ...] | None:
+        """Of weights that become codes: one scale, or one for each index of axis 0."""
+        return None if self._scales is None else tuple(self._scales.reshape(-1).tolist())
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether a [N,K] weight is stored as [K,N]."""
+        return self._transposed
+
     def as_bytes(self) -> WeightTensor:
         """The same FP8 weight, declared as bytes."""
         scale = None if self._scales is None else self._scales.tolist()

@@ -70,6 +70,7 @@ def bundle_from_builds(
     first = builds[0]
     for build in builds:
         build.require_finished()
+        build.require_one_engine("a Triton repository")
         require_tokenizer(build)
     require_one_model(builds)
     engines = tuple(entry for build in builds for entry in build.manifest.engines)

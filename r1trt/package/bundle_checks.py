@@ -40,6 +40,7 @@ def require_one_model(builds: Sequence[BuildArtifact]) -> None:
         BuildError: Says what differs.
     """
     for build in builds:
+        _require_constant_experts(build)
         _require_same_options(build, builds[0])
         _require_same_libraries(build, builds[0])
     sms = [entry.sm for build in builds for entry in build.manifest.engines]
@@ -49,6 +50,17 @@ def require_one_model(builds: Sequence[BuildArtifact]) -> None:
             "More than one of the builds is for the same processor.",
             where=", ".join(str(build.path) for build in builds),
             found=", ".join("a CPU" if sm is None else f"SM{sm}" for sm in sorted(doubled, key=str)),
+        )
+
+
+def _require_constant_experts(build: BuildArtifact) -> None:
+    experts = build.manifest.external_experts
+    if experts is not None:
+        raise BuildError(
+            "The build's engine reads its experts from the checkpoint, which no package holds.",
+            where=build.path,
+            found=f"{len(experts.stacks)} inputs made of shards in {experts.base_directory}",
+            fix="build with --no-external-experts, or serve the build itself with r1trt serve",
         )
 
 

@@ -27,6 +27,7 @@ class GenerationLimits:
         reuse_answers: Neither is what was generated, though its numbers are not those of a prompt's tokens.
         pinned_prompt: A system prompt that is read once, and stays in a row of its own; None pins nothing.
         prompt_lookup: Tokens of a draft that is looked up where one request alone decodes; 0 drafts nothing.
+        cluster: HOST:PORT of a Ray cluster whose nodes run the engine's parts; None runs it in the server.
     """
 
     rows: int | None = None
@@ -38,6 +39,7 @@ class GenerationLimits:
     reuse_answers: bool = False
     pinned_prompt: str | None = None
     prompt_lookup: int = 0
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
@@ -47,6 +49,8 @@ class GenerationLimits:
             )
         if self.pinned_prompt is not None and not self.pinned_prompt.strip():
             raise UsageError("The prompt to pin is empty.", fix="leave out --pin-prompt, or write a text")
+        if self.pinned_prompt is not None and self.cluster is not None:
+            raise UsageError("A prompt cannot be pinned on a cluster yet.", fix="leave out --pin-prompt")
         for name in ("rows", "chunk_tokens", "token_budget", "max_queue", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -61,6 +65,12 @@ class GenerationLimits:
         """
         if self.prompt_lookup:
             require_all_logits(manifest.last_token_logits)
+        if self.cluster is not None and not manifest.parts:
+            raise ConfigError(
+                "A cluster runs a model in parts, a stage each.",
+                found="one engine",
+                fix="build with --parts N, or leave out --cluster",
+            )
         rows = self.rows or manifest.max_batch_size
         if rows > manifest.max_batch_size:
             raise ConfigError(
@@ -76,6 +86,7 @@ class GenerationLimits:
         return ServingConfig(
             rows=rows,
             threads=self.threads,
+            cluster=self.cluster,
             scheduler=SchedulerConfig(
                 chunk_tokens=chunk,
                 token_budget=self.token_budget,

@@ -30,5 +30,6 @@ def proto_without_weights(model: ir.Model) -> onnx.ModelProto:
         if tensor is not None and (isinstance(tensor, ir.ExternalTensor) or tensor.nbytes >= _INLINE_BYTES):
             del light.graph.initializers[name]
             value.const_value = None
-            light.graph.inputs.append(value)
+            if not value.is_graph_input():
+                light.graph.inputs.append(value)
     return ir.to_proto(light)

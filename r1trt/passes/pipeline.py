@@ -20,6 +20,7 @@ from r1trt.passes.check_onnx import CheckOnnxPass
 from r1trt.passes.check_plan import CheckPlanPass
 from r1trt.passes.check_traps import CheckBuilderFormsPass, CheckTypedPass
 from r1trt.passes.choose_tokens import ChooseTokensPass
+from r1trt.passes.external_experts import ExternalExpertsPass
 from r1trt.passes.fp8_as_bytes import Fp8AsBytesPass
 from r1trt.passes.fuse_attention import FuseAttentionPass
 from r1trt.passes.fuse_norms import FuseNormsPass
@@ -56,6 +57,7 @@ def passes_for(
     capacity: int | None,
     sms: Sequence[int] = (),
     weights: Mapping[str, ir.TensorProtocol] | None = None,
+    external_experts: bool = False,
 ) -> Passes:
     """What turns an exported graph into what a backend gets.
 
@@ -65,13 +67,22 @@ def passes_for(
         capacity: Tokens of the KV cache; None for a scoring graph without one.
         sms: Compute capabilities that are built for.
         weights: Quantized weights that are made already, by name; the others are rounded to nearest.
+        external_experts: Expert stacks become inputs, whose defaults are still there.
     """
+    external: Passes = [ExternalExpertsPass()] if external_experts else []
     typing = typing_passes(plan, weights or {})
     cache = RemoveCachePass() if capacity is None else SetCapacityPass(capacity)
+    if backend != "onnxruntime":
+        return [cache, *typing, *external, *_builder_passes(backend, plan, sms)]
+    # Prompts are read for what follows them; scoring graphs are asked for all logits.
+    choice = [] if capacity is None else [ChooseTokensPass()]
+    return [cache, *choice, *typing, *_cpu_engine_passes(external)]
+
+
+def _builder_passes(backend: Backend, plan: PrecisionPlan, sms: Sequence[int]) -> Passes:
+    """A typed graph into what a builder's parser takes."""
     if backend == "tensorrt":
         return [
-            cache,
-            *typing,
             # TensorRT's own layers for what it has some for.
             SetBodiesPass("tensorrt-rtx", leave=plugin_layers(plan)),
             CheckOnnxPass(),
@@ -81,21 +92,15 @@ def passes_for(
             CheckPluginTypesPass(),
             NameAbsentInputsPass(),
         ]
-    if backend == "tensorrt-rtx":
-        return [
-            cache,
-            *typing,
-            SetBodiesPass("tensorrt-rtx"),
-            CheckOnnxPass(),
-            InlineBodiesPass(),
-            CheckBuilderFormsPass(backend, sms),
-        ]
-    # Prompts are read for what follows them; scoring graphs are asked for all logits.
-    choice = [] if capacity is None else [ChooseTokensPass()]
-    return [cache, *choice, *typing, *_cpu_engine_passes()]
+    return [
+        SetBodiesPass("tensorrt-rtx"),
+        CheckOnnxPass(),
+        InlineBodiesPass(),
+        CheckBuilderFormsPass(backend, sms),
+    ]
 
 
-def _cpu_engine_passes() -> Passes:
+def _cpu_engine_passes(external: Passes) -> Passes:
     """A typed graph into what ONNX Runtime serves: fewer, larger nodes where all is FP32.
 
     Graphs that stand for another builder's arithmetic keep its layers, and have none of this.
@@ -105,6 +110,7 @@ def _cpu_engine_passes() -> Passes:
         FuseAttentionPass(),
         FuseNormsPass(),
         AlternateExpertsPass(),
+        *external,
         *_onnxruntime_passes(CheckOnnxPass()),
         # What every layer would compute for itself, positions and masks, is computed once.
         InlineBodiesPass(keep="onnxruntime", inline=(DYNAMIC_ROPE.name, HLA_ATTENTION.name)),

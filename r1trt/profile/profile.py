@@ -123,6 +123,8 @@ def _measured(
     build = subject.build
     if build is None or not config.measure or "latency" not in config.metrics:
         return None, ""
+    if build.manifest.parts:
+        return None, "not measured: this build is in parts"
     if not build.manifest.is_finished:
         return None, "not measured: this build has no engine yet"
     others = OthersShare()

@@ -83,10 +83,12 @@ class DeviceBuffer:
         """Sets every byte to zero."""
         checked(self._cudart.cudaMemsetAsync(self.address, 0, self.size, stream))
 
-    def upload(self, array: npt.NDArray[Any], stream: Any) -> None:
-        """Copies an array here. The caller keeps it alive until the stream is synchronized."""
+    def upload(self, array: npt.NDArray[Any], stream: Any, offset: int = 0) -> None:
+        """Copies an array to `offset`. The caller keeps it alive until the stream is synchronized."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
-        checked(self._cudart.cudaMemcpyAsync(self.address, array.ctypes.data, array.nbytes, kind, stream))
+        checked(
+            self._cudart.cudaMemcpyAsync(self.address + offset, array.ctypes.data, array.nbytes, kind, stream)
+        )
 
     def download(self, shape: tuple[int, ...], stream: Any) -> npt.NDArray[np.float32]:
         """Copies FP32 numbers from here, and waits for them."""

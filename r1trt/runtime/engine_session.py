@@ -13,6 +13,7 @@ from r1trt.artifacts.build import BuildArtifact
 from r1trt.artifacts.parts import PartsArtifact
 from r1trt.errors import UnavailableError
 from r1trt.graph.interface import HIDDEN_OUT, LOGITS
+from r1trt.runtime.expert_source import expert_source
 from r1trt.runtime.huge_pages import use_huge_pages
 from r1trt.runtime.onnxruntime_model import LoadOptions
 from r1trt.runtime.session import Session, SessionError
@@ -65,20 +66,31 @@ def session_from_parts(build: BuildArtifact, options: LoadOptions | None = None)
             expected="parts for --arch cpu",
             fix="validate their arithmetic with r1trt validate, or build them for --arch cpu",
         )
-    return _parts_session(build, options or LoadOptions(), session_from_part)
+    return session_of_parts(build, options or LoadOptions(), session_from_part)
 
 
-def _parts_session(
+def session_of_parts(
     build: BuildArtifact,
     options: LoadOptions,
     opened: Callable[[BuildArtifact, LoadOptions], OnnxRuntimeSession],
 ) -> Session:
+    """Load a model in parts, each by a function of its own.
+
+    Args:
+        build: The directory that the parts are in.
+        options: How ONNX Runtime loads them, and how much memory they may take.
+        opened: Loads one part.
+
+    Raises:
+        ArtifactError: A part is missing, changed, of another build or in another's place.
+        UnavailableError: The largest part does not fit into memory.
+    """
     from r1trt.runtime.parts_session import PartsSession
 
     parts = PartsArtifact.of(build).parts()
     return PartsSession(
         [partial(opened, part, options) for part in parts],
-        [part.weights.stat().st_size for part in parts],
+        [part.loaded_bytes for part in parts],
         cache_row_bytes=build.manifest.kv_cache_bytes // build.manifest.max_batch_size,
         memory=options.memory,
     )
@@ -98,17 +110,22 @@ def session_from_part(part: BuildArtifact, options: LoadOptions | None = None) -
     """
     from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 
-    place = part.manifest.part
-    assert place is not None, "a part's manifest says which it is"
-    output = LOGITS if place.index == place.count - 1 else HIDDEN_OUT
     return OnnxRuntimeSession(
         part.cpu_engine,
         weight_base=part.path,
-        outputs={output: output},
+        outputs=result_of_build(part),
         max_batch_size=part.manifest.max_batch_size,
         max_input_len=part.manifest.max_input_len,
         options=options or LoadOptions(),
+        experts=expert_source(part),
     )
+
+
+def result_of_build(build: BuildArtifact) -> dict[str, str]:
+    """What a call of a build's graph returns, by name: the hidden state of a part that is not the last."""
+    part = build.manifest.part
+    name = LOGITS if part is None or part.index == part.count - 1 else HIDDEN_OUT
+    return {name: name}
 
 
 def session_from_cpu_engine(
@@ -124,6 +141,7 @@ def session_from_cpu_engine(
         max_batch_size=build.manifest.max_batch_size,
         max_input_len=build.manifest.max_input_len,
         options=options,
+        experts=expert_source(build),
     )
     use_huge_pages(options.huge_page_seconds)
     return session

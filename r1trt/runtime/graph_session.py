@@ -11,6 +11,8 @@ from pathlib import Path
 from r1trt.artifacts import BuildArtifact, ExportArtifact
 from r1trt.export.io import weight_base_of
 from r1trt.graph.outputs import graph_with_outputs
+from r1trt.runtime.engine_session import result_of_build
+from r1trt.runtime.expert_source import expert_source
 from r1trt.runtime.onnxruntime_model import LoadOptions, folds_constants
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 from r1trt.runtime.session import LOGITS, Session
@@ -45,7 +47,7 @@ def session_from_simulation(
     *,
     threads: int | None = None,
     extra_outputs: Mapping[str, str] | None = None,
-) -> Session:
+) -> OnnxRuntimeSession:
     """Load the simulation that lies beside a GPU's engine: the typed graph's arithmetic, roundings included.
 
     Args and Raises are those of `session_from_export`.
@@ -54,10 +56,11 @@ def session_from_simulation(
     return OnnxRuntimeSession(
         _graph(build.simulated_graph, extra_outputs),
         weight_base=build.path,
-        outputs={LOGITS: LOGITS, **(extra_outputs or {})},
+        outputs={**result_of_build(build), **(extra_outputs or {})},
         max_batch_size=build.manifest.max_batch_size,
         max_input_len=build.manifest.max_input_len,
         options=LoadOptions(threads=threads, fold_constants=folds_constants(weight_bytes)),
+        experts=expert_source(build),
     )
 
 

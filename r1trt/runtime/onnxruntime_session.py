@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from r1trt.graph.interface import HIDDEN_IN, INPUT_IDS, ONLY_LAST
 from r1trt.machine import memory_of_machine
+from r1trt.runtime.expert_source import ExpertSource, StackInputs
+from r1trt.runtime.free_memory import return_free_memory
 from r1trt.runtime.onnxruntime_model import LoadOptions, inference_session
 from r1trt.runtime.session import (
     LOGITS,
@@ -56,6 +58,7 @@ class OnnxRuntimeSession:
         max_batch_size: Limit to enforce.
         max_input_len: Limit to enforce.
         options: How ONNX Runtime loads it.
+        experts: What further inputs are read from, which stay what they are; None where there are none.
 
     Raises:
         SessionError: ONNX Runtime cannot load the graph, or its interface is another one.
@@ -71,13 +74,15 @@ class OnnxRuntimeSession:
         max_batch_size: int | None = None,
         max_input_len: int | None = None,
         options: LoadOptions | None = None,
+        experts: ExpertSource | None = None,
     ) -> None:
         if weight_base is None:
             assert isinstance(graph, Path), "a serialized graph has no directory of its own"
             weight_base = graph.parent
         self._where = graph if isinstance(graph, Path) else weight_base
         self._load = partial(inference_session, graph, weight_base, options or LoadOptions())
-        self._session = self._load()
+        self._session, self._experts = self._load(), experts
+        self._stacks = self._stack_inputs()
         self._outputs = dict(outputs or {LOGITS: LOGITS})
         self._input_names = frozenset(value.name for value in self._session.get_inputs())
         self._given = HIDDEN_IN if HIDDEN_IN in self._input_names else INPUT_IDS
@@ -134,15 +139,16 @@ class OnnxRuntimeSession:
             for name, array in arrays.items():
                 if name in self._input_names:
                     binding.bind_cpu_input(name, np.ascontiguousarray(array))
-            for name in self._outputs.values():  # anew: memory of the last call would be taken for this one
+            names = list(dict.fromkeys(self._outputs.values()))  # one may be two results
+            for name in names:  # anew: memory of the last call would be taken for this one
                 binding.bind_output(name)
             self._session.run_with_iobinding(binding)
             values = binding.get_outputs_as_ortvaluevector()
             # Outputs come in the order of binding: the caches first.
-            arrays_out = [values[len(self._caches) + index].numpy() for index in range(len(self._outputs))]
+            made = {name: values[len(self._caches) + at].numpy() for at, name in enumerate(names)}
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise SessionError("ONNX Runtime failed at a call.", where=self._where, found=error) from error
-        results: Outputs = dict(zip(self._outputs, arrays_out, strict=True))
+        results: Outputs = {result: made[name] for result, name in self._outputs.items()}
         if self.limits.last_token_logits:
             results[LOGITS] = results[LOGITS][:, None]
         return results
@@ -178,11 +184,13 @@ class OnnxRuntimeSession:
         """Loads the graph again where `unload` freed it. Raises SessionError where that fails."""
         if self._session is None:
             self._session = self._load()
+            self._stacks = self._stack_inputs()
 
     def unload(self) -> None:
         """Frees the graph and its weights until the next call; the caches stay."""
         self._bindings.clear()
-        self._session = None
+        self._session = self._stacks = None
+        return_free_memory()
 
     def end_profile(self) -> Path:
         """Ends the profiler that the session was loaded with, and names the file that it wrote."""
@@ -205,6 +213,8 @@ class OnnxRuntimeSession:
                 # By address: ONNX Runtime's other way knows no inputs with defaults.
                 binding.bind_input(ONLY_LAST, "cpu", 0, np.bool_, _TRUE.shape, _TRUE.ctypes.data)
             self._bind_caches(binding, first_row, B)
+            if self._stacks is not None:
+                self._stacks.bind(binding)
             self._bindings[key] = binding  # whole: one that failed is not taken again
         return binding
 
@@ -214,6 +224,14 @@ class OnnxRuntimeSession:
             where = ("cpu", 0, view.dtype.type, view.shape, view.ctypes.data)
             binding.bind_input(name, *where)
             binding.bind_output(cache_output(name), *where)
+
+    def _stack_inputs(self) -> StackInputs | None:
+        if self._experts is None:
+            return None
+        try:
+            return StackInputs(self._session, self._experts.in_memory())
+        except ValueError as error:
+            raise self._another_interface(str(error), "an input as the manifest lists it") from error
 
     def _logits_shape(self) -> list[Any]:
         """`[B, S, V]` or `[B, V]`; empty where no logits are wanted, as when a graph measures something."""

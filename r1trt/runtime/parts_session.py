@@ -80,10 +80,12 @@ class PartsSession:
         found: Outputs = {}
         for index, part in enumerate(self._parts):
             with self._turns.taken(index):
-                found |= part.run(given, seq_len_B, past_len_B, first_row, only_last=only_last)
-                if HIDDEN_OUT in found:
-                    # A copy: the array would keep the memory of a part that is freed.
-                    given = np.array(found.pop(HIDDEN_OUT))
+                outputs = part.run(given, seq_len_B, past_len_B, first_row, only_last=only_last)
+                if not self._turns.stays(index):
+                    # Copies: an array of ONNX Runtime's keeps all memory of its session, weights included.
+                    outputs = {name: np.array(array) for name, array in outputs.items()}
+            given = outputs.pop(HIDDEN_OUT, given)
+            found |= outputs
         return found
 
     def step(

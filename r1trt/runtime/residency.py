@@ -97,7 +97,7 @@ class Turns:
         try:
             yield
         finally:
-            if index in self._turning:
+            if not self.stays(index):
                 self._parts[index].unload()
 
     def _begin(self, index: int) -> None:
@@ -106,8 +106,12 @@ class Turns:
             self._parts[index].load()
         else:
             loading.result()
-        if self._ahead and index in self._turning:
+        if self._ahead and not self.stays(index):
             self._load_ahead(index)
+
+    def stays(self, index: int) -> bool:
+        """Whether a part is loaded once."""
+        return index not in self._turning
 
     def close(self) -> None:
         """Waits for what is being loaded."""

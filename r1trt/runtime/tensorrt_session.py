@@ -15,6 +15,7 @@ import numpy as np
 
 from r1trt.artifacts.build import BuildArtifact
 from r1trt.runtime.cuda_memory import DeviceBuffer, checked, cuda_runtime
+from r1trt.runtime.expert_source import ExpertSource, expert_source
 from r1trt.runtime.session import (
     LOGITS,
     Float32Array,
@@ -47,13 +48,15 @@ class TensorRTSession:
 
     Args:
         file: The engine.
+        experts: What its inputs for expert stacks are read from; None where it has none.
 
     Raises:
         UnavailableError: No GPU, no driver, or no such TensorRT here.
         SessionError: The engine is of another version or GPU, or its interface is another one.
+        CheckpointError: A shard with experts cannot be read.
     """
 
-    def __init__(self, file: EngineFile) -> None:
+    def __init__(self, file: EngineFile, experts: ExpertSource | None = None) -> None:
         self._path = file.path
         self._cudart = cuda_runtime()
         trt = tensorrt_module(file.backend)
@@ -69,6 +72,9 @@ class TensorRTSession:
         self.rows = 0
         self._caches: dict[str, DeviceBuffer] = {}
         self._buffers: dict[str, DeviceBuffer] = {}
+        self._stacks: dict[str, DeviceBuffer] = {}
+        if experts is not None:
+            self._load_stacks(experts)
 
     def reset(self, rows: int) -> None:
         """Starts a table of `rows` empty sequences."""
@@ -166,11 +172,26 @@ class TensorRTSession:
         """Frees contexts, engine and device memory."""
         self._free(self._caches)
         self._free(self._buffers)
+        self._free(self._stacks)
         self._contexts = []
         self._engine = None
         if self._stream is not None:
             checked(self._cudart.cudaStreamDestroy(self._stream))
             self._stream = None
+
+    def _load_stacks(self, experts: ExpertSource) -> None:
+        """Stacks experts on the GPU, piece by piece as shards are read, and binds them for all calls."""
+        for stack in experts.stacks:
+            buffer = self._stacks[stack.name] = DeviceBuffer(self._cudart, stack.bytes)
+            start = 0
+            for rows in experts.rows(stack):
+                piece = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+                buffer.upload(piece, self._stream, start)
+                # NOTES: the next piece may take this one's memory.
+                checked(self._cudart.cudaStreamSynchronize(self._stream))
+                start += piece.size
+            for context in self._contexts:
+                self._require(context.set_tensor_address(stack.name, buffer.address), f"input {stack.name}")
 
     def _context(self, profile: int) -> Any:
         context = self._engine.create_execution_context()
@@ -264,5 +285,7 @@ def session_from_tensorrt_engine(build: BuildArtifact) -> TensorRTSession:
     Raises:
         UnavailableError: No GPU here, none that the build was made for, or no engine was built.
         SessionError: The engine cannot be loaded.
+        CheckpointError: A shard with experts is not the one that it was built from.
     """
-    return TensorRTSession(engine_file_from_build(build, cuda_runtime()))
+    cudart = cuda_runtime()
+    return TensorRTSession(engine_file_from_build(build, cudart), expert_source(build))

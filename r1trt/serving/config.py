@@ -56,11 +56,13 @@ class ServingConfig:
     Attributes:
         rows: Requests that run at a time.
         threads: CPU threads of ONNX Runtime; None takes one for each core that may be used.
+        cluster: HOST:PORT of a Ray cluster whose nodes run the engine's parts; None runs it in the server.
         scheduler: How they share the calls.
     """
 
     rows: int = 1
     threads: int | None = None
+    cluster: str | None = None
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
     def __post_init__(self) -> None:
@@ -77,7 +79,8 @@ class ServingConfig:
             ConfigError: A value is not an integer, or out of range.
         """
         scheduler = {entry.name for entry in fields(SchedulerConfig)}
-        known = {name: text for name, text in parameters.items() if name in {"rows", "threads", *scheduler}}
+        numbers = {"rows", "threads", *scheduler}
+        known = {name: text for name, text in parameters.items() if name in numbers}
         wrong = [name for name, text in known.items() if not text.isdecimal()]
         if wrong:
             raise ConfigError(
@@ -85,12 +88,14 @@ class ServingConfig:
             )
         values = {name: _value(name, text) for name, text in known.items()}
         shared = {name: values.pop(name) for name in scheduler & values.keys()}
-        return cls(**values, scheduler=SchedulerConfig(**shared))
+        cluster = parameters.get("cluster")
+        return cls(**values, cluster=cluster, scheduler=SchedulerConfig(**shared))
 
     def to_parameters(self) -> dict[str, str]:
         """Names and values as text; what is None is left out."""
         values = {"rows": self.rows, "threads": self.threads, **asdict(self.scheduler)}
-        return {name: str(int(value)) for name, value in values.items() if value is not None}
+        texts = {name: str(int(value)) for name, value in values.items() if value is not None}
+        return texts if self.cluster is None else {**texts, "cluster": self.cluster}
 
 
 def _value(name: str, text: str) -> Any:

@@ -17,6 +17,7 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 
 from r1trt.cache import cache_directory
@@ -54,17 +55,20 @@ class ServingEnvironment:
         return {**inherited, "PATH": path, "LD_LIBRARY_PATH": self.library_path}
 
 
-def serving_environment(progress: Progress = ignore) -> ServingEnvironment:
+def serving_environment(progress: Progress = ignore, *, ray: bool = False) -> ServingEnvironment:
     """Finds the environment, or makes it: about 60 MB to download and 400 MB on the disk.
 
     Args:
         progress: Told of each phase.
+        ray: Models run on a Ray cluster: another environment, with the release of Ray that is installed here.
 
     Raises:
         UnavailableError: This Python, machine or network does not allow it.
     """
     _require_supported_python()
     requirements = resources.files("r1trt.triton_server").joinpath("serving-requirements.txt").read_text()
+    if ray:
+        requirements += f"ray=={version('ray')}\n"
     identity = f"{sys.version_info[:3]} {sys.base_prefix} {SERVER_PACKAGE} {requirements}"
     directory = cache_directory() / f"serving-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     directory.parent.mkdir(parents=True, exist_ok=True)

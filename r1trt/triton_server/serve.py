@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1trt.cache import CACHE_VARIABLE, cache_directory
+from r1trt.cluster.connection import require_cluster
 from r1trt.door.limits import DoorLimits
 from r1trt.errors import UsageError
 from r1trt.lifetime.ending import drained_at_ending
@@ -140,6 +141,7 @@ def served_models(
         R1TrtError: An engine cannot be served, or the server does not start.
         UnavailableError: An engine is for a GPU, or the bundled server cannot be installed.
     """
+    on_cluster = _on_cluster(config)
     models = models_to_serve(config.engines, config.limits)
     require_plain_path(cache_directory(), fix=f"set {CACHE_VARIABLE} to a folder with another name")
     with temporary_directory("serve") as directory:
@@ -149,7 +151,7 @@ def served_models(
         limits = DoorLimits.for_models({model.name: model.capacity for model in models})
         server_config = _server_config(config, directory, limits)
         # Last, since it may take minutes: everything that can be refused has been.
-        environment = serving_environment(progress)
+        environment = serving_environment(progress, ray=on_cluster)
         if server_config.openai is not None and server_config.openai.note is not None:
             log(server_config.openai.note)
         progress("starting the server", 0, 0)
@@ -166,6 +168,14 @@ def served_models(
                 for model, defaults in zip(models, sampling, strict=True)
             ]
             yield _served(config, server, named, server_config.openai)
+
+
+def _on_cluster(config: ServeConfig) -> bool:
+    """Whether the models run on a cluster, which then answers."""
+    cluster = None if config.limits is None else config.limits.cluster
+    if cluster is not None:
+        require_cluster(cluster)
+    return cluster is not None
 
 
 def _served(

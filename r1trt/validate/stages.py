@@ -7,14 +7,16 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
 from r1trt.artifacts import BuildArtifact, ExportArtifact
+from r1trt.artifacts.parts import PartsArtifact
 from r1trt.artifacts.trusted_code import require_trusted_build
 from r1trt.errors import R1TrtError, UnavailableError
 from r1trt.evaluate.checkpoint import model_from_checkpoint
 from r1trt.evaluate.models import Model, model_from_session
 from r1trt.export.io import WeightsGoneError, weight_base_of
-from r1trt.runtime.engine_session import session_from_cpu_engine
+from r1trt.runtime.engine_session import session_from_build, session_of_parts
 from r1trt.runtime.graph_session import session_from_export, session_from_simulation
 from r1trt.runtime.onnxruntime_model import LoadOptions
+from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 from r1trt.runtime.session import Session
 from r1trt.validate.layer_values import layer_values
 from r1trt.validate.pairs import StageName
@@ -60,6 +62,8 @@ def stages_from_sources(sources: Sources, *, threads: int | None = None, trust: 
     artifact = sources.artifact
     if isinstance(artifact, BuildArtifact):
         artifact.require_whole()
+        if artifact.manifest.parts:
+            PartsArtifact.of(artifact).require_unchanged()
     before = [_checkpoint_stage(sources), _exported_stage(sources, threads)]
     if isinstance(artifact, ExportArtifact):
         before, own = before[:1], before[1:]
@@ -121,6 +125,8 @@ def _exported_stage(sources: Sources, threads: int | None) -> Stage:
 
 
 def _typed_stage(build: BuildArtifact, num_layers: int, threads: int | None) -> Stage:
+    if build.manifest.parts:
+        return _session_stage("typed", lambda: _session_of_simulated_parts(build, num_layers, threads))
     if not build.simulated_graph.is_file():
         reason = f"the build has no {build.simulated_graph.name}"
         return Stage(name="typed", opened=None, reason=reason)
@@ -134,11 +140,23 @@ def _typed_stage(build: BuildArtifact, num_layers: int, threads: int | None) -> 
 def _cpu_stage(build: BuildArtifact, threads: int | None) -> Stage:
     return _session_stage(
         "cpu",
-        lambda: session_from_cpu_engine(build, LoadOptions(threads=threads)),
+        lambda: session_from_build(build, LoadOptions(threads=threads)),
     )
 
 
+def _session_of_simulated_parts(build: BuildArtifact, num_layers: int, threads: int | None) -> Session:
+    options = LoadOptions(threads=threads)
+
+    def opened(part: BuildArtifact, _: LoadOptions) -> OnnxRuntimeSession:
+        layers = layer_values(part.simulated_graph, num_layers)
+        return session_from_simulation(part, threads=threads, extra_outputs=layers)
+
+    return session_of_parts(build, options, opened)
+
+
 def _engine_stage(build: BuildArtifact, trust: bool) -> Stage:
+    if build.manifest.parts:
+        return Stage(name="engine", opened=None, reason="parts for GPUs do not run in one process yet")
     from r1trt.runtime.tensorrt_session import session_from_tensorrt_engine
 
     if not build.manifest.is_finished:

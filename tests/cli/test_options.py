@@ -25,7 +25,7 @@ OPTIONS = {
     "validate": "engine --reference --prompts --max-tokens --trust-plugins --json",
     "generate": (
         "engine --prompt --raw --prompt-lookup --system --max-new-tokens --temperature --top-k --top-p --seed"
-        " --stop --thinking --threads --trust-plugins --json"
+        " --stop --thinking --threads --trust-plugins --cluster --json"
     ),
     "chat": (
         "engine --system --max-new-tokens --temperature --top-k --top-p --seed --stop --thinking --threads"
@@ -37,7 +37,7 @@ OPTIONS = {
     ),
     "serve": "engines --http-port --grpc-port --metrics-port --openai-port --openai-host --api-key-file"
     " --model-name --rows --drain-seconds --threads --prompt-lookup --no-prefix-reuse --reuse-answers"
-    " --pin-prompt --json",
+    " --pin-prompt --cluster --json",
     "precision": "",
     "profile": (
         "model --model --input --metrics --breakdown --on --precision --no-measure --repeats --threads"

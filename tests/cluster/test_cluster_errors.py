@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from r1trt.artifacts.build import BuildArtifact
 from r1trt.cluster.config import ClusterConfig
+from r1trt.cluster.connection import require_cluster
 from r1trt.cluster.open import opened_stages
 from r1trt.cluster.part import session_of_stage
-from r1trt.errors import R1TrtError, UnavailableError
+from r1trt.errors import ConfigError, R1TrtError, UnavailableError, UsageError
+from r1trt.package.limits import GenerationLimits
 from r1trt.runtime.session import SessionError
 
 
@@ -30,6 +34,21 @@ def test_a_cluster_that_is_not_there(parts: Path) -> None:
 @pytest.mark.parametrize("address", ["", "somewhere", "127.0.0.1:", ":6379", "127.0.0.1:99999"])
 def test_what_is_no_address(parts: Path, address: str) -> None:
     assert "no cluster's address" in refusal(address, parts)
+
+
+def test_a_server_asks_first() -> None:
+    with pytest.raises(UsageError, match="does not start a cluster"):
+        require_cluster("local")
+    with pytest.raises(UnavailableError, match="no cluster at this address"):
+        require_cluster("127.0.0.1:1")
+
+
+def test_a_server_needs_parts_and_pins_nothing(whole: Path) -> None:
+    limits = GenerationLimits(cluster="127.0.0.1:6379")
+    with pytest.raises(ConfigError, match="in parts"):
+        limits.for_engine(BuildArtifact.read(whole).manifest)
+    with pytest.raises(UsageError, match="cannot be pinned"):
+        replace(limits, pinned_prompt="Be brief.")
 
 
 def test_one_engine_has_no_stages(address: str, whole: Path) -> None:

@@ -40,8 +40,10 @@ class SplitModel:
         return self.built[key]
 
 
-def split_model(checkpoint: Path, directory: Path, layers: int, *, last: bool = False) -> SplitModel:
+def split_model(
+    checkpoint: Path, directory: Path, layers: int, *, capacity: int = CAPACITY, last: bool = False
+) -> SplitModel:
     config = ExportConfig(
-        checkpoint=checkpoint, output=directory / "export", max_seq_len=CAPACITY, last_token_logits=last
+        checkpoint=checkpoint, output=directory / "export", max_seq_len=capacity, last_token_logits=last
     )
     return SplitModel(export_checkpoint(config), layers)

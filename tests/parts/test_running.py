@@ -16,6 +16,7 @@ from r1trt.runtime.engine_session import session_from_build
 from r1trt.runtime.load import session_from_engine
 from r1trt.runtime.onnxruntime_model import LoadOptions
 from r1trt.runtime.session import Session, SessionError, last_token_logits
+from r1trt.serving.session import serving_session
 
 TOLERANCE = 1e-5
 NEW_TOKENS = 12
@@ -110,6 +111,11 @@ def test_scoring_engines_and_last_logits(llama: SplitModel) -> None:
             session.reset(2)
             found.append(last_token_logits(session.step(ids, lengths, 0 * lengths), lengths).copy())
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=TOLERANCE * np.abs(found[0]).max())
+
+
+def test_a_server_loads_parts(llama: SplitModel) -> None:
+    with closing(serving_session(llama.engine(2), 2, threads=1)) as session:
+        assert session.rows == 2 and session.limits.addressable_rows
 
 
 def test_a_part_that_fits_nowhere_is_refused(llama: SplitModel) -> None:

@@ -45,6 +45,7 @@ TYPES = {
     ir.DataType.FLOAT8E4M3FN: FP8,
     ir.DataType.INT64: INT64,
 }
+EXTERNAL = "fp8 of DeepSeek, whose experts are inputs"
 SYMBOLS = {"B": 2, "S": 5}
 
 
@@ -77,7 +78,7 @@ def deepseek_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return export_checkpoint(config)
 
 
-@pytest.fixture(scope="module", params=["fp8", "bf16", "bf16 without a cache", "fp8 of DeepSeek"])
+@pytest.fixture(scope="module", params=["fp8", "bf16", "bf16 without a cache", "fp8 of DeepSeek", EXTERNAL])
 def build(
     request: pytest.FixtureRequest,
     export: Path,
@@ -88,9 +89,10 @@ def build(
     output = tmp_path_factory.mktemp("build") / "engine"
     precision, _, kind = request.param.partition(" ")
     config = BuildConfig(
-        model=deepseek_export if kind == "of DeepSeek" else export,
+        model=deepseek_export if kind.startswith("of DeepSeek") else export,
         arch="hopper", precision=precision, cache=kind != "without a cache", output=output,
         plugin_library=host_library(tmp_path_factory.mktemp("library")), plugins="all",
+        external_experts=request.param == EXTERNAL,
     )  # fmt: skip
     with pytest.raises(UnavailableError, match="Everything but the engine"):
         build_engine(config)

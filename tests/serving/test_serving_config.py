@@ -8,6 +8,7 @@ from r1trt.serving.config import SchedulerConfig, ServingConfig
 CONFIGS = [
     ServingConfig(),
     ServingConfig(rows=3, threads=2),
+    ServingConfig(rows=3, cluster="10.0.0.1:6379"),
     ServingConfig(scheduler=SchedulerConfig(prefix_reuse=False)),
     ServingConfig(rows=8, scheduler=SchedulerConfig(chunk_tokens=8, token_budget=40, max_queue=5)),
 ]

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as triton
 
 from r1trt.artifacts.repository import ServedModelDirectory
+from r1trt.cluster.config import ClusterConfig
+from r1trt.cluster.lanes import Lanes
+from r1trt.cluster.open import opened_lanes
 from r1trt.errors import R1TrtError
 from r1trt.frontends.triton.orphan import exit_without_server
 from r1trt.frontends.triton.responses import ResponseWriter, error_response
@@ -46,20 +52,16 @@ class TritonPythonModel:
         exit_without_server()
         model = ServedModelDirectory(path=Path(args["model_repository"]), number=args["model_version"])
         engine = model.engine
+        self._stack = ExitStack()
         try:
             self._tokenizer = tokenizer_from_dir(engine)
             self._defaults = sampling_defaults_from_dir(engine)
             config = _config(json.loads(args["model_config"]))
-            self._session = serving_session(engine, config.rows, threads=config.threads)
             self._metrics = TritonMetrics({"model": args["model_name"], "version": args["model_version"]})
-            pinned = _pinned(model.pinned_prompt, self._tokenizer)
-            scheduler = Scheduler(
-                self._session, self._tokenizer, config.scheduler, self._metrics, pinned=pinned
-            )
+            opened = self._scheduled(model, config)
+            self._requests, self._capacity = self._stack.enter_context(opened)
         except R1TrtError as error:
             raise triton.TritonModelException(str(error)) from error
-        self._capacity = self._session.limits.capacity or 0
-        self._thread = SchedulerThread(scheduler)
 
     def execute(self, requests: list[Any]) -> None:
         """Takes requests; their answers come later, from the scheduler's thread."""
@@ -74,9 +76,30 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Ends the running requests with an error."""
-        self._thread.close()
-        self._session.close()
+        self._stack.close()
         self._metrics.close()
+
+    @contextmanager
+    def _scheduled(
+        self, model: ServedModelDirectory, config: ServingConfig
+    ) -> Iterator[tuple[SchedulerThread | Lanes, int]]:
+        """What takes requests, and the tokens that each may have."""
+        if config.cluster is not None:
+            # A node knows the engine's own directory, and not the link in this model's.
+            stages = ClusterConfig(directory=model.engine.resolve(), rows=config.rows, threads=config.threads)
+            shared = (self._tokenizer, config.scheduler, self._metrics)
+            with opened_lanes(config.cluster, stages, *shared, _report) as lanes:
+                yield lanes
+            return
+        session = serving_session(model.engine, config.rows, threads=config.threads)
+        pinned = _pinned(model.pinned_prompt, self._tokenizer)
+        scheduler = Scheduler(session, self._tokenizer, config.scheduler, self._metrics, pinned=pinned)
+        thread = SchedulerThread(scheduler)
+        try:
+            yield thread, session.limits.capacity or 0
+        finally:
+            thread.close()
+            session.close()
 
     def _submit(self, request: Any, sender: Any) -> None:
         names = [field.name for field in REQUEST_FIELDS]
@@ -85,7 +108,12 @@ class TritonPythonModel:
         values = values_from_tensors(arrays, json.loads(request.parameters() or "{}"))
         call = call_from_values(values, self._tokenizer, self._capacity, self._defaults)
         writer = ResponseWriter(sender, call, self._tokenizer)
-        self._thread.submit(call.request, Client(send=writer.send, is_cancelled=sender.is_cancelled))
+        self._requests.submit(call.request, Client(send=writer.send, is_cancelled=sender.is_cancelled))
+
+
+def _report(text: str) -> None:
+    """Into the server's log, at once."""
+    print(f"r1trt: {text}", file=sys.stderr, flush=True)
 
 
 def _pinned(path: Path, tokenizer: TextTokenizer) -> list[int]:
