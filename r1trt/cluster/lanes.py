@@ -1,7 +1,7 @@
 """Requests in lanes: each lane has a scheduler and rows of its own, and is a micro-batch of the pipeline.
 
 While one lane's call is in the second stage, another lane's is in the first. The schedulers know nothing of
-each other; a request goes to the lane that has fewest.
+each other; a request goes to the lane with most rows that are free.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Lanes:
     ) -> None:
         rows = stages.limits.max_batch_size or lanes
         require(1 <= lanes <= rows, "A lane has a row at least", found=lanes, expected=f"1 to {rows} lanes")
-        self._lock, self._under_way = threading.Lock(), [0] * lanes
+        self._lock = threading.Lock()
+        self._free: list[int] = []  # rows of each lane that no request has, or less than none
         self._threads: list[SchedulerThread] = []
         gauges = LaneGauges(metrics, lanes)
         for lane in range(lanes):
@@ -57,6 +58,7 @@ class Lanes:
             # One lane is measured, alone; where prompts are cut is then the same in all.
             config = replace(config, chunk_tokens=scheduler.chunk_tokens)
             self._threads.append(SchedulerThread(scheduler))
+            self._free.append(end - first)
 
     def submit(self, request: GenerationRequest, client: Client) -> None:
         """Enters a request.
@@ -65,8 +67,8 @@ class Lanes:
             RequestError: It is refused.
         """
         with self._lock:
-            lane = self._under_way.index(min(self._under_way))
-            self._under_way[lane] += 1
+            lane = self._free.index(max(self._free))
+            self._free[lane] -= 1
         try:
             self._threads[lane].submit(request, replace(client, send=self._counted(lane, client.send)))
         except BaseException:
@@ -88,4 +90,4 @@ class Lanes:
 
     def _ended(self, lane: int) -> None:
         with self._lock:
-            self._under_way[lane] -= 1
+            self._free[lane] += 1

@@ -44,7 +44,7 @@ def expected(whole: Path, tokenizer: TextTokenizer) -> list[str]:
 
 @pytest.fixture(scope="module")
 def stages(address: str, parts: Path) -> Iterator[Stages]:
-    config = ClusterConfig(directory=parts, rows=ROWS, threads=1)
+    config = ClusterConfig(directory=parts, rows=ROWS, threads=1, call_seconds=20.0)
     with opened_stages(address, config, print) as found:
         yield found
 
@@ -71,3 +71,45 @@ def test_texts_are_those_of_one_process(
     assert {one.stages for one in stages.recoveries[before:]} == (
         {(killed,)} if killed is not None else set()
     )
+
+
+def test_every_row_is_used(stages: Stages, tokenizer: TextTokenizer, expected: list[str]) -> None:
+    front = Lanes(stages, tokenizer, 3, SCHEDULER, RecordedMetrics())  # 2, 3 and 3 rows
+    found, _ = answers(front.submit, requests(tokenizer, NEW_TOKENS), patience=PATIENCE)
+    front.close()
+    assert [answer.text for answer in found] == expected
+    began, ended = [answer.times[0] for answer in found], [answer.times[-1] for answer in found]
+    assert max(began) < min(ended)  # none waited for another's end
+
+
+@pytest.mark.slow
+def test_a_stage_that_does_not_answer(stages: Stages, tokenizer: TextTokenizer, expected: list[str]) -> None:
+    def meanwhile(found: list[Answer]) -> None:
+        while min(answer.tokens for answer in found) < NEW_TOKENS // 3:
+            time.sleep(0.001)
+        os.kill(stages.processes[1][1], signal.SIGSTOP)
+
+    front = Lanes(stages, tokenizer, 3, SCHEDULER, RecordedMetrics())
+    wanted = requests(tokenizer, NEW_TOKENS)
+    found, _ = answers(front.submit, wanted, patience=PATIENCE, meanwhile=meanwhile)
+    front.close()
+    assert [answer.text for answer in found] == expected
+
+
+def test_a_stage_that_does_not_come_back(
+    stages: Stages, parts: Path, tokenizer: TextTokenizer, expected: list[str]
+) -> None:
+    def meanwhile(found: list[Answer]) -> None:
+        while min(answer.tokens for answer in found) < NEW_TOKENS // 3:
+            time.sleep(0.001)
+        (parts / "part-01").rename(parts / "elsewhere")
+        os.kill(stages.processes[1][1], signal.SIGKILL)
+
+    front = Lanes(stages, tokenizer, 3, SCHEDULER, RecordedMetrics())
+    wanted = requests(tokenizer, NEW_TOKENS)
+    found, _ = answers(front.submit, wanted, patience=PATIENCE, meanwhile=meanwhile)
+    assert all("Part 1 of 3 is missing" in str(answer.error) for answer in found)
+    (parts / "elsewhere").rename(parts / "part-01")
+    found, _ = answers(front.submit, wanted, patience=PATIENCE)
+    front.close()
+    assert [answer.text for answer in found] == expected
