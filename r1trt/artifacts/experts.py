@@ -33,6 +33,11 @@ class ShardTensor:
     first: Size = 0
     count: Size
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where elements are not the tensor's."""
+        if self.first + self.count > math.prod(self.shape):
+            raise ValueError(f"elements {self.first} to {self.first + self.count} of {list(self.shape)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackPart:

@@ -131,9 +131,19 @@ class PartsArtifact:
         """Reads the list of a build's parts.
 
         Raises:
-            ArtifactError: It is missing or not valid.
+            ArtifactError: It is missing, not valid, or not what was built.
         """
-        return cls(whole=whole, manifest=PartsManifest.read(whole.path))
+        manifest = PartsManifest.read(whole.path)
+        _require_content(whole, [entry for entry in whole.manifest.entries if entry.file == PARTS_FILE])
+        if len(manifest.parts) != whole.manifest.parts:
+            raise ArtifactError(
+                "The manifest and the list of parts are of two builds.",
+                where=whole.path / PARTS_FILE,
+                found=f"{len(manifest.parts)} parts",
+                expected=f"{whole.manifest.parts}, as the manifest says",
+                fix="copy the directory again, or build again",
+            )
+        return cls(whole=whole, manifest=manifest)
 
     def parts(self) -> tuple[BuildArtifact, ...]:
         """The parts in the order that they run, each checked to be the one that is meant.

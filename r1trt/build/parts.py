@@ -124,7 +124,7 @@ def build_parts(
             plan=plan,
             weights=weights,
             contents=contents,
-            build_id=_build_id(prepared, plan, parts, external),
+            build_id=_build_id(prepared, plan, parts, contents, config, external_experts=external),
             external_experts=external,
         )
         graphs = part_graphs(export.model, [part.last_layer for part in parts])
@@ -184,9 +184,15 @@ def _weights_and_experts(parts: Sequence[PlannedPart]) -> tuple[list[int], list[
 
 
 def _build_id(
-    prepared: PreparedBuild, plan: PrecisionPlan, parts: Sequence[PlannedPart], external_experts: bool
+    prepared: PreparedBuild,
+    plan: PrecisionPlan,
+    parts: Sequence[PlannedPart],
+    contents: Mapping[str, FileContent],
+    config: BuildConfig,
+    *,
+    external_experts: bool,
 ) -> str:
-    """What decides the parts: model and weights, plan, target, limits, cuts, and which inputs there are."""
+    """What decides the parts: model and weights, plan, target, options, cuts, and which inputs there are."""
     manifest = prepared.export.artifact.manifest
     inputs = {
         "model": [plan.model_hash, manifest.capacity, manifest.last_token_logits],
@@ -195,6 +201,8 @@ def _build_id(
         "target": [prepared.target.arch.name, prepared.target.backend, prepared.target.sms],
         "limits": asdict(prepared.limits),
         "plugins": None if prepared.plugins.library is None else prepared.plugins.library.sha256,
+        "contents": sorted((name, content.sha256) for name, content in contents.items()),
+        "options": [config.allow_fake_fp8, config.embed_plugins],
         "cuts": [part.last_layer for part in parts],
         "external_experts": external_experts,
     }

@@ -20,6 +20,8 @@ _REACHED_SECONDS = 5.0
 # loopback alone, and then waits minutes for nobody to answer; but not with this, meant for desktops.
 _KEEPS_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _NO_TELEMETRY = "RAY_USAGE_STATS_ENABLED"
+START_HEAD = f"{_KEEPS_LOOPBACK}=0 ray start --head --node-ip-address={LOOPBACK} --port=6379"
+"""Starts a cluster that listens on loopback alone; without the variable Ray listens on every interface."""
 _LOCAL_STORE_BYTES, _LOCAL_STAGES = 80 << 20, 1024
 
 
@@ -52,7 +54,7 @@ def require_cluster(address: str) -> None:
             "A server does not start a cluster of its own.",
             found=address,
             expected="HOST:PORT of its head",
-            fix=f"ray start --head --node-ip-address={LOOPBACK} --port=6379",
+            fix=START_HEAD,
         )
     _require_listening(address)
     ray_module(address)
@@ -92,6 +94,7 @@ def _options(address: str) -> dict[str, Any]:
     if address != LOCAL:
         return {"address": address}
     return {
+        "address": LOCAL,  # Ray's word too for a new one, whatever else runs on this machine
         "_node_ip_address": LOOPBACK,
         "include_dashboard": False,
         "num_cpus": _LOCAL_STAGES,  # which share the cores that there are
@@ -115,6 +118,5 @@ def _require_listening(address: str) -> None:
             "There is no cluster at this address.",
             where=address,
             found=error,
-            fix=f"start one with `ray start --head --node-ip-address={LOOPBACK} --port=6379`, or name the"
-            " address that it printed",
+            fix=f"start one with `{START_HEAD}`, or name the address that it printed",
         ) from error

@@ -50,15 +50,19 @@ class Lanes:
         self._free: list[int] = []  # rows of each lane that no request has, or less than none
         self._threads: list[SchedulerThread] = []
         gauges = LaneGauges(metrics, lanes)
-        for lane in range(lanes):
-            first, end = lane * rows // lanes, (lane + 1) * rows // lanes
-            session = ClusterSession(stages, first, end - first)
-            session.reset(end - first)
-            scheduler = Scheduler(session, tokenizer, config, LaneMetrics(metrics, gauges, lane))
-            # One lane is measured, alone; where prompts are cut is then the same in all.
-            config = replace(config, chunk_tokens=scheduler.chunk_tokens)
-            self._threads.append(SchedulerThread(scheduler))
-            self._free.append(end - first)
+        try:
+            for lane in range(lanes):
+                first, end = lane * rows // lanes, (lane + 1) * rows // lanes
+                session = ClusterSession(stages, first, end - first)
+                session.reset(end - first)
+                scheduler = Scheduler(session, tokenizer, config, LaneMetrics(metrics, gauges, lane))
+                # One lane is measured, alone; where prompts are cut is then the same in all.
+                config = replace(config, chunk_tokens=scheduler.chunk_tokens)
+                self._threads.append(SchedulerThread(scheduler))
+                self._free.append(end - first)
+        except BaseException:
+            self.close()  # threads of lanes that have begun would keep the process
+            raise
 
     def submit(self, request: GenerationRequest, client: Client) -> None:
         """Enters a request.

@@ -227,6 +227,8 @@ class Stages:
             messages: list[Message] = self._ray.get(wanted, timeout=self._config.call_seconds)
         except self._ray.exceptions.GetTimeoutError:
             waiting = self._ray.wait(results, num_returns=len(results), timeout=0)[1]
+            if not waiting:  # the last one came just now
+                return self._messages(epoch, results, last_only=last_only)
             index = results.index(waiting[0])
             self._ray.kill(self._actors[index], no_restart=False)
             raise self._lost(index, epoch, f"no answer in {self._config.call_seconds} s") from None
@@ -244,6 +246,8 @@ class Stages:
         for place, result in enumerate(results):
             try:
                 self._ray.get(result, timeout=_ASKED_SECONDS)
+            except self._ray.exceptions.GetTimeoutError:
+                continue  # at work: one behind it is the one that failed
             except self._ray.exceptions.RayError as first:
                 index, error = place, first
                 break
@@ -251,7 +255,7 @@ class Stages:
             return self._lost(index, epoch, "its process died")
         return SessionError(
             f"{self._name(index)} failed.",
-            found=str(error).strip().splitlines()[-1],
+            found=_last_line(error),
             fix="look at its node's logs",
         )
 
@@ -263,7 +267,7 @@ class Stages:
     def _not_started(self, index: int, error: Exception) -> UnavailableError:
         return UnavailableError(
             f"{self._name(index)} could not be started.",
-            found=str(error).strip().splitlines()[-1],
+            found=_last_line(error),
             expected=f"a node with {self._config.threads or 1} free CPUs, and with r1trt installed",
             fix="look at `ray status` and at the nodes' logs, add nodes, or build the model in fewer parts",
         )
@@ -291,3 +295,8 @@ def _limits(stages: list[Message], rows: int) -> SessionLimits:
         max_input_len=first["max_input_len"],
         last_token_logits=last["last_token_logits"],
     )
+
+
+def _last_line(error: Exception) -> str:
+    """What an error of Ray's says; its trace stands in front."""
+    return next(reversed(str(error).strip().splitlines()), repr(error))

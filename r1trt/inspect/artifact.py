@@ -10,6 +10,7 @@ from typing import Any
 from r1trt.artifacts import BuildArtifact, ExportArtifact, RepositoryArtifact, read_artifact
 from r1trt.artifacts.errors import ArtifactError
 from r1trt.artifacts.layers import LayerReport
+from r1trt.artifacts.parts import PartsArtifact
 from r1trt.artifacts.validation import ValidationArtifact
 from r1trt.graph.load import model_from_onnx_file
 from r1trt.inspect.graph import graph_facts, graph_tables
@@ -84,14 +85,44 @@ def _summary_of_build(build: BuildArtifact) -> Summary:
         "max input length": manifest.max_input_len,
         "built": manifest.built_at,
         "built with": _versions(manifest.versions),
+        **_part_facts(build),
         **_validation_facts(build.path),
     }
     tables = [_file_table(build)]
+    if manifest.parts:
+        tables.append(_parts_table(build))
     if build.precision_plan.is_file():
         tables.append(plan_table(load_plan(build.precision_plan)))
     if build.layers.is_file():
         tables.append(_network_table(build.layers))
     return Summary(kind=manifest.KIND, path=build.path, facts=facts, tables=tables)
+
+
+def _part_facts(build: BuildArtifact) -> dict[str, object]:
+    manifest, facts = build.manifest, dict[str, object]()
+    if manifest.part is not None:
+        part = manifest.part
+        facts["part"] = f"{part.index} of {part.count}, layers {part.first_layer} to {part.last_layer}"
+    if manifest.external_experts is not None:
+        facts["experts in"] = manifest.external_experts.base_directory
+    return facts
+
+
+def _parts_table(build: BuildArtifact) -> Table:
+    parts = PartsArtifact.of(build)
+    rows = [
+        (entry.directory, f"{entry.first_layer}-{entry.last_layer}", _state_of_part(parts, index))
+        for index, entry in enumerate(parts.manifest.parts)
+    ]
+    return Table(title="Parts", header=("part", "layers", "state"), rows=rows)
+
+
+def _state_of_part(parts: PartsArtifact, index: int) -> str:
+    try:
+        parts.part(index)
+    except ArtifactError as error:
+        return str(error.message)
+    return "ok"
 
 
 def _versions(versions: Mapping[str, str]) -> str:

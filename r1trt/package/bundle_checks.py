@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from r1trt.arch import LIBRARIES
 from r1trt.artifacts.build import BuildArtifact
+from r1trt.artifacts.parts import PartsArtifact
 from r1trt.errors import BuildError
 from r1trt.files import is_there
 from r1trt.tokenizer.text_tokenizer import tokenizer_from_dir
@@ -54,13 +55,14 @@ def require_one_model(builds: Sequence[BuildArtifact]) -> None:
 
 
 def _require_constant_experts(build: BuildArtifact) -> None:
-    experts = build.manifest.external_experts
-    if experts is not None:
+    parts = PartsArtifact.of(build).parts() if build.manifest.parts else (build,)
+    bound = [part for part in parts if part.manifest.external_experts is not None]
+    if bound:
         raise BuildError(
-            "The build's engine reads its experts from the checkpoint, which no package holds.",
-            where=build.path,
-            found=f"{len(experts.stacks)} inputs made of shards in {experts.base_directory}",
-            fix="build with --no-external-experts, or serve the build itself with r1trt serve",
+            "The build's engine reads its experts from the checkpoint, which no package and no server has.",
+            where=bound[0].path,
+            found="experts that are inputs",
+            fix="build with --no-external-experts; r1trt generate and chat run the build as it is",
         )
 
 

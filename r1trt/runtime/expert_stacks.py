@@ -13,6 +13,7 @@ import numpy.typing as npt
 from r1trt.artifacts.build import BuildArtifact, BuildManifest
 from r1trt.artifacts.experts import ExpertStack, ExternalExperts, ShardTensor
 from r1trt.artifacts.export import ReadWeightFile
+from r1trt.artifacts.manifest import MANIFEST_FILE
 from r1trt.checkpoint.safetensors_header import SafetensorsHeader, TensorRef, read_safetensors_header
 from r1trt.data_types import DATA_TYPES
 from r1trt.errors import CheckpointError
@@ -86,8 +87,8 @@ def _header(base: Path, file: str, build: BuildArtifact) -> SafetensorsHeader:
             where=path,
             found="no such file",
             expected=f"a shard of the checkpoint that {build.path} was built from",
-            fix="put it back, or write its directory into the build's manifest as "
-            "external_experts.base_directory",
+            fix=f"put it back, or write its directory into {build.path / MANIFEST_FILE} as "
+            "external_experts.base_directory, with a model in parts into that of each part",
         )
     return read_safetensors_header(base, file)
 
@@ -110,9 +111,14 @@ def _require_tensor(
 def _require_files(headers: Mapping[str, SafetensorsHeader], manifest: BuildManifest, base: Path) -> None:
     built_from = {file.name: file for file in manifest.source.weights}
     for name, header in headers.items():
-        file = built_from.get(name)
-        if file is not None:
-            _require_file(header, file, base / name)
+        if name not in built_from:
+            raise CheckpointError(
+                "Experts are read from a file that the engine was not built from.",
+                where=base / name,
+                expected=", ".join(built_from),
+                fix=_FIX,
+            )
+        _require_file(header, built_from[name], base / name)
 
 
 def _require_file(header: SafetensorsHeader, file: ReadWeightFile, path: Path) -> None:

@@ -96,6 +96,9 @@ class Turns:
         self._begin(index)
         try:
             yield
+        except BaseException:
+            self._drop_loaded()
+            raise
         finally:
             if not self.stays(index):
                 self._parts[index].unload()
@@ -108,6 +111,13 @@ class Turns:
             loading.result()
         if self._ahead and not self.stays(index):
             self._load_ahead(index)
+
+    def _drop_loaded(self) -> None:
+        """Frees what was loaded ahead: behind a call that failed the next one begins with the first part."""
+        for index, loading in self._loading.items():
+            loading.exception()
+            self._parts[index].unload()
+        self._loading.clear()
 
     def stays(self, index: int) -> bool:
         """Whether a part is loaded once."""

@@ -111,7 +111,6 @@ import sys, types
 sys.path.insert(0, sys.argv[1])
 sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
 import r1trt.frontends.triton.model, r1trt.runtime.onnxruntime_session, r1trt.runtime.tensorrt_session
-import r1trt.runtime.parts_session
 import r1trt.tokenizer.template_program, r1trt.tokenizer.tokenizer_program, r1trt.openai.__main__
 import r1trt.cluster.stage, r1trt.runtime.parts_session
 print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "r1trt"))

@@ -21,7 +21,9 @@ from r1trt.runtime.load import session_from_engine
 
 def costs(sizes: list[int], seconds: list[float]) -> list[LayerCost]:
     return [
-        LayerCost(weight_bytes=size, cache_bytes=1, prefill_seconds=1.0, decode_seconds=second)
+        LayerCost(
+            weight_bytes=size, expert_bytes=0, cache_bytes=1, prefill_seconds=1.0, decode_seconds=second
+        )
         for size, second in zip(sizes, seconds, strict=True)
     ]
 
