@@ -65,6 +65,7 @@ BUILD: dict[str, Any] = {
     "plugins": None,
     "plugin_libraries": [],
     "network_check": {"network_layers": 5901, "obeyed": 393, "disobeyed": 0, "unverified": 30},
+    "external_experts": None,
     "part": {"build": "5f" * 32, "index": 1, "count": 4, "first_layer": 8, "last_layer": 15},
     "parts": 0,
 }

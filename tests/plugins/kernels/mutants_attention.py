@@ -131,7 +131,9 @@ SOFTMAX = [
     Mutant(
         name="parts of equal share",
         change=changed(
-            "cache.cu", "float const share = fastExp2(lse[i] - offset);", "float const share = 1.0F;"
+            "cache.cu",
+            "for (float& share : mine) share = fastExp2(share - offset);",
+            "for (float& share : mine) share = 1.0F;",
         ),
         cases=(DECODE, LONG_DECODE),
     ),

@@ -43,9 +43,11 @@ assert len(CASES) == len(EXISTING) + len(CHOSEN)
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The cases: without `--all-cases` those that take little time."""
+    every = metafunc.config.getoption("--all-cases")
     if "case" in metafunc.fixturenames:
-        every = metafunc.config.getoption("--all-cases")
         metafunc.parametrize("case", ALL if every else CASES, ids=str)
+    if "sanitizer" in metafunc.fixturenames:  # the other one takes as long, most of it to compile
+        metafunc.parametrize("sanitizer", SANITIZED if every else ["tsan"])
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,6 @@ SANITIZED_COST = 2 * 10**7
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sanitizer", SANITIZED)
 def test_nothing_is_reported(sanitizer: str, pytestconfig: pytest.Config) -> None:
     """To ThreadSanitizer named barriers and mbarriers alone order the warps, and loads beside them."""
     every = pytestconfig.getoption("--all-cases")
