@@ -467,6 +467,7 @@ BARRIERS = [
             GEMM_16BIT,
         ),
         MANY,
+        long=True,
     ),
     race(
         "no barrier inside the scan",
