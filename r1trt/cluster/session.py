@@ -18,13 +18,13 @@ import numpy as np
 from r1trt.cluster.messages import Message
 from r1trt.cluster.row_history import RowHistory
 from r1trt.cluster.stages import StageLostError, Stages
-from r1trt.runtime.session import LOGITS, Float32Array, Int64Array, Outputs, SessionError
+from r1trt.runtime.session import LOGITS, Int64Array, Outputs, Session, SessionError
 from r1trt.runtime.session_checks import check_call, check_rows
 
 _ATTEMPTS, _UNDER_WAY = 4, 32
 
 
-class ClusterSession:
+class ClusterSession(Session):
     """Some of the stages' rows, for one thread.
 
     Args:
@@ -81,18 +81,6 @@ class ClusterSession:
             found=lost.message,
             fix="look at the logs of its node: it may have too little memory",
         )
-
-    def step(
-        self,
-        input_ids_BS: Int64Array,
-        seq_len_B: Int64Array,
-        past_len_B: Int64Array,
-        first_row: int = 0,
-        *,
-        only_last: bool = False,
-    ) -> Float32Array:
-        """Like `run`, but returns only the logits."""
-        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copies the first `tokens` tokens of one row to another."""

@@ -27,6 +27,7 @@ from r1trt.runtime.session import (
     Float32Array,
     Int64Array,
     Outputs,
+    Session,
     SessionError,
     SessionLimits,
     cache_output,
@@ -44,7 +45,7 @@ _CACHE_TYPES: Mapping[str, np.dtype[Any]] = {
 """What a cache may be kept in, by ONNX Runtime's names."""
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(Session):
     """A graph with the interface of the toolchain; its caches are NumPy arrays, updated in place.
 
     ONNX Runtime is given the addresses of a range of rows as a cache's input and output both. Its
@@ -152,18 +153,6 @@ class OnnxRuntimeSession:
         if self.limits.last_token_logits:
             results[LOGITS] = results[LOGITS][:, None]
         return results
-
-    def step(
-        self,
-        input_ids_BS: Int64Array,
-        seq_len_B: Int64Array,
-        past_len_B: Int64Array,
-        first_row: int = 0,
-        *,
-        only_last: bool = False,
-    ) -> Float32Array:
-        """Like `run`, but returns only the logits."""
-        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copies the first `tokens` tokens of one row to another."""

@@ -14,14 +14,14 @@ from r1trt.graph.interface import HIDDEN_OUT
 from r1trt.machine import memory_of_machine
 from r1trt.runtime.onnxruntime_session import OnnxRuntimeSession
 from r1trt.runtime.residency import Residency, Turns, residency
-from r1trt.runtime.session import LOGITS, Float32Array, Int64Array, Outputs
+from r1trt.runtime.session import Float32Array, Int64Array, Outputs, Session
 from r1trt.runtime.session_checks import check_call, check_rows
 
 RESERVED_SHARE = 0.1
 """Of the memory, what a call's activations, libraries and other programs are left."""
 
 
-class PartsSession:
+class PartsSession(Session):
     """Sessions of a model's parts, each with the caches of its own layers.
 
     Args:
@@ -87,18 +87,6 @@ class PartsSession:
             given = outputs.pop(HIDDEN_OUT, given)
             found |= outputs
         return found
-
-    def step(
-        self,
-        input_ids_BS: Int64Array,
-        seq_len_B: Int64Array,
-        past_len_B: Int64Array,
-        first_row: int = 0,
-        *,
-        only_last: bool = False,
-    ) -> Float32Array:
-        """Like `run`, but returns only the logits."""
-        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copies the first `tokens` tokens of one row to another."""

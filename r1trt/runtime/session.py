@@ -103,7 +103,7 @@ class Session(Protocol):
         only_last: bool = False,
     ) -> Float32Array:
         """Like `run`, but returns only the logits."""
-        ...
+        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copies the first `tokens` tokens of one row to another."""

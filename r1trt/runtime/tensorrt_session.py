@@ -18,9 +18,9 @@ from r1trt.runtime.cuda_memory import DeviceBuffer, checked, cuda_runtime
 from r1trt.runtime.expert_source import ExpertSource, expert_source
 from r1trt.runtime.session import (
     LOGITS,
-    Float32Array,
     Int64Array,
     Outputs,
+    Session,
     SessionError,
     SessionLimits,
     cache_output,
@@ -41,7 +41,7 @@ _SWAP = "swap"
 """A buffer of no input: of a row on its way to another place."""
 
 
-class TensorRTSession:
+class TensorRTSession(Session):
     """An engine with its execution contexts, one an optimization profile, and its caches on the GPU.
 
     A cache's input and output get one address: TensorRT's cache update writes in place, and requires it.
@@ -119,18 +119,6 @@ class TensorRTSession:
         # The stream's address as a number; `uploads` lives until the download has synchronized.
         self._require(context.execute_async_v3(int(self._stream)), "the execution")
         return {LOGITS: logits.download(shape, self._stream)}
-
-    def step(
-        self,
-        input_ids_BS: Int64Array,
-        seq_len_B: Int64Array,
-        past_len_B: Int64Array,
-        first_row: int = 0,
-        *,
-        only_last: bool = False,
-    ) -> Float32Array:
-        """Like `run`, but returns only the logits."""
-        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copies one row to another, all of it: its tokens lie scattered over the heads."""

@@ -77,7 +77,7 @@ class Call:
         return self.tokens > 1
 
 
-class PassingSession:
+class PassingSession(Session):
     """Passes everything on to another session."""
 
     def __init__(self, session: Session) -> None:
@@ -99,17 +99,6 @@ class PassingSession:
         only_last: bool = False,
     ) -> Outputs:
         return self.session.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)
-
-    def step(
-        self,
-        input_ids_BS: Int64Array,
-        seq_len_B: Int64Array,
-        past_len_B: Int64Array,
-        first_row: int = 0,
-        *,
-        only_last: bool = False,
-    ) -> Float32Array:
-        return self.run(input_ids_BS, seq_len_B, past_len_B, first_row, only_last=only_last)[LOGITS]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         self.session.move(source, target, tokens)
