@@ -18,14 +18,13 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmark_export import run_wrapped
 from machine import machine, tree_bytes
-from processes import OthersShare, processes_below, resident_bytes
+from processes import OthersShare, Peak, processes_below, resident_bytes
 from sparse_checkpoint import write_sparse_checkpoint
 
 from r1trt.artifacts.export import ExportDirectory
@@ -42,30 +41,13 @@ SHARDS = {
 }
 AIM_SECONDS, AIM_BYTES = 15.0, 0.8e9  # of R1-671B
 PACKAGES = ("r1trt", "onnx", "onnx-ir", "numpy")
-SAMPLING_SECONDS = 0.02
 
 
-class PeakOfChildren:
-    """The largest sum of the resident sets of this program's children while the block runs, by sampling."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def __enter__(self) -> PeakOfChildren:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._ended.wait(SAMPLING_SECONDS):
-            with suppress(OSError):  # a process ended between its listing and its reading
-                children = processes_below(os.getpid())[1:]
-                self.bytes = max(self.bytes, sum(map(resident_bytes, children)))
+def resident_bytes_of_children() -> int:
+    """The resident sets of this program's children; 0 where a process ended while they were read."""
+    with suppress(OSError):
+        return sum(map(resident_bytes, processes_below(os.getpid())[1:]))
+    return 0
 
 
 def raw_config(shape: str) -> tuple[dict[str, Any], int]:
@@ -96,7 +78,7 @@ def measure(shape: str, work: Path, repeats: int) -> dict[str, Any]:
 
 def _run(command: list[str]) -> dict[str, Any]:
     others, load = OthersShare(), os.getloadavg()[0]
-    with PeakOfChildren() as peak:
+    with Peak(resident_bytes_of_children) as peak:
         run = run_wrapped(command)
     return {
         "seconds": round(run["seconds"], 2),

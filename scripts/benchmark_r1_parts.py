@@ -15,7 +15,6 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +24,7 @@ from typing import Any
 from benchmark_export import run_wrapped
 from benchmark_r1_export import raw_config
 from machine import machine
-from processes import OthersShare
+from processes import OthersShare, Peak
 from receipts import write_receipt
 from sparse_checkpoint import write_sparse_checkpoint
 
@@ -40,30 +39,12 @@ from r1trt.parts.plan import PlannedPart
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 AIM_SECONDS, AIM_BYTES = 60.0, 4e9
-SAMPLING_SECONDS = 0.02
 
 
-class PeakAnonymous:
-    """The most anonymous memory that this process holds while the block runs, by sampling."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def __enter__(self) -> PeakAnonymous:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._ended.wait(SAMPLING_SECONDS):
-            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-            found = next(line for line in lines if line.startswith("RssAnon:"))
-            self.bytes = max(self.bytes, int(found.split()[1]) << 10)
+def anonymous_bytes() -> int:
+    """Anonymous memory of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) << 10
 
 
 def kinds(parts: Sequence[PlannedPart]) -> list[PlannedPart]:
@@ -98,7 +79,7 @@ def measure_parts(export: Path, parts: int, work: Path) -> dict[str, Any]:
     """Writes one part of each kind; every directory is removed before the next one is written."""
     config = BuildConfig(model=export, arch="hopper", precision="fp8", parts=parts, external_experts=True)
     written = []
-    with PeakAnonymous() as peak:
+    with Peak(anonymous_bytes) as peak:
         prepared = prepared_build(export, config)
         planned = planned_build(prepared, config)
         graphs = part_graphs(prepared.export.model, [part.last_layer for part in planned])
